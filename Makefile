@@ -1,0 +1,47 @@
+# make demo    the smallest hanging program, explained and cured
+# make test    format, lint, types, then the tests on every CPython 3.11 to 3.15 that is found
+# make bench   what a fork costs, bare and armed
+#
+# Needs a C compiler and a Python 3.11+ with headers; everything else goes into .venv and .venvs.
+#   make test PYTHON=python3.14                      with another python than python3 for .venv
+#   make test PYTHONS="python3.11 /opt/python3.15"   tests on these interpreters only
+#   make test PYTEST="-k launch -x"                  options for pytest
+
+PYTHON ?= python3
+PYTHONS ?=
+PYTEST ?=
+VENV ?= .venv
+
+bin := $(VENV)/bin
+sources := $(shell find src -type f -not -name '*.pyc') pyproject.toml setup.py README.md LICENSE
+
+.PHONY: demo test matrix lint format bench clean
+
+demo: $(VENV)/cli.stamp
+	@$(bin)/forkproof demo
+
+test: lint matrix
+
+matrix:
+	$(PYTHON) tools/matrix.py --pytest="$(PYTEST)" $(PYTHONS)
+
+lint: $(VENV)/dev.stamp
+	$(bin)/ruff format --check .
+	$(bin)/ruff check .
+	$(bin)/mypy
+
+format: $(VENV)/dev.stamp
+	$(bin)/ruff format .
+	$(bin)/ruff check --fix .
+
+bench: $(VENV)/cli.stamp
+	$(bin)/python benchmarks/fork_overhead.py
+
+# An ordinary install, renewed when a source has changed: what is tried is what users get.
+$(VENV)/%.stamp: $(sources) tools/install.py
+	$(PYTHON) tools/install.py $(VENV) $*
+	@touch $@
+
+clean:
+	rm -rf .venv .venvs build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find src tests tools -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,22 @@
+"""How `forkproof run` switches Forkproof on in the program's process: called by launch/_start/sitecustomize.py."""
+
+from __future__ import annotations
+
+from .guard import install
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+def activate(options: dict[str, Any]) -> None:
+    """Install with the launcher's options. Warnings are off: the launcher reports."""
+    install(
+        policy=options["policy"],
+        wait=options["wait"],
+        repair=options["repair"],
+        hang_after=options["hang_after"],
+        on_hang=options["on_hang"],
+        events=options["events"],
+        warn=False,
+    )

@@ -1,0 +1,65 @@
+"""Event lines: one JSON object a line, each written with one `write`, so that many processes can share the file.
+
+Nothing here raises into the program. A line that cannot be written (the disk is full, the file is gone) is lost and
+counted; the program goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+class Writer:
+    """Appends to one file, in this process and in those forked from it.
+
+    A daemonising child closes every descriptor and the numbers come back as other files: before each line it is made
+    sure that the descriptor still is the events file, and it is opened again if not.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Raises OSError where the file cannot be opened for appending."""
+        self.path = os.path.abspath(os.fspath(path))
+        self.lost = 0
+        self._fd = -1
+        self._identity: tuple[int, int] | None = None
+        self._open()
+
+    def _open(self) -> None:
+        self._fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        status = os.fstat(self._fd)
+        self._identity = (status.st_dev, status.st_ino)
+
+    def _is_still_ours(self) -> bool:
+        try:
+            status = os.fstat(self._fd)
+        except OSError:
+            return False
+        return (status.st_dev, status.st_ino) == self._identity
+
+    def write(self, event: dict[str, Any]) -> None:
+        line = (json.dumps(event, ensure_ascii=False, separators=(",", ":")) + "\n").encode("utf-8", "backslashreplace")
+        try:
+            if not self._is_still_ours():
+                self._open()
+            if os.write(self._fd, line) != len(line):
+                self.lost += 1
+        except OSError:
+            self.lost += 1
+
+    def close(self) -> None:
+        if self._is_still_ours():
+            os.close(self._fd)
+        self._fd = -1
+
+
+def now() -> str:
+    """The time as RFC 3339 in UTC with microseconds. (No datetime: importing it late would be an import at a fork.)"""
+    seconds = time.time()
+    whole = int(seconds)
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole)) + f".{int((seconds - whole) * 1e6):06d}Z"

@@ -1,0 +1,968 @@
+/* Reading bytecode: how deep the value stack is at each instruction, which slots hold managers and iterators, and
+ * which locks a function has taken and not yet let go of.
+ *
+ * It is a data flow over the de-specialised code (PyCode_GetCode, never the adaptive bytes), with the interpreter's own
+ * stack effects. A code object is read once; the answer lives in its co_extra and goes with it.
+ */
+#include "code.h"
+
+#ifndef FORKPROOF_UNKNOWN_INTERPRETER
+
+static Py_ssize_t extra_index = -1;
+static uint8_t caches[256];
+static int8_t jumps[256]; /* 1 forward, -1 backward */
+
+/* Opcode numbers by name; -1 where this version has none. */
+static int PRECALL, CALL, CALL_KW, CALL_FUNCTION_EX, BEFORE_WITH, BEFORE_ASYNC_WITH, WITH_EXCEPT_START, PUSH_EXC_INFO,
+    LOAD_SPECIAL, FOR_ITER, SEND, EXTENDED_ARG, RETURN_VALUE, RETURN_CONST, RERAISE, RAISE_VARARGS, JUMP_FORWARD,
+    JUMP_BACKWARD, JUMP_BACKWARD_NO_INTERRUPT, PUSH_NULL, LOAD_FAST, LOAD_FAST_CHECK, LOAD_FAST_BORROW, LOAD_DEREF,
+    LOAD_CLASSDEREF, LOAD_GLOBAL, LOAD_NAME, LOAD_ATTR, LOAD_METHOD, LOAD_CONST, LOAD_COMMON_CONSTANT,
+    LOAD_FAST_LOAD_FAST, LOAD_FAST_BORROW_LOAD_FAST_BORROW, CHECK_EXC_MATCH, RETURN_GENERATOR, CACHE, KW_NAMES;
+
+static const struct {
+    const char *name;
+    int *number;
+} opcode_names[] = {
+#define OP(name) {#name, &name}
+    OP(PRECALL), OP(CALL), OP(CALL_KW), OP(CALL_FUNCTION_EX), OP(BEFORE_WITH), OP(BEFORE_ASYNC_WITH),
+    OP(WITH_EXCEPT_START), OP(PUSH_EXC_INFO), OP(LOAD_SPECIAL), OP(FOR_ITER), OP(SEND), OP(EXTENDED_ARG),
+    OP(RETURN_VALUE), OP(RETURN_CONST), OP(RERAISE), OP(RAISE_VARARGS), OP(JUMP_FORWARD), OP(JUMP_BACKWARD),
+    OP(JUMP_BACKWARD_NO_INTERRUPT), OP(PUSH_NULL), OP(LOAD_FAST), OP(LOAD_FAST_CHECK), OP(LOAD_FAST_BORROW),
+    OP(LOAD_DEREF), OP(LOAD_CLASSDEREF), OP(LOAD_GLOBAL), OP(LOAD_NAME), OP(LOAD_ATTR), OP(LOAD_METHOD),
+    OP(LOAD_CONST), OP(LOAD_COMMON_CONSTANT), OP(LOAD_FAST_LOAD_FAST), OP(LOAD_FAST_BORROW_LOAD_FAST_BORROW),
+    OP(CHECK_EXC_MATCH), OP(RETURN_GENERATOR), OP(CACHE), OP(KW_NAMES),
+#undef OP
+};
+
+static CodeInfo nothing = {.boring = 1};
+
+static void release_info(void *extra)
+{
+    CodeInfo *info = extra;
+    if (info != NULL && info != &nothing) {
+        PyMem_RawFree(info->units);
+        PyMem_RawFree(info->sites);
+        PyMem_RawFree(info->regions);
+        PyMem_RawFree(info);
+    }
+}
+
+int code_init(void)
+{
+    PyObject *module = PyImport_ImportModule("opcode");
+    if (module == NULL) {
+        return -1;
+    }
+    int result = -1;
+    PyObject *opmap = PyObject_GetAttrString(module, "opmap");
+    PyObject *entries = PyObject_GetAttrString(module, "_inline_cache_entries");
+    PyObject *jrel = PyObject_GetAttrString(module, "hasjrel");
+    PyObject *items = NULL;
+    if (opmap == NULL || entries == NULL || jrel == NULL) {
+        goto done;
+    }
+    for (size_t i = 0; i < Py_ARRAY_LENGTH(opcode_names); i++) {
+        PyObject *number = PyMapping_GetItemString(opmap, opcode_names[i].name);
+        if (number == NULL) {
+            PyErr_Clear();
+            *opcode_names[i].number = -1;
+            continue;
+        }
+        *opcode_names[i].number = (int)PyLong_AsLong(number);
+        Py_DECREF(number);
+    }
+    items = PyMapping_Items(opmap);
+    if (items == NULL) {
+        goto done;
+    }
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(items); i++) {
+        PyObject *item = PyList_GET_ITEM(items, i);
+        PyObject *name = PyTuple_GET_ITEM(item, 0);
+        long number = PyLong_AsLong(PyTuple_GET_ITEM(item, 1));
+        if (number < 0 || number > 255) {
+            continue;
+        }
+        PyObject *count;
+        if (PyList_Check(entries)) {
+            count = PySequence_GetItem(entries, number);
+        }
+        else {
+            count = PyObject_GetItem(entries, name);
+        }
+        if (count == NULL) {
+            PyErr_Clear();
+        }
+        else {
+            caches[number] = (uint8_t)PyLong_AsLong(count);
+            Py_DECREF(count);
+        }
+        const char *text = PyUnicode_AsUTF8(name);
+        int contains = PySequence_Contains(jrel, PyTuple_GET_ITEM(item, 1));
+        if (text == NULL || contains < 0) {
+            goto done;
+        }
+        /* END_ASYNC_FOR names its SEND for the monitoring only; it does not jump there. */
+        if (contains && strstr(text, "END_ASYNC_FOR") == NULL) {
+            jumps[number] = strstr(text, "BACKWARD") ? -1 : 1;
+        }
+    }
+    if (CALL < 0 || WITH_EXCEPT_START < 0 || PUSH_EXC_INFO < 0 || (BEFORE_WITH < 0 && LOAD_SPECIAL < 0)) {
+        PyErr_SetString(PyExc_ImportError, "forkproof does not know this interpreter's bytecode");
+        goto done;
+    }
+    extra_index = code_extra_index(release_info);
+    if (extra_index < 0) {
+        PyErr_SetString(PyExc_ImportError, "no room for forkproof in co_extra");
+        goto done;
+    }
+    result = 0;
+done:
+    Py_XDECREF(items);
+    Py_XDECREF(jrel);
+    Py_XDECREF(entries);
+    Py_XDECREF(opmap);
+    Py_DECREF(module);
+    return result;
+}
+
+OpKind op_kind(int op)
+{
+    if (op == CALL || (PRECALL >= 0 && op == PRECALL)) {
+        return OP_CALL;
+    }
+    if (op == CALL_KW) {
+        return OP_CALL_KW;
+    }
+    if (op == CALL_FUNCTION_EX) {
+        return OP_CALL_EX;
+    }
+    if (op == BEFORE_WITH || op == BEFORE_ASYNC_WITH) {
+        return OP_BEFORE_WITH;
+    }
+    if (op == WITH_EXCEPT_START) {
+        return OP_WITH_EXCEPT;
+    }
+    if (op == FOR_ITER) {
+        return OP_FOR_ITER;
+    }
+    if (op == SEND) {
+        return OP_SEND;
+    }
+    if (op == KW_NAMES) {
+        return OP_KW_NAMES;
+    }
+    return OP_OTHER;
+}
+
+PyObject *code_name(PyCodeObject *code, int index)
+{
+    if (index < 0 || index >= PyTuple_GET_SIZE(code->co_names)) {
+        return NULL;
+    }
+    return PyTuple_GET_ITEM(code->co_names, index);
+}
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Names
+ */
+
+static CallRole role_of(PyObject *name)
+{
+    static const struct {
+        const char *name;
+        CallRole role;
+    } roles[] = {
+        {"acquire", CALL_ACQUIRE},           {"__enter__", CALL_ACQUIRE},
+        {"acquire_lock", CALL_ACQUIRE},      {"release", CALL_RELEASE},
+        {"__exit__", CALL_RELEASE},          {"release_lock", CALL_RELEASE},
+        {"_release_save", CALL_RELEASE_SAVE}, {"_acquire_restore", CALL_ACQUIRE_RESTORE},
+    };
+    for (size_t i = 0; i < Py_ARRAY_LENGTH(roles); i++) {
+        if (PyUnicode_CompareWithASCIIString(name, roles[i].name) == 0) {
+            return roles[i].role;
+        }
+    }
+    return CALL_OTHER;
+}
+
+/* What stands at `unit` when it loads a nameable thing: fills `e` and returns 1. `second`: of a pair of loads, the second. */
+static int parse_base(const Unit *u, int second, Expression *e)
+{
+    int op = u->op;
+    e->n = 0;
+    if (op == LOAD_FAST || op == LOAD_FAST_CHECK || op == LOAD_FAST_BORROW) {
+        e->base = BASE_LOCAL;
+        e->index = (int)u->arg;
+    }
+    else if (op == LOAD_FAST_LOAD_FAST || op == LOAD_FAST_BORROW_LOAD_FAST_BORROW) {
+        e->base = BASE_LOCAL;
+        e->index = second ? (int)(u->arg & 15) : (int)(u->arg >> 4);
+    }
+    else if (op == LOAD_DEREF || op == LOAD_CLASSDEREF) {
+        e->base = BASE_CELL;
+        e->index = (int)u->arg;
+    }
+    else if (op == LOAD_GLOBAL) {
+        e->base = BASE_GLOBAL;
+        e->index = (int)(u->arg >> 1);
+    }
+    else if (op == LOAD_NAME) {
+        e->base = BASE_NAME;
+        e->index = (int)u->arg;
+    }
+    else {
+        return 0;
+    }
+    return 1;
+}
+
+static inline int next_unit(const CodeInfo *info, int unit)
+{
+    return unit + 1 + caches[info->units[unit].op];
+}
+
+/* The callee of the call at `unit` as `base.attributes.method`; the method's index in co_names, or -1. */
+static int parse_callee(const CodeInfo *info, PyCodeObject *code, int unit, Expression *e)
+{
+    const Unit *units = info->units;
+    int operands = (int)units[unit].arg + 2 + (units[unit].op == CALL_KW);
+    int lowest = units[unit].depth - operands;
+    if (lowest < 0) {
+        return -1;
+    }
+    int start = unit - 1;
+    while (start >= 0 && (units[start].back || units[start].depth < 0 || units[start].depth > lowest)) {
+        start--;
+    }
+    if (start < 0) {
+        return -1;
+    }
+    if (units[start].op == PUSH_NULL) {
+        start = next_unit(info, start);
+    }
+    if (start >= unit || !parse_base(&units[start], units[start].depth < lowest, e)) {
+        return -1;
+    }
+    int at = next_unit(info, start);
+    int method = -1;
+    while (at < unit) {
+        int op = units[at].op;
+        int name;
+        if (op == EXTENDED_ARG) {
+            at++;
+            continue;
+        }
+        if (op == LOAD_METHOD) {
+            name = (int)units[at].arg;
+        }
+        else if (op == LOAD_ATTR) {
+            name = PY_VERSION_HEX >= 0x030C0000 ? (int)(units[at].arg >> 1) : (int)units[at].arg;
+        }
+        else {
+            break;
+        }
+        if (method >= 0) {
+            if (e->n == MAX_ATTRIBUTES) {
+                return -1;
+            }
+            e->attributes[e->n++] = (uint16_t)method;
+        }
+        method = name;
+        at = next_unit(info, at);
+    }
+    return code_name(code, method) == NULL ? -1 : method;
+}
+
+static int same_expression(const Expression *a, const Expression *b)
+{
+    if (a->base != b->base || a->index != b->index || a->n != b->n) {
+        return 0;
+    }
+    return memcmp(a->attributes, b->attributes, sizeof(a->attributes[0]) * (size_t)a->n) == 0;
+}
+
+static int is_call(int op)
+{
+    OpKind kind = op_kind(op);
+    return kind == OP_CALL || kind == OP_CALL_KW;
+}
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Data flow
+ */
+
+typedef struct {
+    int start, end, target, depth, lasti;
+    int region;   /* -1: not yet known */
+    int releases; /* bits of expressions that its handler releases; -1: not yet known */
+} Entry;
+
+typedef struct {
+    CodeInfo *info;
+    PyCodeObject *code;
+    Entry *entries;
+    int n_entries;
+    int *entry_of; /* for each unit, index of the entry that covers it; -1 none */
+    int *work;
+    int n_work;
+    uint8_t *queued;
+    int room_regions;
+} Reader;
+
+/* 3.11 splits a call into PRECALL and CALL and books the arguments on the first; both find them on the stack. */
+static int effect_of(const Unit *u, int jump)
+{
+    if (PRECALL >= 0 && u->op == PRECALL) {
+        return 0;
+    }
+    if (PRECALL >= 0 && u->op == CALL) {
+        return -1 - (int)u->arg;
+    }
+    if (u->op == RETURN_GENERATOR) {
+        return 1; /* a resumed generator finds the sent value there; 3.11 and 3.12 do not book it */
+    }
+    return PyCompile_OpcodeStackEffectWithJump(u->op, (int)u->arg, jump);
+}
+
+static int varint(const unsigned char **at, const unsigned char *end)
+{
+    int value = 0;
+    while (*at < end) {
+        unsigned char byte = *(*at)++;
+        value = (value << 6) | (byte & 63);
+        if (!(byte & 64)) {
+            break;
+        }
+    }
+    return value;
+}
+
+static int read_entries(Reader *r)
+{
+    const unsigned char *at = (const unsigned char *)PyBytes_AS_STRING(r->code->co_exceptiontable);
+    const unsigned char *end = at + PyBytes_GET_SIZE(r->code->co_exceptiontable);
+    int room = 0;
+    while (at < end) {
+        if (r->n_entries == room) {
+            room = room ? room * 2 : 8;
+            Entry *grown = PyMem_RawRealloc(r->entries, sizeof(Entry) * (size_t)room);
+            if (grown == NULL) {
+                return -1;
+            }
+            r->entries = grown;
+        }
+        Entry *e = &r->entries[r->n_entries++];
+        e->start = varint(&at, end);
+        e->end = e->start + varint(&at, end);
+        e->target = varint(&at, end);
+        int mixed = varint(&at, end);
+        e->depth = mixed >> 1;
+        e->lasti = mixed & 1;
+        e->region = e->releases = -1;
+        if (e->target < 0 || e->target >= r->info->n_units || e->end > r->info->n_units) {
+            return -1;
+        }
+    }
+    for (int i = 0; i < r->info->n_units; i++) {
+        r->entry_of[i] = -1;
+    }
+    for (int k = r->n_entries; k-- > 0;) {
+        for (int i = r->entries[k].start; i < r->entries[k].end; i++) {
+            r->entry_of[i] = k;
+        }
+    }
+    return 0;
+}
+
+static Entry *entry_at(Reader *r, int unit)
+{
+    return r->entry_of[unit] < 0 ? NULL : &r->entries[r->entry_of[unit]];
+}
+
+static int add_region(Reader *r, int slot, int outer)
+{
+    CodeInfo *info = r->info;
+    if (info->n_regions >= UINT16_MAX - 1) {
+        return 0;
+    }
+    if (info->n_regions + 1 > r->room_regions) {
+        int room = r->room_regions ? r->room_regions * 2 : 8;
+        Region *grown = PyMem_RawRealloc(info->regions, sizeof(Region) * (size_t)room);
+        if (grown == NULL) {
+            return 0;
+        }
+        info->regions = grown;
+        r->room_regions = room;
+    }
+    info->regions[info->n_regions].slot = (int16_t)slot;
+    info->regions[info->n_regions].outer = (uint16_t)outer;
+    info->regions[info->n_regions].enter = -1;
+    return info->n_regions++;
+}
+
+static int handler_is_with(const CodeInfo *info, int target)
+{
+    const Unit *units = info->units;
+    if (units[target].op != PUSH_EXC_INFO) {
+        return 0;
+    }
+    int after = next_unit(info, target);
+    return after < info->n_units && units[after].op == WITH_EXCEPT_START;
+}
+
+/* The innermost `with` that is active where this entry applies: its handler's, or what encloses its handler. */
+static int with_of_entry(Reader *r, Entry *e, int nesting)
+{
+    if (e == NULL || nesting > 100) {
+        return 0;
+    }
+    if (e->region < 0) {
+        e->region = 0; /* a handler that covers itself ends here */
+        int outer = with_of_entry(r, entry_at(r, e->target), nesting + 1);
+        if (!handler_is_with(r->info, e->target)) {
+            e->region = outer;
+            return outer;
+        }
+        /* A block split by inner handlers has several entries with one handler; it was entered before the first. */
+        Entry *first = e;
+        for (int i = 0; i < r->n_entries; i++) {
+            if (r->entries[i].target == e->target && r->entries[i].start < first->start) {
+                first = &r->entries[i];
+            }
+        }
+        e->region = add_region(r, e->depth - 1, outer);
+        int enter = first->start - 1;
+        r->info->regions[e->region].enter = enter < 0 ? 0 : enter - r->info->units[enter].back;
+    }
+    return e->region;
+}
+
+static void visit(Reader *r, int unit, int depth, int iterator, int pending)
+{
+    CodeInfo *info = r->info;
+    if (unit < 0 || unit >= info->n_units || depth < 0) {
+        return;
+    }
+    while (iterator && info->regions[iterator].slot >= depth) {
+        iterator = info->regions[iterator].outer;
+    }
+    Unit *u = &info->units[unit];
+    int changed = 0;
+    if (u->depth < 0) {
+        u->depth = (int16_t)depth;
+        u->iterator = (uint16_t)iterator;
+        changed = 1;
+    }
+    if ((u->pending | pending) != u->pending) {
+        u->pending |= (uint8_t)pending;
+        changed = 1;
+    }
+    if (changed && !r->queued[unit]) {
+        r->queued[unit] = 1;
+        r->work[r->n_work++] = unit;
+    }
+}
+
+static uint8_t handler_releases(const Reader *r, int target)
+{
+    const CodeInfo *info = r->info;
+    uint8_t mask = 0;
+    for (int at = target; at < info->n_units; at = next_unit(info, at)) {
+        int op = info->units[at].op;
+        if (op == RERAISE || op == RETURN_VALUE || op == RETURN_CONST || op == CHECK_EXC_MATCH) {
+            break;
+        }
+        const CallSite *site = code_site(info, at);
+        if (site != NULL && site->role == CALL_RELEASE && site->expression >= 0) {
+            mask |= (uint8_t)(1u << site->expression);
+        }
+    }
+    return mask;
+}
+
+/* `sites`: whether lock calls are known already, so that what is pending can flow too. */
+static void flow(Reader *r, int sites)
+{
+    CodeInfo *info = r->info;
+    r->n_work = 0;
+    if (sites) {
+        for (int i = 0; i < info->n_units; i++) {
+            if (!info->units[i].back && info->units[i].depth >= 0) {
+                r->queued[i] = 1;
+                r->work[r->n_work++] = i;
+            }
+        }
+    }
+    else {
+        visit(r, 0, 0, 0, 0);
+    }
+    while (r->n_work) {
+        int at = r->work[--r->n_work];
+        r->queued[at] = 0;
+        Unit *u = &info->units[at];
+        int op = u->op, next = next_unit(info, at), depth = u->depth, pending = u->pending, iterator = u->iterator;
+        Entry *e = entry_at(r, at);
+        if (e != NULL) {
+            int inside = pending;
+            if (sites) {
+                if (e->releases < 0) {
+                    e->releases = handler_releases(r, e->target);
+                }
+                inside |= e->releases;
+                if ((inside | pending) != pending) {
+                    u->pending |= (uint8_t)inside;
+                    pending = inside;
+                }
+            }
+            visit(r, e->target, e->depth + e->lasti + 1, iterator, pending);
+        }
+        if (sites) {
+            const CallSite *site = code_site(info, at);
+            if (site != NULL && site->role == CALL_RELEASE_SAVE) {
+                pending |= PENDING_LET_GO;
+            }
+            else if (site != NULL && site->role == CALL_ACQUIRE_RESTORE) {
+                pending &= ~PENDING_LET_GO;
+            }
+            else if (site != NULL && site->expression >= 0) {
+                uint8_t bit = (uint8_t)(1u << site->expression);
+                if (site->role == CALL_RELEASE) {
+                    pending &= ~bit;
+                }
+                else if (site->role == CALL_ACQUIRE && site->arguments == 0) {
+                    int released = info->enters;
+                    for (int s = 0; s < info->n_sites && !released; s++) {
+                        released = info->sites[s].role == CALL_RELEASE && info->sites[s].expression == site->expression;
+                    }
+                    if (released) {
+                        pending |= bit;
+                    }
+                }
+            }
+        }
+        int jump = jumps[op];
+        if (jump) {
+            int effect = effect_of(u, 1);
+            int target = jump > 0 ? next + (int)u->arg : next - (int)u->arg;
+            if (effect != PY_INVALID_STACK_EFFECT) {
+                visit(r, target, depth + effect, iterator, pending);
+            }
+        }
+        if (op == RETURN_VALUE || op == RETURN_CONST || op == RERAISE || op == RAISE_VARARGS || op == JUMP_FORWARD ||
+            op == JUMP_BACKWARD || op == JUMP_BACKWARD_NO_INTERRUPT) {
+            continue;
+        }
+        int effect = effect_of(u, 0);
+        if (effect == PY_INVALID_STACK_EFFECT) {
+            continue;
+        }
+        if (op == FOR_ITER && !sites) {
+            iterator = add_region(r, depth - 1, iterator);
+        }
+        else if (op == FOR_ITER && next < info->n_units) {
+            iterator = info->units[next].iterator;
+        }
+        visit(r, next, depth + effect, iterator, pending);
+    }
+}
+
+static int find_local(PyCodeObject *code, const char *name)
+{
+    PyObject *names = code->co_localsplusnames;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(names); i++) {
+        if (PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(names, i), name) == 0) {
+            return (int)i;
+        }
+    }
+    return -1;
+}
+
+static int names_locks(PyCodeObject *code)
+{
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(code->co_names); i++) {
+        if (role_of(PyTuple_GET_ITEM(code->co_names, i)) != CALL_OTHER) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+static int find_sites(Reader *r)
+{
+    CodeInfo *info = r->info;
+    int room = 0;
+    for (int at = 0; at < info->n_units; at = next_unit(info, at)) {
+        const Unit *u = &info->units[at];
+        if (u->depth < 0 || !is_call(u->op)) {
+            continue;
+        }
+        Expression e;
+        int method = parse_callee(info, r->code, at, &e);
+        if (method < 0) {
+            continue;
+        }
+        CallRole role = role_of(code_name(r->code, method));
+        if (role == CALL_OTHER) {
+            continue;
+        }
+        if (info->n_sites == room) {
+            room = room ? room * 2 : 4;
+            CallSite *grown = PyMem_RawRealloc(info->sites, sizeof(CallSite) * (size_t)room);
+            if (grown == NULL) {
+                return -1;
+            }
+            info->sites = grown;
+        }
+        int k = 0;
+        while (k < info->n_expressions && !same_expression(&info->expressions[k], &e)) {
+            k++;
+        }
+        if (k == info->n_expressions) {
+            if (k < MAX_EXPRESSIONS) {
+                info->expressions[info->n_expressions++] = e;
+            }
+            else {
+                k = -1;
+            }
+        }
+        info->sites[info->n_sites++] = (CallSite){at, role, (int)u->arg, k};
+    }
+    return 0;
+}
+
+const CallSite *code_site(const CodeInfo *info, int unit)
+{
+    int low = 0, high = info->n_sites;
+    while (low < high) {
+        int middle = (low + high) / 2;
+        if (info->sites[middle].unit < unit) {
+            low = middle + 1;
+        }
+        else {
+            high = middle;
+        }
+    }
+    return low < info->n_sites && info->sites[low].unit == unit ? &info->sites[low] : NULL;
+}
+
+static int decode(CodeInfo *info, PyCodeObject *code)
+{
+    PyObject *bytes = PyCode_GetCode(code);
+    if (bytes == NULL) {
+        PyErr_Clear();
+        return -1;
+    }
+    const unsigned char *raw = (const unsigned char *)PyBytes_AS_STRING(bytes);
+    info->n_units = (int)(PyBytes_GET_SIZE(bytes) / 2);
+    info->units = PyMem_RawCalloc((size_t)info->n_units + 1, sizeof(Unit));
+    if (info->units == NULL) {
+        Py_DECREF(bytes);
+        return -1;
+    }
+    uint32_t extended = 0;
+    for (int at = 0; at < info->n_units;) {
+        Unit *u = &info->units[at];
+        u->op = raw[2 * at];
+        u->arg = extended << 8 | raw[2 * at + 1];
+        u->depth = -1;
+        extended = u->op == EXTENDED_ARG ? u->arg : 0;
+        int size = 1 + caches[u->op];
+        for (int k = 1; k < size && at + k < info->n_units; k++) {
+            info->units[at + k] = (Unit){.op = (uint8_t)(CACHE < 0 ? 0 : CACHE), .depth = -1, .back = (uint8_t)k};
+        }
+        at += size;
+    }
+    Py_DECREF(bytes);
+    return 0;
+}
+
+static CodeInfo *read_code(PyCodeObject *code)
+{
+    CodeInfo *info = PyMem_RawCalloc(1, sizeof(CodeInfo));
+    if (info == NULL) {
+        return &nothing;
+    }
+    Reader r = {.info = info, .code = code};
+    int failed = decode(info, code) < 0;
+    r.work = PyMem_RawMalloc(sizeof(int) * (size_t)(info->n_units + 1));
+    r.queued = PyMem_RawCalloc((size_t)info->n_units + 1, 1);
+    r.entry_of = PyMem_RawMalloc(sizeof(int) * (size_t)(info->n_units + 1));
+    failed = failed || r.work == NULL || r.queued == NULL || r.entry_of == NULL || read_entries(&r) < 0;
+    if (!failed) {
+        add_region(&r, -1, 0); /* index 0 means none */
+        flow(&r, 0);
+        for (int i = 0; i < info->n_units; i++) {
+            info->units[i].with = (uint16_t)with_of_entry(&r, entry_at(&r, i), 0);
+        }
+        const char *file = PyUnicode_AsUTF8(code->co_filename);
+        const char *name = PyUnicode_AsUTF8(code->co_name);
+        if (file == NULL || name == NULL) {
+            PyErr_Clear();
+            file = name = "";
+        }
+        info->importlib = strcmp(file, "<frozen importlib._bootstrap>") == 0;
+        info->module_lock = info->importlib && strcmp(name, "acquire") == 0;
+        info->enters = strcmp(name, "__enter__") == 0 || strcmp(name, "__aenter__") == 0 ||
+                       strcmp(name, "acquire") == 0 || strcmp(name, "_acquire_restore") == 0 ||
+                       strcmp(name, "acquire_lock") == 0;
+        info->wait_self = info->wait_waiter = -1;
+        if (names_locks(code)) {
+            failed = find_sites(&r) < 0;
+            if (!failed && info->n_sites) {
+                flow(&r, 1);
+            }
+            int saves = 0, restores = 0;
+            for (int i = 0; i < info->n_sites; i++) {
+                saves += info->sites[i].role == CALL_RELEASE_SAVE;
+                restores += info->sites[i].role == CALL_ACQUIRE_RESTORE;
+            }
+            if (saves && restores) {
+                info->wait = 1;
+                info->wait_self = find_local(code, "self");
+                info->wait_waiter = find_local(code, "waiter");
+            }
+        }
+        info->boring = info->n_sites == 0 && info->n_regions <= 1 && !info->importlib;
+        for (int i = 0; i < info->n_units && info->boring; i++) {
+            OpKind kind = op_kind(info->units[i].op);
+            info->boring = kind != OP_BEFORE_WITH && kind != OP_WITH_EXCEPT;
+        }
+    }
+    PyMem_RawFree(r.entries);
+    PyMem_RawFree(r.entry_of);
+    PyMem_RawFree(r.work);
+    PyMem_RawFree(r.queued);
+    if (failed) {
+        release_info(info);
+        return &nothing;
+    }
+    /* Units among the caches answer as their instruction does. */
+    for (int i = 0; i < info->n_units; i++) {
+        if (info->units[i].back) {
+            uint8_t back = info->units[i].back;
+            info->units[i] = info->units[i - back];
+            info->units[i].back = back;
+        }
+    }
+    return info;
+}
+
+const CodeInfo *code_info(PyCodeObject *code)
+{
+    CodeInfo *info = code_extra_get(code, extra_index);
+    if (info == NULL) {
+        info = read_code(code);
+        if (code_extra_set(code, extra_index, info) < 0) {
+            PyErr_Clear();
+            release_info(info);
+            return &nothing;
+        }
+    }
+    return info;
+}
+
+int is_enter_call(const CodeInfo *info, int unit)
+{
+    if (LOAD_SPECIAL < 0 || info->units[unit].op != CALL || info->units[unit].arg != 0 || unit < 1) {
+        return 0;
+    }
+    const Unit *before = &info->units[unit - 1];
+    /* LOAD_SPECIAL's argument: 0 __enter__, 1 __exit__, 2 __aenter__, 3 __aexit__ (pycore_ceval.h). */
+    return before->op == LOAD_SPECIAL && (before->arg == 0 || before->arg == 2);
+}
+
+int is_exit_call(const CodeInfo *info, int unit)
+{
+    const Unit *units = info->units;
+    if (PRECALL >= 0 && units[unit].op == CALL && unit >= 1 + caches[PRECALL]) {
+        unit -= 1 + caches[PRECALL];
+    }
+    if (unit < 4 || units[unit].arg != (PY_VERSION_HEX >= 0x030E0000 ? 3 : 2)) {
+        return 0;
+    }
+    for (int k = 1; k <= 3; k++) {
+        const Unit *u = &units[unit - k];
+        if (u->back || (u->op != LOAD_CONST && u->op != LOAD_COMMON_CONSTANT)) {
+            return 0;
+        }
+    }
+    return units[unit - 1].arg == units[unit - 2].arg && units[unit - 2].arg == units[unit - 3].arg;
+}
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * From names to objects, without running any code of the program's
+ */
+
+/* What `object.name` is when no descriptor, no __getattr__ and no __getattribute__ of the program has a say. Borrowed: the
+ * object keeps it alive. */
+PyObject *plain_attribute(PyObject *object, PyObject *name)
+{
+    if (PyModule_CheckExact(object)) {
+        return PyDict_GetItemWithError(PyModule_GetDict(object), name);
+    }
+    PyTypeObject *type = Py_TYPE(object);
+    if (PyType_Check(object)) {
+        PyObject *found = _PyType_Lookup((PyTypeObject *)object, name);
+        return found != NULL && Py_TYPE(found)->tp_descr_get == NULL ? found : NULL;
+    }
+    if (type->tp_dict == NULL && !PyType_HasFeature(type, Py_TPFLAGS_READY)) {
+        return NULL;
+    }
+    PyObject *descriptor = _PyType_Lookup(type, name);
+    if (descriptor != NULL && Py_TYPE(descriptor)->tp_descr_get != NULL &&
+        !Py_IS_TYPE(descriptor, &PyMemberDescr_Type) && !PyFunction_Check(descriptor)) {
+        return NULL;
+    }
+    PyObject *value = _PyObject_GenericGetAttrWithDict(object, name, NULL, 1);
+    if (value == NULL) {
+        PyErr_Clear();
+        return NULL;
+    }
+    if (Py_REFCNT(value) == 1) { /* made for us (a bound method): nobody else keeps it */
+        Py_DECREF(value);
+        return NULL;
+    }
+    Py_DECREF(value);
+    return value;
+}
+
+static PyObject *follow(const Expression *e, PyCodeObject *code, PyObject *object)
+{
+    for (int i = 0; i < e->n && object != NULL; i++) {
+        PyObject *name = code_name(code, e->attributes[i]);
+        object = name == NULL ? NULL : plain_attribute(object, name);
+    }
+    return object;
+}
+
+PyObject *evaluate(const Expression *e, PyCodeObject *code, Frame *frame)
+{
+    PyObject *object = NULL;
+    if (e->base == BASE_LOCAL || e->base == BASE_CELL) {
+        if (e->index >= code->co_nlocalsplus) {
+            return NULL;
+        }
+        object = frame_local(frame, e->index);
+        if (object != NULL && e->base == BASE_CELL) {
+            object = PyCell_Check(object) ? PyCell_GET(object) : NULL;
+        }
+    }
+    else if (e->base == BASE_GLOBAL || e->base == BASE_NAME) {
+        PyObject *name = code_name(code, e->index);
+        PyObject *globals = frame_globals(frame);
+        if (name == NULL || globals == NULL) {
+            return NULL;
+        }
+        if (e->base == BASE_NAME && frame->f_locals != NULL && PyDict_CheckExact(frame->f_locals)) {
+            object = PyDict_GetItemWithError(frame->f_locals, name);
+        }
+        if (object == NULL && PyDict_CheckExact(globals)) {
+            object = PyDict_GetItemWithError(globals, name);
+        }
+    }
+    return object == NULL ? NULL : follow(e, code, object);
+}
+
+/* The same with `first` in place of the first parameter, for reading a method of an object that is not running. */
+PyObject *evaluate_on(const Expression *e, PyCodeObject *code, PyObject *first)
+{
+    if (e->base != BASE_LOCAL && e->base != BASE_CELL) {
+        return NULL;
+    }
+    return e->index == 0 ? follow(e, code, first) : NULL;
+}
+
+static PyObject *join(const Expression *e, PyCodeObject *code, const char *end)
+{
+    PyObject *name = e->base == BASE_GLOBAL || e->base == BASE_NAME ? code_name(code, e->index)
+                     : e->index < PyTuple_GET_SIZE(code->co_localsplusnames)
+                         ? PyTuple_GET_ITEM(code->co_localsplusnames, e->index)
+                         : NULL;
+    PyObject *text = name ? PyUnicode_FromFormat("%U", name) : NULL;
+    for (int i = 0; i < e->n && text != NULL; i++) {
+        PyObject *attribute = code_name(code, e->attributes[i]);
+        PyObject *longer = attribute ? PyUnicode_FromFormat("%U.%U", text, attribute) : NULL;
+        Py_SETREF(text, longer);
+    }
+    if (text != NULL && *end) {
+        Py_SETREF(text, PyUnicode_FromFormat("%U%s", text, end));
+    }
+    PyErr_Clear();
+    return text;
+}
+
+PyObject *expression_text(PyCodeObject *code, int unit)
+{
+    const CodeInfo *info = code_info(code);
+    if (unit < 0 || unit >= info->n_units || info->units[unit].depth < 0) {
+        return NULL;
+    }
+    unit -= info->units[unit].back;
+    const Unit *units = info->units;
+    Expression e;
+    int lowest;
+    if (units[unit].op == BEFORE_WITH || units[unit].op == BEFORE_ASYNC_WITH) {
+        lowest = units[unit].depth - 1;
+    }
+    else if (is_enter_call(info, unit)) {
+        lowest = units[unit].depth - 4;
+    }
+    else if (is_call(units[unit].op)) {
+        return parse_callee(info, code, unit, &e) < 0 ? NULL : join(&e, code, "");
+    }
+    else {
+        return NULL;
+    }
+    int start = unit - 1;
+    while (start >= 0 && (units[start].back || units[start].depth < 0 || units[start].depth > lowest)) {
+        start--;
+    }
+    if (start >= 0 && units[start].op == PUSH_NULL) {
+        start = next_unit(info, start);
+    }
+    if (start < 0 || !parse_base(&units[start], units[start].depth < lowest, &e)) {
+        return NULL;
+    }
+    const char *end = "";
+    for (int at = next_unit(info, start); at < unit; at = next_unit(info, at)) {
+        int op = units[at].op;
+        if (op == LOAD_ATTR || op == LOAD_METHOD) {
+            if (e.n == MAX_ATTRIBUTES) {
+                return NULL;
+            }
+            int halved = op == LOAD_ATTR && PY_VERSION_HEX >= 0x030C0000;
+            e.attributes[e.n++] = (uint16_t)(halved ? units[at].arg >> 1 : units[at].arg);
+        }
+        else if (op != EXTENDED_ARG) {
+            /* What follows is the rest of the `with`, or arguments of a call that makes the manager. */
+            for (; at < unit; at = next_unit(info, at)) {
+                if (is_call(units[at].op)) {
+                    end = "()";
+                }
+            }
+            break;
+        }
+    }
+    return join(&e, code, end);
+}
+
+int code_self_calls(PyCodeObject *code, CallVisitor visitor, void *context)
+{
+    const CodeInfo *info = code_info(code);
+    for (int at = 0; at < info->n_units; at = next_unit(info, at)) {
+        if (info->units[at].depth < 0 || !is_call(info->units[at].op)) {
+            continue;
+        }
+        Expression e;
+        int method = parse_callee(info, code, at, &e);
+        if (method >= 0 && (e.base == BASE_LOCAL || e.base == BASE_CELL) && e.index == 0) {
+            int stop = visitor(context, code, &e, code_name(code, method));
+            if (stop) {
+                return stop;
+            }
+        }
+    }
+    return 0;
+}
+
+#endif

@@ -1,0 +1,101 @@
+/* What a code object says about locks, worked out once for each and kept in its co_extra. */
+#ifndef FORKPROOF_CODE_H
+#define FORKPROOF_CODE_H
+
+#include "interp.h"
+#include <stdint.h>
+
+#define MAX_ATTRIBUTES 4
+#define MAX_EXPRESSIONS 7
+#define PENDING_LET_GO 0x80  /* in Unit.pending: _release_save has been called, _acquire_restore not yet */
+
+/* `base.attribute.attribute`: how a lock is reached from a frame. Evaluating it runs no user code. */
+typedef struct {
+    enum { BASE_NONE, BASE_LOCAL, BASE_CELL, BASE_GLOBAL, BASE_NAME } base;
+    int index;                            /* of the local, or of the name in co_names */
+    int n;
+    uint16_t attributes[MAX_ATTRIBUTES];  /* indexes into co_names */
+} Expression;
+
+typedef enum {
+    CALL_OTHER,
+    CALL_ACQUIRE,          /* acquire, acquire_lock, __enter__ */
+    CALL_RELEASE,          /* release, release_lock, __exit__ */
+    CALL_RELEASE_SAVE,     /* Condition.wait lets go of its lock here ... */
+    CALL_ACQUIRE_RESTORE,  /* ... and has it back after this */
+} CallRole;
+
+/* A call of a lock's method on something nameable. */
+typedef struct {
+    int unit;
+    CallRole role;
+    int arguments;
+    int expression;  /* index into expressions; -1 where it is not nameable or there are too many */
+} CallSite;
+
+/* One slot of the value stack that stays in use over a region: a manager of `with`, or an iterator of `for`. */
+typedef struct {
+    int16_t slot;
+    uint16_t outer;  /* index of the enclosing one; 0: none */
+    int enter;       /* unit of the instruction that entered the `with`; -1 for iterators */
+} Region;
+
+typedef struct {
+    int16_t depth;    /* slots in use before this instruction; -1: not reachable */
+    uint16_t with;    /* innermost `with` that has been entered and not left */
+    uint16_t iterator;
+    uint8_t back;     /* units back to the start of the instruction that this unit belongs to */
+    uint8_t pending;  /* bit k: expressions[k] was acquired and its release() is still to come */
+    uint8_t op;
+    uint32_t arg;
+} Unit;
+
+typedef struct {
+    int n_units;
+    int n_sites, n_regions, n_expressions;
+    unsigned boring : 1;       /* no `with`, no lock methods, no `for`: nothing in it can hold a lock */
+    unsigned importlib : 1;    /* a frame of the import machinery */
+    unsigned module_lock : 1;  /* importlib's _ModuleLock.acquire */
+    unsigned wait : 1;         /* Condition.wait or a copy of it */
+    unsigned enters : 1;       /* __enter__, acquire and the like: what it acquires it leaves held */
+    int wait_self, wait_waiter;
+    Unit *units;
+    CallSite *sites;
+    Region *regions;           /* [0] is unused */
+    Expression expressions[MAX_EXPRESSIONS];
+} CodeInfo;
+
+/* -> 0 or -1 with an exception set. Reads the opcode tables of the running interpreter. */
+int code_init(void);
+
+/* Never NULL after code_init; on lack of memory, or a code object that it cannot follow, the answer is `boring`. */
+const CodeInfo *code_info(PyCodeObject *code);
+
+/* Calls `visit` for each call `first_parameter.a.b.method(...)` in the code until it returns nonzero. */
+typedef int (*CallVisitor)(void *context, PyCodeObject *code, const Expression *expression, PyObject *method);
+int code_self_calls(PyCodeObject *code, CallVisitor visit, void *context);
+
+const CallSite *code_site(const CodeInfo *info, int unit);
+
+/* The instruction kinds that evidence tells apart. */
+typedef enum { OP_OTHER, OP_CALL, OP_CALL_KW, OP_CALL_EX, OP_BEFORE_WITH, OP_WITH_EXCEPT, OP_FOR_ITER, OP_SEND, OP_KW_NAMES } OpKind;
+OpKind op_kind(int op);
+
+/* Whether the call at `unit` is the `__enter__` of a `with` (3.14+, where it is an ordinary CALL). */
+int is_enter_call(const CodeInfo *info, int unit);
+/* Whether the call at `unit` passes three times None, as a `with` that ends without exception calls `__exit__`. */
+int is_exit_call(const CodeInfo *info, int unit);
+
+/* Borrowed, or NULL. */
+PyObject *evaluate(const Expression *e, PyCodeObject *code, Frame *frame);
+PyObject *evaluate_on(const Expression *e, PyCodeObject *code, PyObject *first);
+PyObject *plain_attribute(PyObject *object, PyObject *name);
+
+/* The words by which the program knows the lock that is entered or called at `unit`: "self._lock", "get_lock()". New
+ * reference, or NULL without an exception where it has no name. */
+PyObject *expression_text(PyCodeObject *code, int unit);
+
+/* The name at an index that came from bytecode; borrowed, NULL when out of range. */
+PyObject *code_name(PyCodeObject *code, int index);
+
+#endif

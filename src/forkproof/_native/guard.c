@@ -1,0 +1,1277 @@
+/* Around a fork: look, own what is contested, fork, let go; in the child reset what was owned.
+ *
+ * The callback `before` runs last of all before-callbacks, so nothing can happen between its last look and the system
+ * call: it holds the GIL from the one to the other, and the import lock too (PyOS_BeforeFork would else let the GIL go
+ * to take it). Where a look finds something it goes the slow way: it takes every lock that another thread holds or is
+ * about to take, and looks again, until whatever is seen is its own. While it owns a lock it runs no Python code at
+ * all: signals are held and the collector is off, because a handler or a finalizer might wait for that very lock.
+ *
+ * What was owned is let go of in pthread_atfork handlers, that is inside fork() itself: in the parent before CPython can
+ * run any code (it warns about threads there), in the child before PyOS_AfterFork_Child, which runs finalizers of the
+ * vanished threads' locals. They are armed by `before` for one fork of one thread and do nothing for any other.
+ *
+ * Guarantees: never raises into the program; never waits longer than its limits; whatever fails inside turns it off and
+ * leaves the fork as it would have been.
+ */
+#include "guard.h"
+#include <pthread.h>
+#include <signal.h>
+
+#ifndef FORKPROOF_UNKNOWN_INTERPRETER
+
+#define MAX_OWNED 256
+#define MAX_HELD 256
+#define MAX_LOST 128
+#define TAKE_LIMIT 0.05    /* seconds for one lock; under eight contenders none took longer (internals: trap 21) */
+#define UNSEEN_LIMIT 0.01  /* seconds for a lock that is locked while no frame shows who has it */
+#define POLL 0.0005        /* seconds between looks while an import or a native call is waited for */
+#define DRAIN 0.0001       /* seconds with the GIL held, for native calls to come to their end */
+
+enum { POLICY_OBSERVE, POLICY_WAIT };
+enum { OUTCOME_CLEAR, OUTCOME_OBSERVED, OUTCOME_WAITED, OUTCOME_GAVE_UP };
+
+typedef struct {
+    PyObject *object; /* strong */
+    Kind kind;
+} Owned;
+
+/* A hazard that a wait did not see go. */
+typedef struct {
+    uint64_t thread;     /* PyThreadState.id; 0: a lock whose holder no frame shows */
+    PyObject *subject;   /* compared by address only */
+    uint64_t position;   /* of the thread then */
+    int failures;
+    unsigned long fork;  /* the last fork at which it was given up */
+    int tried;           /* attempts to take it at this fork */
+} Lost;
+
+static struct {
+    int on, policy, repair, report_all;
+    double wait;
+    PyObject *consider, *after_parent, *after_child, *refresh, *fault;
+    PyObject *awaited; /* names of catalogued modules that had not been imported at the last refresh */
+    PyObject *warnings, *filter; /* the module, and our item of its `filters` */
+    PyObject *before_hook, *parent_hook, *child_first_hook, *child_last_hook;
+    PyObject *acquire_import_lock, *release_import_lock, *modules;
+    Py_ssize_t modules_seen;
+
+    unsigned long turn;      /* ident of the thread between `before` and the end of its fork */
+    unsigned long waiting[64];
+    int n_waiting;
+
+    Look look;
+    Owned owned[MAX_OWNED];
+    int n_owned;
+    PyObject *held[MAX_HELD]; /* what the forking thread has itself, or can never come because of it */
+    int n_held;
+    Lost lost[MAX_LOST];
+    int n_lost;
+
+    unsigned long armed;     /* ident of the thread whose fork is under way */
+    int import_locked;
+    sigset_t mask;
+    int masked, collector_was_on;
+
+    unsigned long forks;
+    PyObject *seen, *left;   /* lists for the report, or NULL */
+    double waited;
+    int polls, outcome, clean;
+    int in_child;            /* set in the child handler, cleared by the last child hook */
+    uint32_t random;
+    PyObject *exempt;        /* dict id -> None, of locks and of thread idents */
+
+    int fail_at, step;       /* tests: pretend that the step fails */
+} g;
+
+static int step_fails(void)
+{
+    return g.fail_at && ++g.step == g.fail_at;
+}
+
+static void turn_off(const char *where)
+{
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    g.on = 0;
+    if (g.fault != NULL) {
+        PyErr_NormalizeException(&type, &value, &traceback);
+        PyObject *answer = PyObject_CallFunction(g.fault, "sO", where, value ? value : Py_None);
+        if (answer == NULL) {
+            PyErr_Clear();
+        }
+        Py_XDECREF(answer);
+    }
+    Py_XDECREF(type);
+    Py_XDECREF(value);
+    Py_XDECREF(traceback);
+}
+
+static uint32_t random_bits(void)
+{
+    g.random ^= g.random << 13;
+    g.random ^= g.random >> 17;
+    g.random ^= g.random << 5;
+    return g.random;
+}
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * The state that a fork is wrapped in
+ */
+
+static int lock_imports(void)
+{
+    PyObject *answer = PyObject_CallNoArgs(g.acquire_import_lock);
+    if (answer == NULL) {
+        PyErr_Clear();
+        return -1;
+    }
+    Py_DECREF(answer);
+    g.import_locked = 1;
+    return 0;
+}
+
+static void unlock_imports(void)
+{
+    if (!g.import_locked) {
+        return;
+    }
+    g.import_locked = 0;
+    PyObject *answer = PyObject_CallNoArgs(g.release_import_lock);
+    if (answer == NULL) {
+        PyErr_Clear();
+    }
+    Py_XDECREF(answer);
+}
+
+static void hold_signals(void)
+{
+    if (g.masked) {
+        return;
+    }
+    sigset_t all;
+    sigfillset(&all);
+    static const int never[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGTRAP, SIGSYS};
+    for (size_t i = 0; i < Py_ARRAY_LENGTH(never); i++) {
+        sigdelset(&all, never[i]);
+    }
+    pthread_sigmask(SIG_BLOCK, &all, &g.mask);
+    g.collector_was_on = PyGC_Disable();
+    g.masked = 1;
+}
+
+static void release_signals(void)
+{
+    if (!g.masked) {
+        return;
+    }
+    g.masked = 0;
+    if (g.collector_was_on) {
+        PyGC_Enable();
+    }
+    pthread_sigmask(SIG_SETMASK, &g.mask, NULL);
+}
+
+static void let_go(void)
+{
+    while (g.n_owned) {
+        Owned *o = &g.owned[--g.n_owned];
+        give_back(o->object, o->kind);
+        Py_DECREF(o->object);
+    }
+}
+
+/* Ends the fork in the parent, or the attempt at one. */
+static void disarm(void)
+{
+    let_go();
+    unlock_imports();
+    g.armed = 0;
+    g.turn = 0;
+    release_signals();
+}
+
+static void in_parent(void)
+{
+    if (g.armed && g.armed == PyThread_get_thread_ident()) {
+        disarm();
+    }
+}
+
+static void in_child(void)
+{
+    if (!g.armed || g.armed != PyThread_get_thread_ident()) {
+        return;
+    }
+    for (int i = 0; i < g.n_owned; i++) {
+        reset(g.owned[i].object, g.owned[i].kind);
+        /* the reference stays: dropping it could run a finalizer here */
+    }
+    g.n_owned = 0;
+    if (g.repair && g.policy == POLICY_WAIT) {
+        /* What the wait could not clear, and a thread that is gone held for certain. The look is the last one before the
+         * fork; its frames and locks are copied with the process and nothing has touched them since. */
+        for (int i = 0; i < g.look.n; i++) {
+            const Sighting *s = &g.look.items[i];
+            if (s->certain && (s->state == STATE_HOLDS || s->state == STATE_LEAVING) &&
+                (s->kind == KIND_LOCK || s->kind == KIND_RLOCK || s->kind == KIND_BUFFERED)) {
+                int mine = 0;
+                for (int k = 0; k < g.n_held; k++) {
+                    mine |= g.held[k] == s->subject;
+                }
+                if (!mine) {
+                    reset(s->subject, s->kind);
+                }
+            }
+        }
+    }
+    unlock_imports();
+    g.armed = 0;
+    g.turn = 0;
+    g.n_waiting = 0;
+    g.in_child = 1;
+    release_signals();
+}
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * What matters in a look
+ */
+
+static int is_exempt(const Sighting *s)
+{
+    if (g.exempt == NULL || PyDict_GET_SIZE(g.exempt) == 0) {
+        return 0;
+    }
+    int found = 0;
+    PyObject *key = PyLong_FromVoidPtr(s->subject);
+    found = key != NULL && PyDict_Contains(g.exempt, key) == 1;
+    Py_XDECREF(key);
+    if (!found) {
+        key = PyLong_FromUnsignedLong((unsigned long)s->thread->thread_id);
+        PyObject *tuple = key != NULL ? PyTuple_Pack(1, key) : NULL;
+        found = tuple != NULL && PyDict_Contains(g.exempt, tuple) == 1;
+        Py_XDECREF(tuple);
+        Py_XDECREF(key);
+    }
+    PyErr_Clear();
+    return found;
+}
+
+static int is_held(PyObject *object)
+{
+    for (int i = 0; i < g.n_held; i++) {
+        if (g.held[i] == object) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+static void add_held(PyObject *object)
+{
+    if (!is_held(object) && g.n_held < MAX_HELD) {
+        g.held[g.n_held++] = object;
+    }
+}
+
+static int is_owned(PyObject *object)
+{
+    for (int i = 0; i < g.n_owned; i++) {
+        if (g.owned[i].object == object) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* Locks that the forking thread has: by its frames, and by other libraries' before-callbacks that are some lock's own
+ * `acquire` (concurrent.futures registers one), which no frame shows. */
+static void find_held(PyThreadState *me)
+{
+    static Look mine;
+    g.n_held = 0;
+    mine.n = mine.n_waiters = 0;
+    look_at(&mine, me);
+    for (int i = 0; i < mine.n; i++) {
+        if (mine.items[i].state == STATE_HOLDS || mine.items[i].state == STATE_LEAVING) {
+            add_held(mine.items[i].subject);
+        }
+    }
+    PyObject *callbacks = PyInterpreterState_Get()->before_forkers;
+    for (Py_ssize_t i = 0; callbacks != NULL && i < PyList_GET_SIZE(callbacks); i++) {
+        PyObject *callback = PyList_GET_ITEM(callbacks, i);
+        if (PyCFunction_Check(callback) && PyCFunction_GET_SELF(callback) != NULL &&
+            lock_method_named(((PyCFunctionObject *)callback)->m_ml->ml_name) == METHOD_ACQUIRE) {
+            add_held(PyCFunction_GET_SELF(callback));
+        }
+    }
+}
+
+static int queued_to_fork(unsigned long ident)
+{
+    for (int i = 0; i < g.n_waiting; i++) {
+        if (g.waiting[i] == ident) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* Threads that wait for what the forking thread has will not move until the fork is over; neither will those that wait
+ * for them. What such a thread holds is as good as held by the forking thread. -> whether the thread is one. */
+static int is_stuck(PyThreadState *thread)
+{
+    if (queued_to_fork((unsigned long)thread->thread_id)) {
+        return 1;
+    }
+    for (int i = 0; i < g.look.n; i++) {
+        const Sighting *s = &g.look.items[i];
+        if (s->thread == thread && s->state == STATE_ACQUIRING) {
+            if (is_held(s->subject) ||
+                (s->kind == KIND_RLOCK && rlock_owner(s->subject) == PyThread_get_thread_ident())) {
+                return 1;
+            }
+            for (int k = 0; k < g.look.n; k++) {
+                const Sighting *other = &g.look.items[k];
+                if (other->subject == s->subject && other->thread != thread && other->certain &&
+                    (other->state == STATE_HOLDS || other->state == STATE_LEAVING)) {
+                    /* one step is enough for each look: chains resolve as their ends are given up */
+                    for (int m = 0; m < g.look.n; m++) {
+                        const Sighting *third = &g.look.items[m];
+                        if (third->thread == other->thread && third->state == STATE_ACQUIRING &&
+                            is_held(third->subject)) {
+                            return 1;
+                        }
+                    }
+                }
+            }
+        }
+        if (s->thread == thread && s->state == STATE_IMPORTING && !s->certain && s->subject != NULL) {
+            static PyObject *owner_name;
+            if (owner_name == NULL) {
+                owner_name = PyUnicode_InternFromString("owner");
+            }
+            PyObject *owner = PyDict_CheckExact(s->subject) ? NULL : plain_attribute(s->subject, owner_name);
+            if (owner != NULL && PyLong_CheckExact(owner) &&
+                PyLong_AsUnsignedLong(owner) == PyThread_get_thread_ident()) {
+                return 1;
+            }
+            PyErr_Clear();
+        }
+    }
+    return 0;
+}
+
+typedef enum { MATTERS_NOT, MATTERS_OWN, MATTERS_WAIT } Matters;
+
+static Matters matters(const Sighting *s)
+{
+    if (is_exempt(s)) {
+        return MATTERS_NOT;
+    }
+    switch (s->kind) {
+    case KIND_IMPORT:
+        return MATTERS_WAIT;
+    case KIND_CALL:
+        return MATTERS_WAIT;
+    case KIND_SEMAPHORE:
+        return semaphore_value(s->subject) == 0 ? MATTERS_WAIT : MATTERS_NOT;
+    default:
+        break;
+    }
+    if (is_owned(s->subject) || is_held(s->subject)) {
+        return MATTERS_NOT;
+    }
+    if (s->kind == KIND_RLOCK && rlock_owner(s->subject) == PyThread_get_thread_ident()) {
+        return MATTERS_NOT;
+    }
+    if (s->state == STATE_ACQUIRING && !s->mutex) {
+        return MATTERS_NOT;
+    }
+    return MATTERS_OWN;
+}
+
+/* Where a thread stands, in all its frames: unchanged means that it has not moved. */
+static uint64_t position_of(PyThreadState *thread)
+{
+    uint64_t hash = 1469598103934665603ull;
+    int through_c;
+    for (Frame *f = thread_top(thread); f != NULL; f = frame_outer(f, &through_c)) {
+        PyCodeObject *code = frame_is_shim(f) ? NULL : frame_code(f);
+        if (code != NULL) {
+            hash = (hash ^ (uintptr_t)f) * 1099511628211ull;
+            hash = (hash ^ (uint64_t)frame_unit(f, code)) * 1099511628211ull;
+        }
+    }
+    return hash;
+}
+
+static Lost *find_lost(uint64_t thread, PyObject *subject)
+{
+    for (int i = 0; i < g.n_lost; i++) {
+        if (g.lost[i].thread == thread && g.lost[i].subject == subject) {
+            return &g.lost[i];
+        }
+    }
+    return NULL;
+}
+
+static Lost *note(uint64_t thread, PyObject *subject)
+{
+    Lost *entry = find_lost(thread, subject);
+    if (entry == NULL) {
+        int at = g.n_lost;
+        if (at == MAX_LOST) {
+            at = 0;
+            for (int i = 1; i < MAX_LOST; i++) {
+                if (g.lost[i].fork < g.lost[at].fork) {
+                    at = i;
+                }
+            }
+        }
+        else {
+            g.n_lost++;
+        }
+        entry = &g.lost[at];
+        *entry = (Lost){.thread = thread, .subject = subject};
+    }
+    return entry;
+}
+
+static void give_up(Lost *entry, uint64_t position)
+{
+    if (entry->fork != g.forks) {
+        entry->failures++;
+    }
+    entry->fork = g.forks;
+    entry->position = position;
+}
+
+/* How long this hazard is worth waiting for at this fork, in seconds. Nothing for a thread that has not moved since a
+ * wait for it was in vain; half as long after each such wait for one that has. */
+static double patience(const Sighting *s)
+{
+    if (is_stuck(s->thread)) {
+        return 0;
+    }
+    const Lost *entry = find_lost(s->thread->id, s->subject);
+    if (entry == NULL || entry->failures == 0) {
+        return g.wait;
+    }
+    if (entry->position == position_of(s->thread)) {
+        return 0;
+    }
+    return g.wait / (double)(1 << Py_MIN(entry->failures, 10));
+}
+
+static int visible_holder(PyObject *subject)
+{
+    for (int i = 0; i < g.look.n; i++) {
+        const Sighting *s = &g.look.items[i];
+        if (s->subject == subject && (s->state == STATE_HOLDS || s->state == STATE_LEAVING)) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+static int given_up(const Sighting *s)
+{
+    const Lost *entry = find_lost(s->thread->id, s->subject);
+    if (entry != NULL && entry->fork == g.forks) {
+        return 1;
+    }
+    if (s->state == STATE_ACQUIRING && s->kind == KIND_LOCK) {
+        entry = find_lost(0, s->subject);
+        /* Remembered from earlier forks for as long as it looks the same: locked, and nobody seen to have it. */
+        return entry != NULL && entry->failures && !visible_holder(s->subject) && is_locked(s->subject);
+    }
+    return 0;
+}
+
+/* A native call that is over but for the GIL, which we hold, holds nothing any more. */
+static int is_drained(const Sighting *s)
+{
+    return s->kind == KIND_CALL && s->draining && waits_for_gil((unsigned long)s->thread->native_thread_id);
+}
+
+/* What is at risk as the look stands, for the report. */
+static PyObject *at_risk(void)
+{
+    Look part = {.threads = g.look.threads};
+    part.items = PyMem_RawMalloc(sizeof(Sighting) * (size_t)(g.look.n + 1));
+    if (part.items == NULL) {
+        return PyErr_NoMemory();
+    }
+    for (int i = 0; i < g.look.n; i++) {
+        const Sighting *s = &g.look.items[i];
+        if (matters(s) == MATTERS_NOT || is_drained(s)) {
+            continue;
+        }
+        if (s->state == STATE_ACQUIRING && visible_holder(s->subject)) {
+            continue; /* its holder is the one to name */
+        }
+        if (s->state == STATE_ACQUIRING && find_lost(0, s->subject) != NULL && given_up(s)) {
+            continue; /* nobody is seen to have it: most likely the forking thread itself, by a hook */
+        }
+        part.items[part.n++] = *s;
+    }
+    PyObject *list = look_as_list(&part);
+    PyMem_RawFree(part.items);
+    return list;
+}
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * The slow way
+ */
+
+static int own(PyObject *object, Kind kind, double seconds)
+{
+    if (g.n_owned == MAX_OWNED) {
+        return 0;
+    }
+    Py_INCREF(object);
+    if (!take(object, kind, seconds)) {
+        Py_DECREF(object);
+        return 0;
+    }
+    g.owned[g.n_owned++] = (Owned){object, kind};
+    return 1;
+}
+
+/* Looks until everything that matters is owned or given up. Returns with the import lock taken and the last look done. */
+static void settle(PyThreadState *me)
+{
+    double start = monotonic();
+    int gave_up = 0, drains = 0;
+    PyObject *need[MAX_OWNED];
+    Kind kinds[MAX_OWNED];
+
+    hold_signals();
+    for (;;) {
+        double elapsed = monotonic() - start;
+        int n = 0, pending = 0, draining = 0;
+        look(&g.look, me);
+        g.polls++;
+        if (g.look.failed) {
+            break;
+        }
+        for (int i = 0; i < g.look.n; i++) {
+            const Sighting *s = &g.look.items[i];
+            Matters m = matters(s);
+            if (m == MATTERS_NOT || given_up(s) || is_drained(s)) {
+                continue;
+            }
+            double limit = patience(s);
+            Lost *entry = find_lost(s->thread->id, s->subject);
+            int tried = entry != NULL ? entry->tried : 0;
+            int forgive = m == MATTERS_OWN && limit > 0 && !tried && elapsed < 2 * g.wait + 0.25;
+            if (elapsed >= limit && !forgive) {
+                give_up(note(s->thread->id, s->subject), position_of(s->thread));
+                gave_up = 1;
+                continue;
+            }
+            if (m == MATTERS_WAIT) {
+                pending++;
+                draining += s->kind == KIND_CALL && s->draining;
+                continue;
+            }
+            int known = 0;
+            for (int k = 0; k < n; k++) {
+                known |= need[k] == s->subject;
+            }
+            if (!known && n < MAX_OWNED) {
+                need[n] = s->subject;
+                kinds[n++] = s->kind;
+            }
+        }
+        PyObject *key, *value;
+        Py_ssize_t position = 0;
+        while (PyDict_Next(foreign_locks, &position, &key, &value)) {
+            Lost *entry = find_lost(0, value);
+            if (!is_owned(value) && n < MAX_OWNED && !(entry != NULL && entry->fork == g.forks)) {
+                if (elapsed >= g.wait) {
+                    give_up(note(0, value), 0);
+                    gave_up = 1;
+                    continue;
+                }
+                need[n] = value;
+                kinds[n++] = KIND_FOREIGN;
+            }
+        }
+        if (!pending && n == 0) {
+            if (g.import_locked) {
+                break; /* the last look: everything it saw is ours, or given up */
+            }
+            if (lock_imports() < 0) {
+                break;
+            }
+            continue; /* to take it may have let the GIL go */
+        }
+        unlock_imports(); /* never kept while others are to move: an import needs it at every step */
+        if (pending && draining == pending && drains < 20) {
+            /* The GIL is ours: such calls come to their end within their own time and then wait for it. */
+            struct timespec pause = {0, (long)(DRAIN * 1e9)};
+            drains++;
+            let_go();
+            nanosleep(&pause, NULL);
+            continue;
+        }
+        if (pending) {
+            drains = 0;
+            let_go(); /* that thread may need what we own */
+            sleep_without_gil(POLL);
+            continue;
+        }
+        for (int i = 0; i < n; i++) {
+            Py_INCREF(need[i]);
+        }
+        int taken = 1;
+        for (int i = 0; i < n; i++) {
+            int k = i + (int)(random_bits() % (uint32_t)(n - i));
+            PyObject *object = need[k];
+            Kind kind = kinds[k];
+            need[k] = need[i];
+            kinds[k] = kinds[i];
+            need[i] = object;
+            if (!taken) {
+                continue;
+            }
+            int unseen = kind == KIND_LOCK && is_locked(object) && !visible_holder(object);
+            double limit = unseen ? UNSEEN_LIMIT : Py_MIN(TAKE_LIMIT, Py_MAX(g.wait, 0.002));
+            if (own(object, kind, limit)) {
+                continue;
+            }
+            taken = 0;
+            for (int j = 0; j < g.look.n; j++) {
+                if (g.look.items[j].subject == object) {
+                    note(g.look.items[j].thread->id, object)->tried++;
+                }
+            }
+            if (unseen) {
+                Lost *entry = note(0, object);
+                if (++entry->tried >= 2) {
+                    give_up(entry, 0);
+                }
+            }
+        }
+        for (int i = 0; i < n; i++) {
+            Py_DECREF(need[i]);
+        }
+        if (!taken) {
+            /* Its holder may be waiting for one that we have: give all back and come again in another order. */
+            let_go();
+            sleep_without_gil((double)(random_bits() % 2000) * 1e-6);
+        }
+    }
+    if (!g.import_locked) {
+        lock_imports();
+    }
+    for (int i = 0; i < g.n_lost; i++) {
+        g.lost[i].tried = 0;
+    }
+    g.waited = monotonic() - start;
+    g.outcome = gave_up ? OUTCOME_GAVE_UP : OUTCOME_WAITED;
+}
+
+/* One fork at a time; a second forking thread waits here, unless the first takes unreasonably long. */
+static int take_turn(unsigned long ident)
+{
+    if (g.turn == 0) {
+        g.turn = ident;
+        return 1;
+    }
+    if (g.n_waiting == (int)Py_ARRAY_LENGTH(g.waiting)) {
+        return 0;
+    }
+    double end = monotonic() + 2 * g.wait + 1;
+    g.waiting[g.n_waiting++] = ident;
+    while (g.turn != 0 && monotonic() < end) {
+        sleep_without_gil(POLL);
+    }
+    for (int i = 0; i < g.n_waiting; i++) {
+        if (g.waiting[i] == ident) {
+            g.waiting[i] = g.waiting[--g.n_waiting];
+            break;
+        }
+    }
+    if (g.turn != 0) {
+        return 0;
+    }
+    g.turn = ident;
+    return 1;
+}
+
+static int keep_last(PyObject *list, PyObject *hook)
+{
+    Py_ssize_t n = list == NULL ? 0 : PyList_GET_SIZE(list);
+    if (n == 0 || PyList_GET_ITEM(list, n - 1) == hook) {
+        return 0;
+    }
+    for (Py_ssize_t i = 0; i < n; i++) {
+        if (PyList_GET_ITEM(list, i) == hook) {
+            if (PyList_SetSlice(list, i, i + 1, NULL) < 0) {
+                return -1;
+            }
+            return PyList_Append(list, hook);
+        }
+    }
+    return 0;
+}
+
+static int anything_matters(void)
+{
+    for (int i = 0; i < g.look.n; i++) {
+        if (matters(&g.look.items[i]) != MATTERS_NOT) {
+            return 1;
+        }
+    }
+    return g.look.failed || (g.look.threads && PyDict_GET_SIZE(foreign_locks));
+}
+
+static int call_python(PyObject *function, PyObject *argument, const char *where)
+{
+    if (function == NULL) {
+        return 0;
+    }
+    PyObject *answer = step_fails() ? PyErr_NoMemory()
+                       : argument   ? PyObject_CallOneArg(function, argument)
+                                    : PyObject_CallNoArgs(function);
+    if (answer == NULL) {
+        turn_off(where);
+        return -1;
+    }
+    if (PyExceptionInstance_Check(answer)) {
+        /* A warning that -W error made an exception: shown as CPython shows its own from here. */
+        PyErr_SetObject((PyObject *)Py_TYPE(answer), answer);
+        PyErr_WriteUnraisable(function);
+    }
+    Py_DECREF(answer);
+    return 0;
+}
+
+/* CPython's own warning at a fork asks the filters in order; ours decides only if nothing stands before it. */
+static int filter_is_first(void)
+{
+    static PyObject *filters_name;
+    if (g.filter == NULL || g.filter == Py_None) {
+        return 1;
+    }
+    if (filters_name == NULL) {
+        filters_name = PyUnicode_InternFromString("filters");
+    }
+    PyObject *filters = plain_attribute(g.warnings, filters_name);
+    return filters == NULL || !PyList_CheckExact(filters) ||
+           (PyList_GET_SIZE(filters) && PyList_GET_ITEM(filters, 0) == g.filter);
+}
+
+/* Whether a library of the catalogue has been imported since, or another filter stands before ours. */
+static int refresh_is_due(void)
+{
+    if (!filter_is_first()) {
+        return 1;
+    }
+    if (PyDict_GET_SIZE(g.modules) == g.modules_seen || g.awaited == NULL) {
+        return 0;
+    }
+    g.modules_seen = PyDict_GET_SIZE(g.modules);
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(g.awaited); i++) {
+        if (PyDict_Contains(g.modules, PyTuple_GET_ITEM(g.awaited, i)) == 1) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+static PyObject *before(PyObject *module, PyObject *unused)
+{
+    (void)module;
+    (void)unused;
+    if (!g.on) {
+        Py_RETURN_NONE;
+    }
+    PyThreadState *me = PyThreadState_Get();
+    unsigned long ident = PyThread_get_thread_ident();
+    if (g.turn == ident && g.armed == ident) {
+        disarm(); /* a fork that never came */
+    }
+    if (!take_turn(ident)) {
+        Py_RETURN_NONE;
+    }
+    g.forks++;
+    g.polls = 0;
+    g.waited = 0;
+    g.outcome = OUTCOME_CLEAR;
+    g.clean = 1;
+    g.n_held = 0;
+    Py_CLEAR(g.seen);
+    Py_CLEAR(g.left);
+
+    PyInterpreterState *interpreter = PyThreadState_GetInterpreter(me);
+    keep_last(interpreter->after_forkers_parent, g.parent_hook);
+    keep_last(interpreter->after_forkers_child, g.child_last_hook);
+    PyErr_Clear();
+    PyThreadState *head = PyInterpreterState_ThreadHead(interpreter);
+    if (head == me && PyThreadState_Next(head) == NULL) {
+        g.look.n = g.look.n_waiters = g.look.threads = 0;
+        g.armed = ident;
+        Py_RETURN_NONE;
+    }
+    if (refresh_is_due() && call_python(g.refresh, NULL, "refresh") < 0) {
+        g.turn = 0;
+        Py_RETURN_NONE;
+    }
+    if (g.policy == POLICY_OBSERVE) {
+        /* PyOS_BeforeFork would take the import lock after us and wait for it while others move on; taken here, the look
+         * is of the instant at which the fork happens. No Python code from here to there. */
+        if (lock_imports() < 0) {
+            g.turn = 0;
+            Py_RETURN_NONE;
+        }
+        look(&g.look, me);
+        g.polls = 1;
+        if (anything_matters()) {
+            find_held(me);
+            g.left = at_risk();
+            g.outcome = OUTCOME_OBSERVED;
+        }
+    }
+    else {
+        if (lock_imports() < 0) {
+            g.turn = 0;
+            Py_RETURN_NONE;
+        }
+        look(&g.look, me);
+        g.polls = 1;
+        if (anything_matters()) {
+            find_held(me);
+        }
+        if (anything_matters()) {
+            g.seen = step_fails() ? PyErr_NoMemory() : at_risk();
+            unlock_imports();
+            if (g.seen == NULL || call_python(g.consider, g.seen, "consider") < 0) {
+                if (PyErr_Occurred()) {
+                    turn_off("look");
+                }
+                g.turn = 0;
+                Py_RETURN_NONE;
+            }
+            find_held(me);
+            settle(me);
+            g.left = at_risk();
+        }
+    }
+    PyErr_Clear();
+    g.clean = g.left == NULL || PyList_GET_SIZE(g.left) == 0;
+    g.armed = ident;
+    Py_RETURN_NONE;
+}
+
+static PyObject *report(void)
+{
+    return Py_BuildValue("(kOOdiiO)", g.forks, g.seen ? g.seen : Py_None, g.left ? g.left : Py_None, g.waited, g.polls,
+                         g.outcome, g.clean ? Py_True : Py_False);
+}
+
+static PyObject *after_parent(PyObject *module, PyObject *unused)
+{
+    (void)module;
+    (void)unused;
+    in_parent(); /* for a fork that came to nothing before it reached the system call */
+    if (g.on && (g.seen != NULL || g.report_all) && g.after_parent != NULL) {
+        PyObject *argument = report();
+        Py_CLEAR(g.seen);
+        Py_CLEAR(g.left);
+        if (argument == NULL) {
+            turn_off("report");
+        }
+        else {
+            call_python(g.after_parent, argument, "after_in_parent");
+            Py_DECREF(argument);
+        }
+    }
+    Py_RETURN_NONE;
+}
+
+/* A Condition still lists the waiters of threads that are gone; notify() would wake one of those instead of a living
+ * one. The permits that such threads had of a semaphore come back to nobody else. */
+static void mend_queues(void)
+{
+    static PyObject *waiters_name, *value_name, *remove_name;
+    if (waiters_name == NULL) {
+        waiters_name = PyUnicode_InternFromString("_waiters");
+        value_name = PyUnicode_InternFromString("_value");
+        remove_name = PyUnicode_InternFromString("remove");
+    }
+    for (int i = 0; i < g.look.n_waiters; i++) {
+        PyObject *queue = plain_attribute(g.look.waiters[i].condition, waiters_name);
+        if (queue == NULL || strcmp(Py_TYPE(queue)->tp_name, "collections.deque") != 0) {
+            continue;
+        }
+        PyObject *answer = PyObject_CallMethodOneArg(queue, remove_name, g.look.waiters[i].waiter);
+        if (answer == NULL) {
+            PyErr_Clear(); /* it was notified, and had not gone on yet */
+        }
+        Py_XDECREF(answer);
+    }
+    for (int i = 0; i < g.look.n; i++) {
+        const Sighting *s = &g.look.items[i];
+        int value = s->kind == KIND_SEMAPHORE ? semaphore_value(s->subject) : -1;
+        if (value >= 0) {
+            PyObject *more = PyLong_FromLong((long)value + 1);
+            if (more == NULL || PyObject_GenericSetAttr(s->subject, value_name, more) < 0) {
+                PyErr_Clear();
+            }
+            Py_XDECREF(more);
+        }
+    }
+    g.look.n_waiters = 0;
+}
+
+static PyObject *child_first(PyObject *module, PyObject *unused)
+{
+    (void)module;
+    (void)unused;
+    if (g.on && g.in_child && g.repair && g.policy == POLICY_WAIT) {
+        mend_queues();
+    }
+    if (g.on && g.in_child && g.left != NULL && PyList_GET_SIZE(g.left) && g.after_child != NULL) {
+        PyObject *argument = Py_BuildValue("(iO)", 0, g.left);
+        if (argument == NULL) {
+            turn_off("child");
+        }
+        else {
+            call_python(g.after_child, argument, "after_in_child");
+            Py_DECREF(argument);
+        }
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *child_last(PyObject *module, PyObject *unused)
+{
+    (void)module;
+    (void)unused;
+    int ours = g.in_child;
+    g.in_child = 0;
+    g.look.n = 0;
+    if (g.on && ours && (g.seen != NULL || g.report_all) && g.after_child != NULL) {
+        PyObject *argument = Py_BuildValue("(iN)", 1, report());
+        Py_CLEAR(g.seen);
+        Py_CLEAR(g.left);
+        if (argument == NULL) {
+            turn_off("child");
+        }
+        else {
+            call_python(g.after_child, argument, "after_in_child");
+            Py_DECREF(argument);
+        }
+    }
+    Py_RETURN_NONE;
+}
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * For Python
+ */
+
+static PyMethodDef hook_definitions[] = {
+    {"forkproof_before", before, METH_NOARGS, NULL},
+    {"forkproof_after_in_parent", after_parent, METH_NOARGS, NULL},
+    {"forkproof_first_in_child", child_first, METH_NOARGS, NULL},
+    {"forkproof_last_in_child", child_last, METH_NOARGS, NULL},
+};
+
+static void take_out(PyObject *list, PyObject *hook)
+{
+    for (Py_ssize_t i = list == NULL ? 0 : PyList_GET_SIZE(list); i-- > 0;) {
+        if (PyList_GET_ITEM(list, i) == hook && PyList_SetSlice(list, i, i + 1, NULL) < 0) {
+            PyErr_Clear();
+        }
+    }
+}
+
+static PyObject *install(PyObject *module, PyObject *args, PyObject *keywords)
+{
+    static char *names[] = {"policy", "repair", "wait", "report_all", "refresh", "consider", "after_parent",
+                            "after_child", "fault", "warnings", "filter", NULL};
+    int policy, repair, report_all;
+    double wait;
+    PyObject *refresh, *consider, *parent, *child, *fault, *warnings, *filter;
+    (void)module;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "ipdpOOOOOOO", names, &policy, &repair, &wait, &report_all,
+                                     &refresh, &consider, &parent, &child, &fault, &warnings, &filter)) {
+        return NULL;
+    }
+    PyInterpreterState *interpreter = PyInterpreterState_Get();
+    take_out(interpreter->before_forkers, g.before_hook);
+    take_out(interpreter->after_forkers_parent, g.parent_hook);
+    take_out(interpreter->after_forkers_child, g.child_first_hook);
+    take_out(interpreter->after_forkers_child, g.child_last_hook);
+
+    PyObject *posix = PyImport_ImportModule("posix");
+    PyObject *reg = posix ? PyObject_GetAttrString(posix, "register_at_fork") : NULL;
+    Py_XDECREF(posix);
+    PyObject *none = PyTuple_New(0);
+    PyObject *hooks = Py_BuildValue("{sOsOsO}", "before", g.before_hook, "after_in_parent", g.parent_hook,
+                                    "after_in_child", g.child_last_hook);
+    PyObject *answer = reg && none && hooks ? PyObject_Call(reg, none, hooks) : NULL;
+    Py_XDECREF(reg);
+    Py_XDECREF(none);
+    Py_XDECREF(hooks);
+    if (answer == NULL) {
+        return NULL;
+    }
+    Py_DECREF(answer);
+    /* `before` runs in reverse order of registration: the first of the list is the last to run. */
+    take_out(interpreter->before_forkers, g.before_hook);
+    if (PyList_Insert(interpreter->before_forkers, 0, g.before_hook) < 0 ||
+        PyList_Insert(interpreter->after_forkers_child, 0, g.child_first_hook) < 0) {
+        return NULL;
+    }
+    g.policy = policy;
+    g.repair = repair;
+    g.wait = wait;
+    g.report_all = report_all;
+    Py_XSETREF(g.refresh, Py_NewRef(refresh));
+    Py_XSETREF(g.consider, Py_NewRef(consider));
+    Py_XSETREF(g.after_parent, Py_NewRef(parent));
+    Py_XSETREF(g.after_child, Py_NewRef(child));
+    Py_XSETREF(g.fault, Py_NewRef(fault));
+    Py_XSETREF(g.warnings, Py_NewRef(warnings));
+    Py_XSETREF(g.filter, Py_NewRef(filter));
+    g.modules_seen = -1;
+    g.n_lost = 0;
+    g.on = 1;
+    Py_RETURN_NONE;
+}
+
+static PyObject *uninstall(PyObject *module, PyObject *unused)
+{
+    (void)module;
+    (void)unused;
+    /* A fork under way in another thread still ends as it must: what is armed is disarmed inside fork() itself. */
+    PyInterpreterState *interpreter = PyInterpreterState_Get();
+    g.on = 0;
+    take_out(interpreter->before_forkers, g.before_hook);
+    take_out(interpreter->after_forkers_parent, g.parent_hook);
+    take_out(interpreter->after_forkers_child, g.child_first_hook);
+    take_out(interpreter->after_forkers_child, g.child_last_hook);
+    Py_RETURN_NONE;
+}
+
+static PyObject *look_now(PyObject *module, PyObject *unused)
+{
+    static Look l;
+    (void)module;
+    (void)unused;
+    look(&l, PyThreadState_Get());
+    if (l.failed) {
+        return PyErr_NoMemory();
+    }
+    return look_as_list(&l);
+}
+
+static PyObject *assess(PyObject *module, PyObject *unused)
+{
+    (void)module;
+    (void)unused;
+    PyThreadState *me = PyThreadState_Get();
+    if (g.turn != 0) {
+        return PyList_New(0); /* asked from inside a fork of another thread: its look is in use */
+    }
+    look(&g.look, me);
+    find_held(me);
+    return at_risk();
+}
+
+static PyObject *waiters(PyObject *module, PyObject *unused)
+{
+    static Look l;
+    (void)module;
+    (void)unused;
+    look(&l, PyThreadState_Get());
+    PyObject *list = PyList_New(0);
+    for (int i = 0; list != NULL && i < l.n_waiters; i++) {
+        PyObject *item = PyTuple_Pack(2, l.waiters[i].condition, l.waiters[i].waiter);
+        if (item == NULL || PyList_Append(list, item) < 0) {
+            Py_CLEAR(list);
+        }
+        Py_XDECREF(item);
+    }
+    return list;
+}
+
+static PyObject *set_catalogue(PyObject *module, PyObject *args)
+{
+    PyObject *calls, *awaited;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "O!O!", &PyDict_Type, &calls, &PyTuple_Type, &awaited)) {
+        return NULL;
+    }
+    Py_XSETREF(g.awaited, Py_NewRef(awaited));
+    if (set_calls(calls) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *set_semaphore(PyObject *module, PyObject *type)
+{
+    (void)module;
+    if (!PyType_Check(type)) {
+        PyErr_SetString(PyExc_TypeError, "a class is needed");
+        return NULL;
+    }
+    Py_XSETREF(semaphore_type, (PyTypeObject *)Py_NewRef(type));
+    Py_RETURN_NONE;
+}
+
+static PyObject *add_foreign(PyObject *module, PyObject *object)
+{
+    (void)module;
+    PyObject *id = PyLong_FromVoidPtr(object);
+    if (id == NULL || PyDict_SetItem(foreign_locks, id, object) < 0) {
+        Py_XDECREF(id);
+        return NULL;
+    }
+    Py_DECREF(id);
+    Py_RETURN_NONE;
+}
+
+static PyObject *set_exempt(PyObject *module, PyObject *exempt)
+{
+    (void)module;
+    if (!PyDict_CheckExact(exempt)) {
+        PyErr_SetString(PyExc_TypeError, "a dict is needed");
+        return NULL;
+    }
+    Py_XSETREF(g.exempt, Py_NewRef(exempt));
+    Py_RETURN_NONE;
+}
+
+static PyObject *last_clean(PyObject *module, PyObject *unused)
+{
+    (void)module;
+    (void)unused;
+    return PyBool_FromLong(g.on && g.clean);
+}
+
+static PyObject *fail_at(PyObject *module, PyObject *number)
+{
+    (void)module;
+    g.fail_at = (int)PyLong_AsLong(number);
+    g.step = 0;
+    if (PyErr_Occurred()) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *expression(PyObject *module, PyObject *args)
+{
+    PyCodeObject *code;
+    int offset;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "O!i", &PyCode_Type, &code, &offset)) {
+        return NULL;
+    }
+    PyObject *text = expression_text(code, offset / 2);
+    if (text == NULL) {
+        Py_RETURN_NONE;
+    }
+    return text;
+}
+
+/* What others run in a child, in order. */
+static PyObject *child_callbacks(PyObject *module, PyObject *unused)
+{
+    (void)module;
+    (void)unused;
+    PyObject *list = PyInterpreterState_Get()->after_forkers_child;
+    PyObject *copy = PyList_New(0);
+    for (Py_ssize_t i = 0; copy != NULL && list != NULL && i < PyList_GET_SIZE(list); i++) {
+        PyObject *callback = PyList_GET_ITEM(list, i);
+        if (callback != g.child_first_hook && callback != g.child_last_hook && PyList_Append(copy, callback) < 0) {
+            Py_CLEAR(copy);
+        }
+    }
+    return copy;
+}
+
+static PyObject *code_units(PyObject *module, PyObject *code)
+{
+    (void)module;
+    if (!PyCode_Check(code)) {
+        PyErr_SetString(PyExc_TypeError, "a code object is needed");
+        return NULL;
+    }
+    const CodeInfo *info = code_info((PyCodeObject *)code);
+    PyObject *list = PyList_New(0);
+    for (int i = 0; list != NULL && i < info->n_units; i++) {
+        const Unit *u = &info->units[i];
+        int slot = u->with ? info->regions[u->with].slot : -1;
+        PyObject *item = Py_BuildValue("(iii)", u->back ? -2 : u->depth, slot, (int)u->pending);
+        if (item == NULL || PyList_Append(list, item) < 0) {
+            Py_CLEAR(list);
+        }
+        Py_XDECREF(item);
+    }
+    return list;
+}
+
+PyMethodDef guard_methods[] = {
+    {"install", (PyCFunction)(void (*)(void))install, METH_VARARGS | METH_KEYWORDS, NULL},
+    {"uninstall", uninstall, METH_NOARGS, NULL},
+    {"look", look_now, METH_NOARGS, NULL},
+    {"assess", assess, METH_NOARGS, NULL},
+    {"waiters", waiters, METH_NOARGS, NULL},
+    {"set_calls", set_catalogue, METH_VARARGS, NULL},
+    {"set_semaphore", set_semaphore, METH_O, NULL},
+    {"add_foreign", add_foreign, METH_O, NULL},
+    {"set_exempt", set_exempt, METH_O, NULL},
+    {"last_clean", last_clean, METH_NOARGS, NULL},
+    {"probe_buffered", probe_buffered, METH_O, NULL},
+    {"expression", expression, METH_VARARGS, NULL},
+    {"child_callbacks", child_callbacks, METH_NOARGS, NULL},
+    {"code_units", code_units, METH_O, NULL},
+    {"fail_at", fail_at, METH_O, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+int guard_init(PyObject *module)
+{
+    static int registered;
+    (void)module;
+    PyObject *imp = PyImport_ImportModule("_imp");
+    if (imp == NULL) {
+        return -1;
+    }
+    g.acquire_import_lock = PyObject_GetAttrString(imp, "acquire_lock");
+    g.release_import_lock = PyObject_GetAttrString(imp, "release_lock");
+    Py_DECREF(imp);
+    g.modules = Py_XNewRef(PySys_GetObject("modules"));
+    if (g.acquire_import_lock == NULL || g.release_import_lock == NULL || g.modules == NULL ||
+        !PyDict_CheckExact(g.modules)) {
+        if (!PyErr_Occurred()) {
+            PyErr_SetString(PyExc_ImportError, "sys.modules is not a dict");
+        }
+        return -1;
+    }
+    PyObject **slots[] = {&g.before_hook, &g.parent_hook, &g.child_first_hook, &g.child_last_hook};
+    for (size_t i = 0; i < Py_ARRAY_LENGTH(slots); i++) {
+        *slots[i] = PyCFunction_New(&hook_definitions[i], NULL);
+        if (*slots[i] == NULL) {
+            return -1;
+        }
+    }
+    g.random = (uint32_t)(monotonic() * 1e9) | 1;
+    if (!registered) {
+        registered = 1;
+        if (pthread_atfork(NULL, in_parent, in_child) != 0) {
+            PyErr_SetString(PyExc_ImportError, "pthread_atfork failed");
+            return -1;
+        }
+    }
+    return 0;
+}
+
+#endif

@@ -1,0 +1,214 @@
+/* The interpreter as this extension sees it: threads, frames, value stacks, generators.
+ *
+ * The only file that touches CPython's internal headers. Everything above it speaks of "frame", "unit" (index of a
+ * code unit, two bytes each) and "slot" (index on a frame's value stack, 0 the lowest). What is relied on:
+ *
+ *   PyThreadState          3.11, 3.12: cframe->current_frame; 3.13+: current_frame       (cpython/pystate.h)
+ *   _PyInterpreterFrame    f_code or f_executable, previous, prev_instr or instr_ptr, owner, localsplus;
+ *                          3.11: is_entry; 3.14+: stackpointer             (pycore_frame.h, pycore_interpframe_structs.h)
+ *   _PyStackRef            3.14+: two tag bits, of which 3 is a tagged integer and 2 invalid       (pycore_stackref.h)
+ *   PyCodeObject           co_nlocalsplus, co_code_adaptive                                        (cpython/code.h)
+ *   PyGenObject            gi_iframe, gi_frame_state                                (cpython/genobject.h, 3.14+ as above)
+ *   PyInterpreterState     before_forkers, after_forkers_parent, after_forkers_child               (pycore_interp.h)
+ *   the GIL's struct       its address range only, to see that a thread waits for it                 (pycore_gil.h)
+ *
+ * Guarantee: on an interpreter that is not listed here the extension is an empty module that refuses to import.
+ */
+#ifndef FORKPROOF_INTERP_H
+#define FORKPROOF_INTERP_H
+
+#define PY_SSIZE_T_CLEAN
+#ifndef Py_BUILD_CORE_MODULE
+#define Py_BUILD_CORE_MODULE 1
+#endif
+#include <Python.h>
+
+#if PY_VERSION_HEX < 0x030B0000 || PY_VERSION_HEX >= 0x03100000 || defined(Py_GIL_DISABLED) || defined(PYPY_VERSION)
+#define FORKPROOF_UNKNOWN_INTERPRETER 1
+#else
+
+#include "internal/pycore_frame.h"
+#include "internal/pycore_interp.h"
+#include "internal/pycore_code.h"
+#include "internal/pycore_gil.h"
+#include "internal/pycore_runtime.h"
+#if PY_VERSION_HEX >= 0x030E0000
+#include "internal/pycore_interpframe.h"
+#include "internal/pycore_stackref.h"
+#include "internal/pycore_genobject.h"
+#endif
+
+#define PY_AT_LEAST(major, minor) (PY_VERSION_HEX >= (((major) << 24) | ((minor) << 16)))
+
+typedef struct _PyInterpreterFrame Frame;
+
+static inline Frame *thread_top(PyThreadState *ts)
+{
+#if PY_AT_LEAST(3, 13)
+    return ts->current_frame;
+#else
+    return ts->cframe ? ts->cframe->current_frame : NULL;
+#endif
+}
+
+/* Shims stand where C code entered the interpreter (3.12+); they carry no Python code. */
+static inline int frame_is_shim(const Frame *f)
+{
+#if PY_AT_LEAST(3, 12)
+    return f->owner >= 3;
+#else
+    (void)f;
+    return 0;
+#endif
+}
+
+/* Whether C code lies between this frame and the next outer Python frame. `outer` is the first non-shim one. */
+static inline Frame *frame_outer(Frame *f, int *through_c)
+{
+#if PY_AT_LEAST(3, 12)
+    Frame *outer = f->previous;
+    *through_c = 0;
+    while (outer != NULL && frame_is_shim(outer)) {
+        *through_c = 1;
+        outer = outer->previous;
+    }
+    return outer;
+#else
+    *through_c = f->is_entry;
+    return f->previous;
+#endif
+}
+
+/* Borrowed; NULL where the frame has no code object (a frame being torn down). */
+static inline PyCodeObject *frame_code(const Frame *f)
+{
+#if PY_AT_LEAST(3, 14)
+    PyObject *code = (PyObject *)(f->f_executable.bits & ~(uintptr_t)3);
+    return code != NULL && PyCode_Check(code) ? (PyCodeObject *)code : NULL;
+#elif PY_AT_LEAST(3, 13)
+    return f->f_executable != NULL && PyCode_Check(f->f_executable) ? (PyCodeObject *)f->f_executable : NULL;
+#else
+    return f->f_code;
+#endif
+}
+
+/* The code unit the frame stands at; it may lie among an instruction's caches, and be -1 before the first one. */
+static inline int frame_unit(const Frame *f, PyCodeObject *code)
+{
+#if PY_AT_LEAST(3, 13)
+    return (int)(f->instr_ptr - _PyCode_CODE(code));
+#else
+    return (int)(f->prev_instr - _PyCode_CODE(code));
+#endif
+}
+
+#if PY_AT_LEAST(3, 14)
+static inline PyObject *untag(_PyStackRef ref)
+{
+    uintptr_t tag = ref.bits & 3;
+    if (tag == 3 || tag == 2) {
+        return NULL;
+    }
+    return (PyObject *)(ref.bits & ~(uintptr_t)3);
+}
+#endif
+
+/* Borrowed local, cell or free variable; NULL when unbound. Always safe to read. */
+static inline PyObject *frame_local(const Frame *f, int index)
+{
+#if PY_AT_LEAST(3, 14)
+    return untag(f->localsplus[index]);
+#else
+    return f->localsplus[index];
+#endif
+}
+
+/* Borrowed content of a slot. The caller must know that the slot is in use (see code.c on depths). */
+static inline PyObject *frame_slot(const Frame *f, PyCodeObject *code, int slot)
+{
+    if (slot < 0 || slot >= code->co_stacksize) {
+        return NULL;
+    }
+    return frame_local(f, code->co_nlocalsplus + slot);
+}
+
+/* How many slots are in use, exactly, on 3.14+; -1 where the interpreter does not keep it (internals: trap 4). */
+static inline int frame_depth(const Frame *f, PyCodeObject *code)
+{
+#if PY_AT_LEAST(3, 14)
+    if (f->stackpointer == NULL) {
+        return -2;
+    }
+    return (int)(f->stackpointer - f->localsplus) - code->co_nlocalsplus;
+#else
+    (void)f;
+    (void)code;
+    return -1;
+#endif
+}
+
+static inline PyObject *frame_globals(const Frame *f)
+{
+    return f->f_globals;
+}
+
+/* The frame of a generator, coroutine or asynchronous generator that is suspended; else NULL. */
+static inline Frame *suspended_frame(PyObject *generator)
+{
+    if (!PyGen_Check(generator) && !PyCoro_CheckExact(generator) && !PyAsyncGen_CheckExact(generator)) {
+        return NULL;
+    }
+    PyGenObject *gen = (PyGenObject *)generator;
+#if PY_AT_LEAST(3, 13)
+    if (!FRAME_STATE_SUSPENDED(gen->gi_frame_state)) {
+        return NULL;
+    }
+#else
+    if (gen->gi_frame_state != FRAME_SUSPENDED) {
+        return NULL;
+    }
+#endif
+    return (Frame *)&gen->gi_iframe;
+}
+
+static inline int address_is_gil(uintptr_t address)
+{
+#if PY_AT_LEAST(3, 12)
+    uintptr_t gil = (uintptr_t)PyInterpreterState_Get()->ceval.gil;
+#else
+    uintptr_t gil = (uintptr_t)&_PyRuntime.ceval.gil;
+#endif
+    return address >= gil && address < gil + sizeof(struct _gil_runtime_state);
+}
+
+static inline void *code_extra_get(PyCodeObject *code, Py_ssize_t index)
+{
+    void *extra = NULL;
+#if PY_AT_LEAST(3, 12)
+    PyUnstable_Code_GetExtra((PyObject *)code, index, &extra);
+#else
+    _PyCode_GetExtra((PyObject *)code, index, &extra);
+#endif
+    return extra;
+}
+
+static inline int code_extra_set(PyCodeObject *code, Py_ssize_t index, void *extra)
+{
+#if PY_AT_LEAST(3, 12)
+    return PyUnstable_Code_SetExtra((PyObject *)code, index, extra);
+#else
+    return _PyCode_SetExtra((PyObject *)code, index, extra);
+#endif
+}
+
+static inline Py_ssize_t code_extra_index(freefunc release)
+{
+#if PY_AT_LEAST(3, 12)
+    return PyUnstable_Eval_RequestCodeExtraIndex(release);
+#else
+    return _PyEval_RequestCodeExtraIndex(release);
+#endif
+}
+
+#endif /* known interpreter */
+#endif

@@ -1,0 +1,1191 @@
+/* Looking: from threads to frames, from frames to managers and calls, from those to locks.
+ *
+ * Everything here reads. It holds the GIL throughout, calls only C functions that neither let it go nor run code of the
+ * program's, and takes no reference. Evidence of three sorts meets in each frame: the exception table says which
+ * `with` are active, the instruction at hand says what is being acquired or left, and the data flow of code.c says
+ * which acquire() has its release() still to come.
+ */
+#include "look.h"
+#include <fcntl.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#ifndef FORKPROOF_UNKNOWN_INTERPRETER
+
+#define MAX_NESTING 6
+#define MAX_LET_GO 16
+
+static PyObject *name_enter, *name_exit, *name_gen, *name_exit_callbacks, *name_owner, *name_buffer, *name_func,
+    *name_file, *name_release;
+
+static PyObject *module_locks; /* importlib._bootstrap._module_locks */
+static PyTypeObject *text_type;
+
+/* Catalogued callables, by address: open addressing, never more than half full. */
+typedef struct {
+    PyObject *callable;
+    int entry, resource, host_name, gil_outside;
+} Known;
+static Known *known;
+static size_t known_mask;
+
+typedef struct {
+    Look *look;
+    PyThreadState *thread;
+    int first;                      /* index of this thread's first sighting */
+    PyObject *let_go[MAX_LET_GO];   /* locks that Condition.wait has let go of, in frames further in */
+    int n_let_go;
+    int importing;
+    int steps;                      /* of resolving managers, against pathological objects */
+} Thread;
+
+typedef struct {
+    Frame *frame;
+    PyCodeObject *code;
+    const CodeInfo *info;
+    int unit, named_at;
+    PyTypeObject *manager;
+} Place;
+
+int look_init(void)
+{
+    static const struct {
+        PyObject **slot;
+        const char *text;
+    } names[] = {
+        {&name_enter, "__enter__"}, {&name_exit, "__exit__"}, {&name_gen, "gen"},
+        {&name_exit_callbacks, "_exit_callbacks"}, {&name_owner, "owner"}, {&name_buffer, "buffer"},
+        {&name_func, "func"}, {&name_file, "file"}, {&name_release, "release"},
+    };
+    for (size_t i = 0; i < Py_ARRAY_LENGTH(names); i++) {
+        *names[i].slot = PyUnicode_InternFromString(names[i].text);
+        if (*names[i].slot == NULL) {
+            return -1;
+        }
+    }
+    PyObject *bootstrap = PyImport_ImportModule("_frozen_importlib");
+    PyObject *io = PyImport_ImportModule("_io");
+    if (bootstrap == NULL || io == NULL) {
+        return -1;
+    }
+    module_locks = PyObject_GetAttrString(bootstrap, "_module_locks");
+    text_type = (PyTypeObject *)PyObject_GetAttrString(io, "TextIOWrapper");
+    Py_DECREF(bootstrap);
+    Py_DECREF(io);
+    if (module_locks == NULL || text_type == NULL || !PyDict_CheckExact(module_locks)) {
+        if (!PyErr_Occurred()) {
+            PyErr_SetString(PyExc_ImportError, "importlib's module locks are not where forkproof knows them");
+        }
+        return -1;
+    }
+    return 0;
+}
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * The catalogue
+ */
+
+static inline size_t hash_pointer(const void *pointer)
+{
+    return ((uintptr_t)pointer >> 4) * (uintptr_t)11400714819323198485ull >> 20;
+}
+
+static const Known *known_call(PyObject *callable)
+{
+    if (known == NULL || callable == NULL) {
+        return NULL;
+    }
+    for (size_t at = hash_pointer(callable) & known_mask;; at = (at + 1) & known_mask) {
+        if (known[at].callable == callable) {
+            return &known[at];
+        }
+        if (known[at].callable == NULL) {
+            return NULL;
+        }
+    }
+}
+
+int set_calls(PyObject *calls)
+{
+    static PyObject *kept;
+    size_t size = 16;
+    while (size < 2 * (size_t)PyDict_GET_SIZE(calls) + 2) {
+        size *= 2;
+    }
+    Known *fresh = PyMem_RawCalloc(size, sizeof(Known));
+    if (fresh == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    PyObject *key, *value;
+    Py_ssize_t position = 0;
+    while (PyDict_Next(calls, &position, &key, &value)) {
+        Known entry = {.callable = key};
+        if (!PyArg_ParseTuple(value, "iipp", &entry.entry, &entry.resource, &entry.host_name, &entry.gil_outside)) {
+            PyMem_RawFree(fresh);
+            return -1;
+        }
+        size_t at = hash_pointer(key) & (size - 1);
+        while (fresh[at].callable != NULL) {
+            at = (at + 1) & (size - 1);
+        }
+        fresh[at] = entry;
+    }
+    Known *old = known;
+    known = fresh;
+    known_mask = size - 1;
+    PyMem_RawFree(old);
+    Py_XDECREF(kept);
+    kept = Py_NewRef(calls);
+    return 0;
+}
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Sightings
+ */
+
+static Sighting *add(Look *l)
+{
+    if (l->n == l->room) {
+        int room = l->room ? l->room * 2 : 128;
+        Sighting *grown = PyMem_RawRealloc(l->items, sizeof(Sighting) * (size_t)room);
+        if (grown == NULL) {
+            l->failed = 1;
+            return NULL;
+        }
+        l->items = grown;
+        l->room = room;
+    }
+    memset(&l->items[l->n], 0, sizeof(Sighting));
+    return &l->items[l->n++];
+}
+
+static void add_waiter(Look *l, PyObject *condition, PyObject *waiter)
+{
+    if (l->n_waiters == l->room_waiters) {
+        int room = l->room_waiters ? l->room_waiters * 2 : 128;
+        Waiter *grown = PyMem_RawRealloc(l->waiters, sizeof(Waiter) * (size_t)room);
+        if (grown == NULL) {
+            l->failed = 1;
+            return;
+        }
+        l->waiters = grown;
+        l->room_waiters = room;
+    }
+    l->waiters[l->n_waiters++] = (Waiter){condition, waiter};
+}
+
+void look_clear(Look *l)
+{
+    PyMem_RawFree(l->items);
+    PyMem_RawFree(l->waiters);
+    memset(l, 0, sizeof(*l));
+}
+
+static PyTypeObject *self_type(const Place *p)
+{
+    if (p->code->co_argcount < 1) {
+        return NULL;
+    }
+    PyObject *first = frame_local(p->frame, 0);
+    if (first != NULL && PyCell_Check(first)) {
+        first = PyCell_GET(first);
+    }
+    if (first == NULL) {
+        return NULL;
+    }
+    return PyType_Check(first) ? (PyTypeObject *)first : Py_TYPE(first);
+}
+
+static Sighting *sight(Thread *t, const Place *p, State state, Kind kind, PyObject *subject, int certain)
+{
+    Look *l = t->look;
+    Sighting *s = NULL;
+    for (int i = t->first; i < l->n; i++) {
+        if (l->items[i].subject == subject) {
+            s = &l->items[i];
+            /* A permit can be held twice by one thread; any other lock is the same one seen again, further out. */
+            if (kind == KIND_SEMAPHORE || kind == KIND_CALL) {
+                s = NULL;
+                continue;
+            }
+            if (s->state == STATE_ACQUIRING && state != STATE_ACQUIRING) {
+                if (kind != KIND_RLOCK) {
+                    return s; /* blocked on it, so it is not this thread's */
+                }
+            }
+            break;
+        }
+    }
+    int better = s != NULL;
+    if (s == NULL) {
+        s = add(l);
+        if (s == NULL) {
+            return NULL;
+        }
+    }
+    s->thread = t->thread;
+    s->state = state;
+    s->kind = kind;
+    s->certain = (unsigned)((better && s->certain) || certain);
+    s->subject = subject;
+    s->manager = p->manager;
+    s->frame = p->frame;
+    s->code = p->code;
+    s->unit = p->unit;
+    s->named_at = p->named_at;
+    s->self = self_type(p);
+    return s;
+}
+
+static void sight_lock(Thread *t, const Place *p, State state, PyObject *lock, Kind kind, int certain)
+{
+    unsigned long me = (unsigned long)t->thread->thread_id;
+    if (state == STATE_ACQUIRING) {
+        if (kind == KIND_RLOCK && rlock_owner(lock) == me) {
+            return; /* re-entering: it gets it at once */
+        }
+        sight(t, p, state, kind, lock, certain);
+        return;
+    }
+    if (kind == KIND_RLOCK) {
+        if (rlock_owner(lock) == me) {
+            sight(t, p, state, kind, lock, 1);
+        }
+        return;
+    }
+    if (kind == KIND_LOCK) {
+        for (int i = 0; i < t->n_let_go; i++) {
+            if (t->let_go[i] == lock) {
+                return;
+            }
+        }
+        if (!is_locked(lock)) {
+            return;
+        }
+    }
+    sight(t, p, state, kind, lock, certain);
+}
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * From an object that was entered to the locks it took
+ */
+
+static void sight_frame_locks(Thread *t, Place *p, State state, int nesting);
+
+typedef struct {
+    Thread *thread;
+    const Place *place;
+    State state;
+    CallRole want;
+    int nesting, found;
+    int certain;
+    PyObject *object;
+    PyObject **collect; /* instead of sighting: locks, for Condition.wait */
+    int *n_collect;
+} Resolve;
+
+static void resolve_method(Resolve *r, PyObject *object, PyObject *method);
+
+static void found_lock(Resolve *r, PyObject *lock, Kind kind)
+{
+    r->found++;
+    if (r->collect != NULL) {
+        if (*r->n_collect < MAX_LET_GO) {
+            r->collect[(*r->n_collect)++] = lock;
+        }
+        return;
+    }
+    sight_lock(r->thread, r->place, r->state, lock, kind, r->certain);
+}
+
+static int visit_call(void *context, PyCodeObject *code, const Expression *e, PyObject *method)
+{
+    Resolve *r = context;
+    if (++r->thread->steps > 200 || method == NULL) {
+        return 1;
+    }
+    PyObject *target = evaluate_on(e, code, r->object);
+    if (target == NULL) {
+        return 0;
+    }
+    const char *name = PyUnicode_AsUTF8(method);
+    if (name == NULL) {
+        PyErr_Clear();
+        return 0;
+    }
+    Kind kind = kind_of(target);
+    if (kind == KIND_LOCK || kind == KIND_RLOCK) {
+        LockMethod role = lock_method_named(name);
+        if ((r->want == CALL_ACQUIRE && (role == METHOD_ACQUIRE || role == METHOD_ENTER)) ||
+            (r->want == CALL_RELEASE && role == METHOD_RELEASE)) {
+            found_lock(r, target, kind);
+        }
+        return 0;
+    }
+    if (kind == KIND_NONE && r->nesting < 3) {
+        PyObject *outer = r->object;
+        r->nesting++;
+        resolve_method(r, target, method);
+        r->nesting--;
+        r->object = outer;
+    }
+    return 0;
+}
+
+/* What `object.method()` acquires or releases, by what its Python code says of self's attributes. */
+static void resolve_method(Resolve *r, PyObject *object, PyObject *method)
+{
+    PyObject *function = _PyType_Lookup(Py_TYPE(object), method);
+    if (function == NULL || !PyFunction_Check(function)) {
+        return;
+    }
+    r->object = object;
+    code_self_calls((PyCodeObject *)PyFunction_GET_CODE(function), visit_call, r);
+}
+
+static void resolve_exit_stack(Thread *t, const Place *p, State state, PyObject *callbacks, int nesting);
+static void sight_manager(Thread *t, const Place *p, State state, PyObject *manager, int nesting);
+
+static void sight_generator(Thread *t, const Place *p, State state, PyObject *generator, int nesting)
+{
+    Frame *frame = suspended_frame(generator);
+    if (frame == NULL || nesting > MAX_NESTING) {
+        return;
+    }
+    PyCodeObject *code = frame_code(frame);
+    if (code == NULL) {
+        return;
+    }
+    Place inner = {frame, code, code_info(code), frame_unit(frame, code), -1, p->manager};
+    sight_frame_locks(t, &inner, state, nesting + 1);
+}
+
+static void sight_manager(Thread *t, const Place *p, State state, PyObject *manager, int nesting)
+{
+    if (manager == NULL || nesting > MAX_NESTING || ++t->steps > 200) {
+        return;
+    }
+    Kind kind = kind_of(manager);
+    if (kind == KIND_LOCK || kind == KIND_RLOCK) {
+        sight_lock(t, p, state, manager, kind, 1);
+        return;
+    }
+    if (kind == KIND_SEMAPHORE) {
+        if (state != STATE_ACQUIRING) {
+            sight(t, p, state, kind, manager, 1);
+        }
+        return;
+    }
+    if (kind == KIND_FOREIGN) {
+        sight(t, p, state, kind, manager, 1);
+        return;
+    }
+    if (kind == KIND_BUFFERED || !PyType_HasFeature(Py_TYPE(manager), Py_TPFLAGS_HEAPTYPE)) {
+        return;
+    }
+    Place inner = *p;
+    inner.manager = Py_TYPE(manager);
+    PyObject *generator = plain_attribute(manager, name_gen);
+    if (generator != NULL && (PyGen_CheckExact(generator) || PyAsyncGen_CheckExact(generator))) {
+        sight_generator(t, &inner, state, generator, nesting);
+        return;
+    }
+    PyObject *callbacks = plain_attribute(manager, name_exit_callbacks);
+    if (callbacks != NULL && strcmp(Py_TYPE(callbacks)->tp_name, "collections.deque") == 0) {
+        resolve_exit_stack(t, &inner, state, callbacks, nesting);
+        return;
+    }
+    Resolve r = {.thread = t, .place = &inner, .state = state, .want = CALL_ACQUIRE, .certain = 1};
+    resolve_method(&r, manager, name_enter);
+    if (!r.found) {
+        r = (Resolve){.thread = t, .place = &inner, .state = state, .want = CALL_RELEASE, .certain = 0};
+        resolve_method(&r, manager, name_exit);
+    }
+}
+
+/* contextlib.ExitStack: a deque of (is_sync, callback); a callback is a bound __exit__, or a function around one. */
+static void resolve_exit_stack(Thread *t, const Place *p, State state, PyObject *callbacks, int nesting)
+{
+    Py_ssize_t n = PyObject_Size(callbacks);
+    for (Py_ssize_t i = 0; i < n && i < 64; i++) {
+        PyObject *item = PySequence_GetItem(callbacks, i);
+        if (item == NULL) {
+            PyErr_Clear();
+            return;
+        }
+        PyObject *callback = PyTuple_CheckExact(item) && PyTuple_GET_SIZE(item) == 2 ? PyTuple_GET_ITEM(item, 1) : NULL;
+        if (callback != NULL && PyMethod_Check(callback)) {
+            sight_manager(t, p, state, PyMethod_GET_SELF(callback), nesting + 1);
+        }
+        else if (callback != NULL && PyFunction_Check(callback) && PyFunction_GET_CLOSURE(callback) != NULL) {
+            PyObject *cells = PyFunction_GET_CLOSURE(callback);
+            for (Py_ssize_t k = 0; k < PyTuple_GET_SIZE(cells); k++) {
+                PyObject *value = PyCell_GET(PyTuple_GET_ITEM(cells, k));
+                if (value == NULL || !PyCFunction_Check(value) || PyCFunction_GET_SELF(value) == NULL) {
+                    continue;
+                }
+                PyObject *lock = PyCFunction_GET_SELF(value);
+                Kind kind = kind_of(lock);
+                const char *name = ((PyCFunctionObject *)value)->m_ml->ml_name;
+                if ((kind == KIND_LOCK || kind == KIND_RLOCK) && lock_method_named(name) == METHOD_RELEASE) {
+                    sight_lock(t, p, state, lock, kind, 1);
+                }
+            }
+        }
+        Py_DECREF(item);
+    }
+}
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * The value stack
+ */
+
+/* The manager behind what a `with` keeps in its slot: a bound __exit__ up to 3.13, the manager itself from 3.14 on. */
+static PyObject *manager_of(PyObject *slot)
+{
+#if PY_AT_LEAST(3, 14)
+    return slot;
+#else
+    if (slot == NULL || Py_REFCNT(slot) <= 0) {
+        return NULL;
+    }
+    if (PyMethod_Check(slot)) {
+        return PyMethod_GET_SELF(slot);
+    }
+    if (PyCFunction_Check(slot)) {
+        return PyCFunction_GET_SELF(slot);
+    }
+    return NULL;
+#endif
+}
+
+/* Whether `slot` holds the exit method of `manager`'s class, as the interpreter looks it up. */
+static int is_exit_of(PyObject *slot, PyObject *manager)
+{
+    if (slot == NULL || manager == NULL) {
+        return 0;
+    }
+    PyObject *exit = _PyType_Lookup(Py_TYPE(manager), name_exit);
+    if (exit == NULL) {
+        return 0;
+    }
+    if (slot == exit) {
+        return 1;
+    }
+    if (PyMethod_Check(slot)) {
+        return PyMethod_GET_FUNCTION(slot) == exit;
+    }
+    if (PyCFunction_Check(slot)) {
+        return strcmp(((PyCFunctionObject *)slot)->m_ml->ml_name, "__exit__") == 0;
+    }
+    return 0;
+}
+
+typedef struct {
+    PyObject *callable, *self;
+    int arguments; /* slot of the first argument after self */
+    int n_arguments;
+    PyObject *keywords;
+} Call;
+
+/* The call that the frame is in, and only if it is still going on (internals: trap 4). */
+static int call_of(const Place *p, int base, Call *c)
+{
+    const Unit *u = &p->info->units[base];
+    OpKind kind = op_kind(u->op);
+    int n = (int)u->arg, lowest;
+    memset(c, 0, sizeof(*c));
+    if (kind == OP_CALL) {
+        lowest = u->depth - n - 2;
+    }
+    else if (kind == OP_CALL_KW) {
+        lowest = u->depth - n - 3;
+        c->keywords = frame_slot(p->frame, p->code, u->depth - 1);
+    }
+    else if (kind == OP_CALL_EX) {
+        lowest = PY_VERSION_HEX >= 0x030E0000 ? u->depth - 4 : u->depth - 3 - (n & 1);
+        n = 0;
+    }
+    else {
+        return 0;
+    }
+    if (lowest < 0) {
+        return 0;
+    }
+    PyObject *first = frame_slot(p->frame, p->code, lowest), *second;
+#if PY_AT_LEAST(3, 14)
+    if (frame_depth(p->frame, p->code) != u->depth) {
+        return 0;
+    }
+    second = frame_slot(p->frame, p->code, lowest + 1);
+    c->callable = first;
+    c->self = second;
+#elif PY_AT_LEAST(3, 13)
+    if (first == NULL || Py_REFCNT(first) <= 0) {
+        return 0;
+    }
+    int in_progress = known_call(first) != NULL || lock_method(first) != METHOD_NONE || PyCFunction_Check(first) ||
+                      strcmp(Py_TYPE(first)->tp_name, "functools.partial") == 0;
+    if (!in_progress) {
+        return 0;
+    }
+    second = frame_slot(p->frame, p->code, lowest + 1);
+    c->callable = first;
+    c->self = second;
+#else
+    if (first != NULL && known_call(first) == NULL && lock_method(first) == METHOD_NONE) {
+        return 0; /* a result, or a method that says nothing */
+    }
+    second = frame_slot(p->frame, p->code, lowest + 1);
+    c->callable = first != NULL ? first : second;
+    c->self = first != NULL ? second : NULL;
+    if (second == NULL || Py_REFCNT(second) <= 0) {
+        return 0;
+    }
+#endif
+    c->arguments = lowest + 2;
+    c->n_arguments = n;
+    return c->callable != NULL;
+}
+
+/* Whether the call at `base` has returned already: the thread waits for the GIL before the next instruction. */
+static int call_result(const Place *p, int base, PyObject **result)
+{
+    const Unit *u = &p->info->units[base];
+    if (op_kind(u->op) != OP_CALL) {
+        return 0;
+    }
+    int lowest = u->depth - (int)u->arg - 2;
+    if (lowest < 0) {
+        return 0;
+    }
+#if PY_AT_LEAST(3, 14)
+    if (frame_depth(p->frame, p->code) != lowest + 1) {
+        return 0;
+    }
+    *result = frame_slot(p->frame, p->code, lowest);
+    return 1;
+#else
+    *result = frame_slot(p->frame, p->code, lowest);
+    return *result == Py_True || *result == Py_False || *result == Py_None;
+#endif
+}
+
+static int host_is_name(PyObject *host)
+{
+    if (PyTuple_CheckExact(host)) {
+        host = PyTuple_GET_SIZE(host) ? PyTuple_GET_ITEM(host, 0) : NULL;
+    }
+    if (host == NULL || !(PyUnicode_Check(host) || PyBytes_Check(host))) {
+        return 0;
+    }
+    const char *text = PyUnicode_Check(host) ? PyUnicode_AsUTF8(host) : PyBytes_AS_STRING(host);
+    if (text == NULL) {
+        PyErr_Clear();
+        return 0;
+    }
+    return text[strspn(text, "0123456789abcdefABCDEF:.%")] != '\0';
+}
+
+/* Whether nobody but this thread's own frames refers to the file: a child cannot come to use it. */
+static int is_private(const Thread *t, PyObject *file)
+{
+    Py_ssize_t references = Py_REFCNT(file), seen = 0;
+    if (references > 8) {
+        return 0;
+    }
+    int through_c;
+    for (Frame *f = thread_top(t->thread); f != NULL && seen < references; f = frame_outer(f, &through_c)) {
+        PyCodeObject *code = frame_is_shim(f) ? NULL : frame_code(f);
+        if (code == NULL) {
+            continue;
+        }
+        for (int i = 0; i < code->co_nlocalsplus; i++) {
+            seen += frame_local(f, i) == file;
+        }
+        const CodeInfo *info = code_info(code);
+        int unit = frame_unit(f, code);
+        int depth = unit >= 0 && unit < info->n_units ? info->units[unit].depth : 0;
+        for (int i = 0; i < depth; i++) {
+            seen += frame_slot(f, code, i) == file; /* compared only: what lies there may be stale */
+        }
+    }
+    return seen >= references;
+}
+
+static void sight_file(Thread *t, const Place *p, PyObject *file, const Known *call)
+{
+    if (file != NULL && is_private(t, file)) {
+        return;
+    }
+    if (file != NULL && PyType_IsSubtype(Py_TYPE(file), text_type)) {
+        file = plain_attribute(file, name_buffer);
+        if (file == NULL) {
+            return;
+        }
+    }
+    if (file == NULL) {
+        return;
+    }
+    Kind kind = kind_of(file);
+    Sighting *s;
+    if (kind == KIND_BUFFERED) {
+        int holds = buffered_owner(file) == (unsigned long)t->thread->thread_id;
+        s = sight(t, p, holds ? STATE_HOLDS : STATE_ACQUIRING, kind, file, holds);
+        if (s != NULL) {
+            s->mutex = 1;
+        }
+    }
+    else if (strncmp(Py_TYPE(file)->tp_name, "_io.Buffered", 12) == 0) {
+        s = sight(t, p, STATE_INSIDE, KIND_CALL, file, 0);
+    }
+    else {
+        return;
+    }
+    if (s != NULL && call != NULL) {
+        s->entry = call->entry;
+    }
+}
+
+static PyObject *print_file(const Place *p, const Call *c)
+{
+    if (c->keywords != NULL && PyTuple_CheckExact(c->keywords)) {
+        Py_ssize_t n = PyTuple_GET_SIZE(c->keywords);
+        for (Py_ssize_t i = 0; i < n; i++) {
+            if (PyUnicode_Compare(PyTuple_GET_ITEM(c->keywords, i), name_file) == 0) {
+                return frame_slot(p->frame, p->code, c->arguments + c->n_arguments - (int)n + (int)i);
+            }
+        }
+    }
+    return PySys_GetObject("stdout");
+}
+
+/* Up to 3.12 the names of keywords come from an instruction before the call. */
+static PyObject *keywords_before(const Place *p, int base)
+{
+#if PY_AT_LEAST(3, 13)
+    (void)p;
+    (void)base;
+    return NULL;
+#else
+    for (int at = base - 1; at >= 0 && at >= base - 12; at--) {
+        const Unit *u = &p->info->units[at];
+        if (!u->back && op_kind(u->op) == OP_KW_NAMES && (int)u->arg < PyTuple_GET_SIZE(p->code->co_consts)) {
+            return PyTuple_GET_ITEM(p->code->co_consts, u->arg);
+        }
+        if (!u->back && op_kind(u->op) != OP_CALL) {
+            break;
+        }
+    }
+    return NULL;
+#endif
+}
+
+static void sight_call(Thread *t, Place *p, int base, Call *c, int nesting)
+{
+    PyObject *callable = c->callable, *self = c->self;
+    const Known *call = known_call(callable);
+    LockMethod method = lock_method(callable);
+    if (call == NULL && method == METHOD_NONE) {
+        if (PyCFunction_Check(callable)) {
+            self = PyCFunction_GET_SELF(callable);
+            const char *name = ((PyCFunctionObject *)callable)->m_ml->ml_name;
+            if (self == NULL) {
+                return;
+            }
+            Kind kind = kind_of(self);
+            if (kind == KIND_LOCK || kind == KIND_RLOCK) {
+                method = lock_method_named(name);
+            }
+            else {
+                PyObject *key = PyUnicode_FromString(name);
+                PyObject *descriptor = key ? _PyType_Lookup(Py_TYPE(self), key) : NULL;
+                Py_XDECREF(key);
+                call = known_call(descriptor);
+            }
+        }
+        else if (nesting == 0 && strcmp(Py_TYPE(callable)->tp_name, "functools.partial") == 0) {
+            c->callable = plain_attribute(callable, name_func);
+            c->self = NULL;
+            if (c->callable != NULL) {
+                sight_call(t, p, base, c, 1);
+            }
+            return;
+        }
+    }
+    if (method != METHOD_NONE) {
+        if (self == NULL && c->n_arguments > 0) {
+            self = frame_slot(p->frame, p->code, c->arguments); /* Lock.acquire(lock) */
+        }
+        Kind kind = self != NULL ? kind_of(self) : KIND_NONE;
+        if (kind != KIND_LOCK && kind != KIND_RLOCK) {
+            return;
+        }
+        p->named_at = base;
+        if (method == METHOD_RELEASE) {
+            sight_lock(t, p, STATE_LEAVING, self, kind, 1);
+            return;
+        }
+        int before = t->look->n;
+        sight_lock(t, p, STATE_ACQUIRING, self, kind, 1);
+        if (t->look->n > before) {
+            int mutex = method != METHOD_ACQUIRE || p->info->enters;
+            for (int i = 0; i < p->info->n_sites && !mutex; i++) {
+                const CallSite *site = &p->info->sites[i];
+                mutex = site->role == CALL_RELEASE && site->expression >= 0 &&
+                        evaluate(&p->info->expressions[site->expression], p->code, p->frame) == self;
+            }
+            t->look->items[t->look->n - 1].mutex = (unsigned)mutex;
+        }
+        return;
+    }
+    if (call == NULL) {
+        return;
+    }
+    if (call->host_name) {
+        int named = 0;
+        for (int i = 0; i < c->n_arguments && i < 2 && !named; i++) {
+            PyObject *argument = frame_slot(p->frame, p->code, c->arguments + i);
+            named = argument != NULL && host_is_name(argument);
+        }
+        if (!named) {
+            return;
+        }
+    }
+    if (call->resource == RESOURCE_STREAM) {
+        PyObject *file = self;
+        if (file == NULL || PyModule_Check(file)) {
+            if (c->keywords == NULL) {
+                c->keywords = keywords_before(p, base);
+            }
+            file = print_file(p, c);
+        }
+        sight_file(t, p, file, call);
+        return;
+    }
+    if (t->importing) {
+        return; /* its own import, further in, is what it waits for: the library has not been entered yet */
+    }
+    PyObject *subject = call->resource == RESOURCE_OBJECT && self != NULL ? self : call->callable;
+    Sighting *s = sight(t, p, STATE_INSIDE, KIND_CALL, subject, 0);
+    if (s != NULL) {
+        s->entry = call->entry;
+        s->draining = (unsigned)call->gil_outside; /* refined by the guard, which asks the system */
+    }
+}
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Frames
+ */
+
+/* What holds for as long as a frame stands where it does, whether it runs or is suspended. */
+static void sight_frame_locks(Thread *t, Place *p, State state, int nesting)
+{
+    const CodeInfo *info = p->info;
+    if (info->boring || p->unit < 0 || p->unit >= info->n_units || nesting > MAX_NESTING) {
+        return;
+    }
+    const Unit *u = &info->units[p->unit];
+    if (u->depth < 0) {
+        return;
+    }
+    for (int r = u->with; r; r = info->regions[r].outer) {
+        p->named_at = info->regions[r].enter;
+        sight_manager(t, p, state, manager_of(frame_slot(p->frame, p->code, info->regions[r].slot)), nesting);
+    }
+    for (int r = u->iterator; r; r = info->regions[r].outer) {
+        PyObject *iterator = frame_slot(p->frame, p->code, info->regions[r].slot);
+#if PY_AT_LEAST(3, 15)
+        if (iterator == NULL) { /* an iterator and its index take two slots there */
+            iterator = frame_slot(p->frame, p->code, info->regions[r].slot - 1);
+        }
+#endif
+        if (iterator != NULL && (PyGen_CheckExact(iterator) || PyCoro_CheckExact(iterator))) {
+            sight_generator(t, p, state, iterator, nesting);
+        }
+    }
+    for (int k = 0; k < info->n_expressions; k++) {
+        if (!(u->pending & (1u << k))) {
+            continue;
+        }
+        int base = p->unit - u->back;
+        const CallSite *site = code_site(info, base);
+        PyObject *result;
+        State now = state;
+        if (site != NULL && site->expression == k && site->role == CALL_RELEASE) {
+            if (call_result(p, base, &result)) {
+                continue; /* given back: only the GIL is missing */
+            }
+            now = STATE_LEAVING;
+        }
+        PyObject *object = evaluate(&info->expressions[k], p->code, p->frame);
+        if (object == NULL) {
+            continue;
+        }
+        p->named_at = -1;
+        for (int i = 0; i < info->n_sites; i++) {
+            if (info->sites[i].expression == k) {
+                p->named_at = info->sites[i].unit;
+                break;
+            }
+        }
+        Kind kind = kind_of(object);
+        if (kind == KIND_LOCK || kind == KIND_RLOCK) {
+            sight_lock(t, p, now, object, kind, 1);
+        }
+        else if (kind == KIND_NONE && PyType_HasFeature(Py_TYPE(object), Py_TPFLAGS_HEAPTYPE)) {
+            Place inner = *p;
+            inner.manager = Py_TYPE(object);
+            Resolve r = {.thread = t, .place = &inner, .state = now, .want = CALL_RELEASE, .certain = 1};
+            resolve_method(&r, object, name_release);
+        }
+        else if (kind == KIND_SEMAPHORE) {
+            sight(t, p, now, kind, object, 1);
+        }
+    }
+}
+
+/* Borrowed: while the GIL is held a module lock that is in use is kept by its user. */
+static PyObject *referent(PyObject *reference)
+{
+    if (!PyWeakref_CheckRef(reference)) {
+        return NULL;
+    }
+#if PY_AT_LEAST(3, 13)
+    PyObject *object;
+    if (PyWeakref_GetRef(reference, &object) != 1) {
+        PyErr_Clear();
+        return NULL;
+    }
+    Py_DECREF(object);
+    return object;
+#else
+    PyObject *object = PyWeakref_GET_OBJECT(reference);
+    return object == Py_None ? NULL : object;
+#endif
+}
+
+static void sight_import(Thread *t, Place *p, PyObject *waited_for)
+{
+    if (t->importing) {
+        return;
+    }
+    t->importing = 1;
+    int named = 0;
+    PyObject *key, *value;
+    Py_ssize_t position = 0;
+    while (PyDict_Next(module_locks, &position, &key, &value)) {
+        PyObject *lock = referent(value);
+        if (lock == NULL) {
+            continue;
+        }
+        PyObject *owner = plain_attribute(lock, name_owner);
+        if (owner != NULL && PyLong_CheckExact(owner) &&
+            PyLong_AsUnsignedLong(owner) == (unsigned long)t->thread->thread_id) {
+            sight(t, p, STATE_IMPORTING, KIND_IMPORT, lock, 1);
+            named = 1;
+        }
+        PyErr_Clear();
+    }
+    if (!named) {
+        sight(t, p, STATE_IMPORTING, KIND_IMPORT, waited_for != NULL ? waited_for : module_locks, 0);
+    }
+}
+
+static void sight_wait(Thread *t, Place *p, int base)
+{
+    const CodeInfo *info = p->info;
+    PyObject *condition = info->wait_self < 0 ? NULL : frame_local(p->frame, info->wait_self);
+    PyObject *waiter = info->wait_waiter < 0 ? NULL : frame_local(p->frame, info->wait_waiter);
+    if (condition == NULL) {
+        return;
+    }
+    if (waiter != NULL && Py_IS_TYPE(waiter, lock_type)) {
+        add_waiter(t->look, condition, waiter);
+    }
+    const Unit *u = &info->units[base];
+    const CallSite *site = code_site(info, base);
+    PyObject *result;
+    int let_go = (u->pending & PENDING_LET_GO) != 0;
+    if (let_go && site != NULL && site->role == CALL_ACQUIRE_RESTORE && call_result(p, base, &result)) {
+        let_go = 0;
+    }
+    if (let_go) {
+        Resolve r = {.thread = t, .place = p, .want = CALL_ACQUIRE, .collect = t->let_go, .n_collect = &t->n_let_go};
+        resolve_method(&r, condition, name_enter);
+    }
+}
+
+static void sight_frame(Thread *t, Frame *frame, PyCodeObject *code, const CodeInfo *info, Frame *inner, int c_below)
+{
+    Place p = {frame, code, info, frame_unit(frame, code), -1, NULL};
+    if (p.unit < 0 || p.unit >= info->n_units || info->units[p.unit].depth < 0) {
+        return;
+    }
+    int base = p.unit - info->units[p.unit].back;
+    const Unit *u = &info->units[base];
+    if (info->importlib) {
+        sight_import(t, &p, info->module_lock ? frame_local(frame, 0) : NULL);
+        return;
+    }
+    if (info->wait) {
+        sight_wait(t, &p, base);
+    }
+    OpKind kind = op_kind(u->op);
+    PyObject *result = NULL;
+    if (kind == OP_BEFORE_WITH) {
+        if (c_below) {
+            PyObject *slot = frame_slot(frame, code, u->depth - 1);
+            PyObject *manager = slot;
+#if !PY_AT_LEAST(3, 12)
+            if (slot != NULL && (PyMethod_Check(slot) || PyCFunction_Check(slot))) {
+                manager = manager_of(slot);
+            }
+#endif
+            Kind k = manager == NULL ? KIND_NONE : kind_of(manager);
+            if (k == KIND_LOCK || k == KIND_RLOCK || k == KIND_FOREIGN) {
+                p.named_at = base;
+                int before = t->look->n;
+                sight_lock(t, &p, STATE_ACQUIRING, manager, k, 1);
+                if (t->look->n > before) {
+                    t->look->items[t->look->n - 1].mutex = 1;
+                }
+            }
+        }
+    }
+    else if (is_enter_call(info, base)) {
+        int depth = frame_depth(frame, code);
+        if (depth == u->depth && c_below) {
+            PyObject *manager = frame_slot(frame, code, u->depth - 1);
+            Kind k = manager == NULL ? KIND_NONE : kind_of(manager);
+            if (k == KIND_LOCK || k == KIND_RLOCK || k == KIND_FOREIGN) {
+                p.named_at = base;
+                int before = t->look->n;
+                sight_lock(t, &p, STATE_ACQUIRING, manager, k, 1);
+                if (t->look->n > before) {
+                    t->look->items[t->look->n - 1].mutex = 1;
+                }
+            }
+        }
+        else if (depth == u->depth - 1) {
+            p.named_at = base;
+            sight_manager(t, &p, STATE_HOLDS, frame_slot(frame, code, u->depth - 3), 0);
+        }
+    }
+    else if (is_exit_call(info, base)) {
+#if PY_AT_LEAST(3, 14)
+        PyObject *manager = NULL;
+        if (!c_below && inner != NULL) {
+            PyCodeObject *callee = frame_code(inner);
+            PyObject *first = callee != NULL && callee->co_argcount >= 1 ? frame_local(inner, 0) : NULL;
+            PyObject *exit = first != NULL ? _PyType_Lookup(Py_TYPE(first), name_exit) : NULL;
+            if (exit != NULL && PyFunction_Check(exit) && PyFunction_GET_CODE(exit) == (PyObject *)callee) {
+                manager = first;
+            }
+        }
+        else if (frame_depth(frame, code) == u->depth) {
+            manager = frame_slot(frame, code, u->depth - 4);
+            if (!is_exit_of(frame_slot(frame, code, u->depth - 5), manager)) {
+                manager = NULL;
+            }
+        }
+#else
+        PyObject *slot = frame_slot(frame, code, u->depth - 4);
+        PyObject *manager = manager_of(slot);
+        if (manager == NULL && slot != NULL && c_below && inner != NULL) {
+            /* A bound method lends its own slot to `self` for the time of the call (method_vectorcall). */
+            PyCodeObject *callee = frame_code(inner);
+            PyObject *exit = _PyType_Lookup(Py_TYPE(slot), name_exit);
+            if (exit != NULL && PyFunction_Check(exit) && PyFunction_GET_CODE(exit) == (PyObject *)callee) {
+                manager = slot;
+            }
+        }
+        else if (!is_exit_of(slot, manager)) {
+            manager = NULL;
+        }
+#endif
+        if (manager != NULL) {
+            sight_manager(t, &p, STATE_LEAVING, manager, 0);
+        }
+    }
+    else if (kind == OP_WITH_EXCEPT) {
+#if PY_AT_LEAST(3, 14)
+        PyObject *manager = frame_slot(frame, code, u->depth - 4);
+#else
+        PyObject *manager = manager_of(frame_slot(frame, code, u->depth - 4));
+#endif
+        sight_manager(t, &p, STATE_LEAVING, manager, 0);
+    }
+    else if (c_below && (kind == OP_CALL || kind == OP_CALL_KW || kind == OP_CALL_EX)) {
+        Call c;
+        if (call_of(&p, base, &c)) {
+            sight_call(t, &p, base, &c, 0);
+        }
+        else {
+            const CallSite *site = code_site(info, base);
+            if (site != NULL && (site->role == CALL_ACQUIRE || site->role == CALL_ACQUIRE_RESTORE) &&
+                site->expression >= 0 && call_result(&p, base, &result) &&
+                (result == Py_True || site->role == CALL_ACQUIRE_RESTORE) && (info->enters || !info->wait)) {
+                /* It has it, and only the GIL to go on is missing. */
+                PyObject *object = evaluate(&info->expressions[site->expression], code, frame);
+                Kind k = object == NULL ? KIND_NONE : kind_of(object);
+                int mutex = info->enters;
+                for (int i = 0; i < info->n_sites && !mutex; i++) {
+                    mutex = info->sites[i].role == CALL_RELEASE && info->sites[i].expression == site->expression;
+                }
+                if (mutex && (k == KIND_LOCK || k == KIND_RLOCK)) {
+                    p.named_at = base;
+                    sight_lock(t, &p, STATE_HOLDS, object, k, 1);
+                }
+            }
+        }
+    }
+    else if (c_below && kind == OP_FOR_ITER) {
+        PyObject *iterator = frame_slot(frame, code, u->depth - 1);
+#if PY_AT_LEAST(3, 15)
+        if (iterator == NULL) {
+            iterator = frame_slot(frame, code, u->depth - 2);
+        }
+#endif
+        if (iterator != NULL) {
+            sight_file(t, &p, iterator, NULL);
+        }
+    }
+    sight_frame_locks(t, &p, STATE_HOLDS, 0);
+}
+
+static void look_at_thread(Look *l, PyThreadState *ts)
+{
+    Thread t = {.look = l, .thread = ts, .first = l->n};
+    Frame *frame = thread_top(ts), *inner = NULL;
+    while (frame != NULL && frame_is_shim(frame)) {
+        frame = frame->previous;
+    }
+    int c_below = 1;
+    while (frame != NULL) {
+        PyCodeObject *code = frame_code(frame);
+        if (code != NULL) {
+            const CodeInfo *info = code_info(code);
+            if (c_below || !info->boring) {
+                sight_frame(&t, frame, code, info, inner, c_below);
+            }
+        }
+        inner = frame;
+        frame = frame_outer(frame, &c_below);
+    }
+}
+
+void look_at(Look *l, PyThreadState *self)
+{
+    look_at_thread(l, self);
+}
+
+void look(Look *l, PyThreadState *self)
+{
+    l->n = l->n_waiters = l->threads = l->failed = 0;
+    PyInterpreterState *interpreter = PyThreadState_GetInterpreter(self);
+    for (PyThreadState *ts = PyInterpreterState_ThreadHead(interpreter); ts != NULL; ts = PyThreadState_Next(ts)) {
+        if (ts != self) {
+            l->threads++;
+            look_at_thread(l, ts);
+        }
+    }
+}
+
+int waits_for_gil(unsigned long native_id)
+{
+#ifdef __linux__
+    char path[64], text[256];
+    snprintf(path, sizeof(path), "/proc/self/task/%lu/syscall", native_id);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) {
+        return 0;
+    }
+    ssize_t size = read(fd, text, sizeof(text) - 1);
+    close(fd);
+    if (size <= 0) {
+        return 0;
+    }
+    text[size] = '\0';
+    long number;
+    unsigned long first;
+    if (sscanf(text, "%ld %lx", &number, &first) != 2) {
+        return 0; /* "running" */
+    }
+#ifdef __x86_64__
+    if (number != 202) {
+        return 0;
+    }
+#elif defined(__aarch64__)
+    if (number != 98) {
+        return 0;
+    }
+#endif
+    return address_is_gil(first);
+#else
+    (void)native_id;
+    return 0;
+#endif
+}
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * For Python
+ */
+
+PyObject *stack_of(PyThreadState *thread)
+{
+    PyObject *list = PyList_New(0);
+    if (list == NULL) {
+        return NULL;
+    }
+    int through_c;
+    for (Frame *f = thread_top(thread); f != NULL; f = frame_outer(f, &through_c)) {
+        PyCodeObject *code = frame_is_shim(f) ? NULL : frame_code(f);
+        if (code == NULL) {
+            continue;
+        }
+        int unit = frame_unit(f, code);
+        PyObject *item = Py_BuildValue("(Oi)", code, unit < 0 ? 0 : unit * 2);
+        if (item == NULL || PyList_Append(list, item) < 0) {
+            Py_XDECREF(item);
+            Py_DECREF(list);
+            return NULL;
+        }
+        Py_DECREF(item);
+    }
+    return list;
+}
+
+PyObject *look_as_list(const Look *l)
+{
+    PyObject *list = PyList_New(0), *stack = NULL;
+    PyThreadState *last = NULL;
+    for (int i = 0; list != NULL && i < l->n; i++) {
+        const Sighting *s = &l->items[i];
+        if (s->thread != last) {
+            Py_XDECREF(stack);
+            stack = stack_of(s->thread);
+            last = s->thread;
+            if (stack == NULL) {
+                Py_CLEAR(list);
+                break;
+            }
+        }
+        PyObject *item = Py_BuildValue(
+            "(kkiiiiiOOiOiiOO)", (unsigned long)s->thread->thread_id, (unsigned long)s->thread->native_thread_id,
+            (int)s->state, (int)s->kind, (int)s->certain, (int)s->mutex, (int)s->draining, s->subject,
+            s->manager ? (PyObject *)s->manager : Py_None, s->entry, s->code, s->unit * 2,
+            s->named_at < 0 ? -1 : s->named_at * 2, s->self ? (PyObject *)s->self : Py_None, stack);
+        if (item == NULL || PyList_Append(list, item) < 0) {
+            Py_XDECREF(item);
+            Py_CLEAR(list);
+            break;
+        }
+        Py_DECREF(item);
+    }
+    Py_XDECREF(stack);
+    return list;
+}
+
+#endif

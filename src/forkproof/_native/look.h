@@ -1,0 +1,60 @@
+/* One look: what every other thread holds, is acquiring, is leaving and is inside, at this instant. */
+#ifndef FORKPROOF_LOOK_H
+#define FORKPROOF_LOOK_H
+
+#include "code.h"
+#include "locks.h"
+
+typedef enum { STATE_HOLDS, STATE_ACQUIRING, STATE_LEAVING, STATE_INSIDE, STATE_IMPORTING } State;
+
+typedef struct {
+    PyThreadState *thread;
+    State state;
+    Kind kind;
+    unsigned certain : 1;  /* frames prove it; else it is possible */
+    unsigned mutex : 1;    /* acquiring: it is used as a mutex there, not as a signal */
+    unsigned draining : 1; /* inside: the thread only waits for the GIL any more, the native lock is free */
+    PyObject *subject;     /* borrowed: the lock, the file, the semaphore; for a call the callable; for an import the lock */
+    PyTypeObject *manager; /* borrowed: the class whose `with` or method took it; NULL when it was taken directly */
+    int entry;             /* of the catalogue, for calls */
+    /* Where it shows, for naming and stacks. */
+    Frame *frame;
+    PyCodeObject *code;
+    int unit;              /* where the frame stands */
+    int named_at;          /* unit of the instruction that enters the `with` or calls the method; -1 none */
+    PyTypeObject *self;    /* type of the frame's first parameter, NULL if none */
+} Sighting;
+
+/* A lock on which a vanished thread will have been waiting, as Condition.wait queues it. */
+typedef struct {
+    PyObject *condition, *waiter;
+} Waiter;
+
+typedef struct {
+    Sighting *items;
+    int n, room;
+    Waiter *waiters;
+    int n_waiters, room_waiters;
+    int threads;  /* Python threads besides the forking one */
+    int failed;   /* out of memory: the look is not complete */
+} Look;
+
+int look_init(void);
+/* Looks at every thread but `self`; never lets the GIL go, runs no Python code, raises nothing. */
+void look(Look *l, PyThreadState *self);
+/* What `self`, the forking thread, holds by its own frames. */
+void look_at(Look *l, PyThreadState *self);
+void look_clear(Look *l);
+
+/* The catalogue: dict callable -> (index, resource, only) as set from Python; see evidence/_calls.py. */
+enum { RESOURCE_PROCESS, RESOURCE_OBJECT, RESOURCE_STREAM };
+int set_calls(PyObject *calls);
+
+/* Whether the thread is in a futex wait on the GIL, as /proc says; 0 where that cannot be known. */
+int waits_for_gil(unsigned long native_id);
+
+/* A copy for Python: list of tuples, see _native.pyi. */
+PyObject *look_as_list(const Look *l);
+PyObject *stack_of(PyThreadState *thread);
+
+#endif

@@ -1,0 +1,258 @@
+"""What is known of the C functions a thread may be inside when the process forks: data, and this small reader of it.
+
+`calls.toml` lists families of calls, `locks.toml` locks of libraries that no Python frame shows. A *name* there is
+dotted: a module and a function (`_socket.getaddrinfo`), or a module, a type and a method (`_io.BufferedWriter.write`),
+which means the descriptor in the type's own `__dict__`; or a type itself, for the call that makes one.
+
+Nothing here imports what it describes: to import `ssl` because it is listed would change the program that is watched
+(and import it at a bad moment). A name resolves when its module is in `sys.modules` already, and not before.
+
+For the same reason it does without `tomllib`, which imports `re`, `typing`, `datetime` and eleven more (10 to 20 ms on 3.11
+to 3.14): it reads the part of TOML that these files keep to, and a test holds it to what tomllib reads in them.
+
+Keys of a [[call]]:
+    what         what a report calls it
+    names        the C functions, dotted
+    resource     "process": one lock for the whole process; "object": the object that the method is called on;
+                 "stream": the buffered object that the file, the text stream or print() ends in
+    only         (optional) "host-name": only when an argument is a host that is a name, not a numeric address
+    gil_outside  true: the lock has been let go before the call waits for the GIL to return, so a thread that waits
+                 for the GIL at the end of the call holds nothing any more
+    platforms    (optional) prefixes of sys.platform; python: (optional) versions, as in ">=3.11,<3.14"
+    holds, child, source, advice   sentences: what is held, what the child does, how it is known, the mend
+"""
+
+from __future__ import annotations
+
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Any
+
+
+class Call:
+    """A family of C calls that may hold one lock. Immutable by convention; see the module's docstring for the fields."""
+
+    __slots__ = (
+        "what", "names", "resource", "only", "gil_outside", "platforms", "python", "holds", "child", "source", "advice"
+    )  # fmt: skip
+
+    what: str
+    names: tuple[str, ...]
+    resource: str
+    only: str | None
+    gil_outside: bool
+    platforms: tuple[str, ...]
+    python: str
+    holds: str
+    child: str
+    source: str
+    advice: str
+
+    def __init__(self, entry: dict[str, Any]) -> None:
+        unknown = entry.keys() - set(self.__slots__)
+        if unknown:
+            raise ValueError(f"catalogue: {entry.get('what')!r} has unknown keys {sorted(unknown)}")
+        self.what = entry["what"]
+        self.names = tuple(entry["names"])
+        self.resource = entry["resource"]
+        self.only = entry.get("only")
+        self.gil_outside = entry["gil_outside"]
+        self.platforms = tuple(entry.get("platforms", ()))
+        self.python = entry.get("python", "")
+        self.holds = entry["holds"]
+        self.child = entry["child"]
+        self.source = entry["source"]
+        self.advice = entry["advice"]
+
+    def applies(self, platform: str, version: tuple[int, ...]) -> bool:
+        """Whether this family is a hazard on such a platform (as `sys.platform`) and interpreter (as (3, 12, 1))."""
+        if self.platforms and not any(platform.startswith(p) for p in self.platforms):
+            return False
+        return version_matches(self.python, version)
+
+    def __repr__(self) -> str:
+        return f"<Call {self.what}>"
+
+
+class Lock:
+    """A process-wide lock of a library (`h5py._objects.phil`) that is held in code without Python frames."""
+
+    __slots__ = ("path", "distribution", "versions", "what", "source", "advice")
+
+    path: str
+    distribution: str
+    versions: str
+    what: str
+    source: str
+    advice: str
+
+    def __init__(self, entry: dict[str, Any]) -> None:
+        unknown = entry.keys() - set(self.__slots__)
+        if unknown:
+            raise ValueError(f"catalogue: {entry.get('path')!r} has unknown keys {sorted(unknown)}")
+        for key in self.__slots__:
+            setattr(self, key, entry[key] if key != "versions" else entry.get(key, ""))
+
+    def concerns_loaded(self) -> bool:
+        """Whether the library is loaded in a version that has the fault."""
+        return version_matches(self.versions, _loaded_version(self.distribution))
+
+    def __repr__(self) -> str:
+        return f"<Lock {self.path}>"
+
+
+def version_matches(wanted: str, version: tuple[int, ...]) -> bool:
+    """Whether `version` satisfies all of `wanted` ("" means any): comma-separated `>=`, `<=`, `>`, `<`, `==`, `!=`.
+
+    Shorter versions are padded with zeros: 3.14 is 3.14.0, and 3.14.1 is not < 3.14.
+    """
+    for clause in wanted.split(","):
+        clause = clause.strip()
+        if not clause:
+            continue
+        op = clause[:2] if clause[1:2] == "=" else clause[:1]
+        bound = tuple(int(part) for part in clause[len(op) :].strip().split("."))
+        width = max(len(bound), len(version))
+        a = version + (0,) * (width - len(version))
+        b = bound + (0,) * (width - len(bound))
+        if op == ">=":
+            met = a >= b
+        elif op == "<=":
+            met = a <= b
+        elif op == ">":
+            met = a > b
+        elif op == "<":
+            met = a < b
+        elif op == "==":
+            met = a == b
+        elif op == "!=":
+            met = a != b
+        else:
+            raise ValueError(f"catalogue: cannot read the version {wanted!r}")
+        if not met:
+            return False
+    return True
+
+
+def _read(name: str) -> dict[str, list[dict[str, Any]]]:
+    # The file beside this one: importlib.resources would import half of the library for the same.
+    with open(__file__.rpartition("__init__")[0] + name, encoding="utf-8") as file:
+        return _parse(file.read())
+
+
+def _parse(text: str) -> dict[str, list[dict[str, Any]]]:
+    """Read TOML that has only [[tables]], and in them strings in double quotes without escapes, true, false and arrays
+    of strings. Anything else is an error, not a guess."""
+    tables: dict[str, list[dict[str, Any]]] = {}
+    table: dict[str, Any] | None = None
+    array: list[str] | None = None
+    for number, raw in enumerate(text.splitlines(), 1):
+        line = raw.strip()
+        if not line or line.startswith("#"):
+            continue
+        if array is None and line.startswith("[[") and line.endswith("]]"):
+            table = {}
+            tables.setdefault(line[2:-2].strip(), []).append(table)
+            continue
+        if array is None:
+            key, equals, line = line.partition("=")
+            key, line = key.strip(), line.strip()
+            if table is None or not equals or key in table:
+                raise ValueError(f"catalogue: cannot read line {number}: {raw}")
+            if line in ("true", "false"):
+                table[key] = line == "true"
+                continue
+            if not line.startswith("["):
+                (table[key],) = _strings(line, number)
+                continue
+            array = table[key] = []
+            line = line[1:].strip()
+        if line.endswith("]"):
+            array += _strings(line[:-1], number)
+            array = None
+        else:
+            array += _strings(line, number)
+    if array is not None:
+        raise ValueError("catalogue: an array has no end")
+    return tables
+
+
+def _strings(text: str, number: int) -> list[str]:
+    """The strings of `"a", "b",`. What lies between the quotes can be anything but a quote or a backslash."""
+    pieces = text.split('"')
+    between = [piece.strip() for piece in pieces[0::2]]
+    commas = between[1:-1] + [between[-1] or ","]
+    if "\\" in text or len(pieces) % 2 == 0 or between[0] or any(comma != "," for comma in commas):
+        raise ValueError(f"catalogue: cannot read line {number}: {text}")
+    return pieces[1::2]
+
+
+def calls(platform: str | None = None, version: tuple[int, ...] | None = None) -> list[Call]:
+    """The families that matter on this interpreter (or on the one named)."""
+    platform = sys.platform if platform is None else platform
+    version = sys.version_info[:3] if version is None else version
+    return [call for call in all_calls() if call.applies(platform, version)]
+
+
+def all_calls() -> list[Call]:
+    """Every family, whatever the platform."""
+    return [Call(entry) for entry in _read("calls.toml")["call"]]
+
+
+def all_locks() -> list[Lock]:
+    """Every lock of a library that the catalogue knows, whatever its version."""
+    return [Lock(entry) for entry in _read("locks.toml").get("lock", [])]
+
+
+def resolve(name: str) -> object | None:
+    """The C function, method descriptor or type of that dotted name; None while its module has not been imported.
+
+    Looks only into `__dict__`s: no attribute hook, property or lazy import of a library runs.
+    """
+    parts = name.split(".")
+    for cut in range(len(parts) - 1, 0, -1):
+        module = sys.modules.get(".".join(parts[:cut]))
+        if module is None:
+            continue
+        found: object = module
+        for part in parts[cut:]:
+            inside: object = getattr(found, "__dict__", {}).get(part)
+            if inside is None and found is module:
+                inside = _hidden_type(".".join(parts[:cut]), part)
+            if inside is None:
+                return None
+            found = inside
+        return found
+    return None
+
+
+def _hidden_type(module: str, name: str) -> type | None:
+    """A C type that its module does not expose: `zlib.Compress` is only to be had as what `zlib.compressobj()` returns."""
+    for kind in type.__subclasses__(object):
+        if type.__getattribute__(kind, "__name__") == name and kind.__dict__.get("__module__") == module:
+            return kind
+    return None
+
+
+def resolved(families: Iterable[Call]) -> Iterator[tuple[object, str, Call]]:
+    """(object, dotted name, family) of each name that resolves now. Ask again when more modules have been imported."""
+    for call in families:
+        for name in call.names:
+            found = resolve(name)
+            if found is not None:
+                yield found, name, call
+
+
+def _loaded_version(distribution: str) -> tuple[int, ...]:
+    """The numeric part of a loaded package's `__version__`; (0,) where it is not loaded or says nothing."""
+    module = sys.modules.get(distribution.replace("-", "_"))
+    text = getattr(module, "__dict__", {}).get("__version__")
+    numbers = []
+    for part in text.split(".") if isinstance(text, str) else ():
+        if not part.isdigit():
+            break
+        numbers.append(int(part))
+    return tuple(numbers) or (0,)

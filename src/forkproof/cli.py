@@ -1,0 +1,158 @@
+"""The commands, and what they say to somebody who asks for help."""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import Any, BinaryIO
+
+import click
+
+from forkproof.launch.launcher import STRICT_STATUS, Options, run
+from forkproof.launch.target import LaunchError, Target
+from forkproof.report import EventLines, Pairing, Terminal
+
+
+def main() -> int:
+    """Run the command line; whatever is wrong with it is one line and exit status 2."""
+    try:
+        return commands.main(prog_name="forkproof", standalone_mode=False) or 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return 2
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "forkproof"
+        click.echo(f"forkproof: {error.format_message().rstrip('.')}; see {command} --help", err=True)
+    except click.ClickException as error:
+        click.echo(f"forkproof: {error.format_message()}", err=True)
+    except LaunchError as error:
+        click.echo(f"forkproof: {error}", err=True)
+    except click.Abort:
+        return 130
+    return 2
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="forkproof", message="forkproof %(version)s")
+def commands() -> None:
+    """Make fork() safe in programs with threads.
+
+    fork() copies one thread. What the others held at that moment, a lock or an import, stays held in the
+    child for ever, and the child hangs on it. Forkproof says at each fork which thread held what and
+    where, and waits for the moment at which nothing is held.
+
+    \b
+    Start here:
+      forkproof demo                  a program of twelve lines that hangs, explained and cured
+      forkproof run app.py            your own program, watched and made safe
+      forkproof run --policy observe app.py
+                                      only watched: nothing about it changes
+    """
+
+
+class _Seconds(click.FloatRange):
+    """A length of time; `nan` and `inf` are floats, and none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        seconds = super().convert(value, param, ctx)
+        if not math.isfinite(seconds):
+            self.fail(f"{value} is not a length of time.", param, ctx)
+        return seconds
+
+
+class _RunCommand(click.Command):
+    """From the script (or -m, or -c) on, everything is the program's, as it is with python."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        options = [param for param in self.params if isinstance(param, click.Option) and not param.is_flag]
+        with_value = {name for option in options for name in option.opts}
+        at = 0
+        while at < len(args) and args[at].startswith("-") and args[at] not in ("-", "--"):
+            if args[at][:2] in ("-m", "-c"):
+                break
+            at += 2 if args[at] in with_value else 1
+        rest = super().parse_args(ctx, args[:at])
+        ctx.params["program"] = tuple(args[at + 1 :] if args[at : at + 1] == ["--"] else args[at:])
+        return rest
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        return ["[OPTIONS]", "SCRIPT [ARGS]... | -m MODULE [ARGS]... | -c CODE [ARGS]..."]
+
+
+@commands.command("run", cls=_RunCommand)
+@click.option(
+    "--policy",
+    type=click.Choice(["observe", "wait", "raise"]),
+    default="wait",
+    show_default=True,
+    help="At a fork at risk: observe only reports it, wait waits for a safe moment, raise refuses it.",
+)
+@click.option(
+    "--wait",
+    metavar="SECONDS",
+    type=_Seconds(min=0),
+    default=1.0,
+    show_default=True,
+    help="How long one fork may wait for a safe moment.",
+)
+@click.option("--no-repair", is_flag=True, help="Leave the child as it is, whatever could not be waited for.")
+@click.option(
+    "--hang-after",
+    metavar="SECONDS",
+    type=_Seconds(min=0, min_open=True),
+    default=5.0,
+    show_default=True,
+    help="How long a thread of a child at risk stands still before that is called a hang.",
+)
+@click.option(
+    "--on-hang",
+    type=click.Choice(["report", "kill"]),
+    default="report",
+    show_default=True,
+    help="What to do then.",
+)
+@click.option("--events", metavar="FILE", help="Write every fork to FILE, as JSON lines (docs/events.md).")
+@click.option(
+    "--strict", is_flag=True, help=f"For CI: exit with {STRICT_STATUS} if a fork went ahead at risk."
+)
+def run_command(program: tuple[str, ...], no_repair: bool, **options: object) -> None:
+    """Run a Python program as python would, with every fork watched.
+
+    Arguments, streams, signals and exit status are the program's own. The report goes to stderr, and there
+    is none if there is nothing to say. Forkproof's options come first, then what python would be given:
+
+    \b
+      forkproof run app.py --port 80
+      forkproof run --policy observe -m pytest -x tests
+      forkproof run --strict --events forks.jsonl -c 'import app; app.main()'
+      python -X dev -m forkproof run app.py      with options of python's own
+    """
+    run(Target(program), Options(repair=not no_repair, **options))  # type: ignore[arg-type]  # click has checked
+
+
+@commands.command("report")
+@click.argument("file", type=click.File("rb"))
+def report_command(file: BinaryIO) -> None:
+    """Show the events in FILE (from run --events) as run would have. FILE may be - for stdin."""
+    lines, pairing, terminal = EventLines(), Pairing(), Terminal(sys.stdout, always=True)
+    while data := file.read(1 << 20):
+        for event in lines.feed(data):
+            pairing.add(event)
+    for event in lines.close():
+        pairing.add(event)
+    try:
+        for event in pairing.ready(last=True):
+            terminal.show(event)
+        terminal.finish()
+        if left_out := lines.left_out():
+            click.echo(f"forkproof: {left_out}")
+    except BrokenPipeError:  # `| head` has seen enough
+        sys.stdout = None  # python must not complain about it at exit
+
+
+@commands.command("demo")
+def demo_command() -> int:
+    """Show a small program that hangs, why it hangs, and that it need not."""
+    from forkproof.lab.demo import demo
+
+    return demo()

@@ -1,0 +1,56 @@
+"""Evidence without the extension: module locks, and the calls that threads' innermost Python frames name.
+
+For interpreters whose frames `_native` does not know. It sees imports in progress and look-ups of names, not locks, and
+between its look and the fork another thread may run: it narrows the gap and does not close it.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from importlib import _bootstrap  # type: ignore[attr-defined]
+
+from .naming import place, thread_name
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType
+    from typing import Any
+
+LOOKUPS = frozenset({"getaddrinfo", "gethostbyname", "gethostbyname_ex", "gethostbyaddr", "getnameinfo", "getfqdn"})
+
+
+def look() -> list[dict[str, Any]]:
+    """Hazards as of now, in their JSON form."""
+    me = threading.get_ident()
+    frames = sys._current_frames()
+    hazards = []
+    for reference in list(_bootstrap._module_locks.values()):
+        lock = reference()
+        owner = getattr(lock, "owner", None)
+        if lock is None or owner is None or owner == me or owner not in frames:
+            continue
+        hazards.append(_hazard("import-lock", "certain", f"import of {lock.name}", owner, frames[owner]))
+    for ident, frame in frames.items():
+        if ident != me and frame.f_code.co_name in LOOKUPS and frame.f_globals.get("__name__") == "socket":
+            hazards.append(_hazard("native-call", "possible", frame.f_code.co_name, ident, frame))
+    return hazards
+
+
+def _hazard(kind: str, certainty: str, what: str, ident: int, frame: FrameType) -> dict[str, Any]:
+    stack = []
+    at: FrameType | None = frame
+    while at is not None:
+        stack.append(place(at.f_code, at.f_lasti))
+        at = at.f_back
+    thread = threading._active.get(ident)  # type: ignore[attr-defined]
+    return {
+        "kind": kind,
+        "certainty": certainty,
+        "cleared": False,
+        "what": what,
+        "thread": {"name": thread_name(ident), "ident": ident, "native_id": getattr(thread, "native_id", None) or 0},
+        "stack": stack,
+        "advice": "do this before the thread starts, or fork before it starts",
+        "state": "importing" if kind == "import-lock" else "inside",
+    }

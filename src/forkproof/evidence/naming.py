@@ -1,0 +1,150 @@
+"""From sightings to hazards: the words by which a person recognises what was held, who held it, and what to do.
+
+Only names are read here (of attributes, variables, classes, modules, threads), never the values of locals.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from types import CodeType
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .._native import Sighting
+    from ..catalogue import Call
+
+HOLDS, ACQUIRING, LEAVING, INSIDE, IMPORTING = range(5)
+LOCK, RLOCK, BUFFERED, FOREIGN, SEMAPHORE, CALL, IMPORT = range(7)
+STATES = ("holds", "acquiring", "leaving", "inside", "importing")
+KINDS = {
+    LOCK: "held-lock",
+    RLOCK: "held-lock",
+    BUFFERED: "native-call",
+    FOREIGN: "held-lock",
+    SEMAPHORE: "held-lock",
+    CALL: "native-call",
+    IMPORT: "import-lock",
+}
+
+ADVICE_LOCK = (
+    "fork before the thread starts, or make the object in the child; if the child never uses it, "
+    "forkproof.declare_safe(lock); else start children with multiprocessing's forkserver"
+)
+ADVICE_FILE = "flush and stop writing to it from other threads before forking, or give the child a file of its own"
+
+
+def hazard(s: Sighting, calls: list[Call], foreign: dict[int, Any], *, cleared: bool) -> dict[str, Any]:
+    """The JSON form of a hazard (docs/events.md)."""
+    ident, native_id, state, kind, certain = s[0], s[1], s[2], s[3], s[4]
+    code, offset, named_at, stack = s[10], s[11], s[12], s[14]
+    result: dict[str, Any] = {
+        "kind": KINDS[kind],
+        "certainty": "certain" if certain and state != ACQUIRING else "possible",
+        "cleared": cleared,
+        "what": what(s, calls, foreign),
+        "thread": {"name": thread_name(ident), "ident": ident, "native_id": native_id},
+        "stack": [place(c, at) for c, at in stack],
+        "advice": advice(s, calls, foreign),
+        "state": STATES[state],
+    }
+    if state in (HOLDS, LEAVING):
+        result["held_at"] = place(code, named_at if named_at >= 0 else offset)
+    return result
+
+
+def place(code: CodeType, offset: int) -> dict[str, Any]:
+    """File, line and function of an instruction."""
+    line = code.co_firstlineno
+    for start, end, number in code.co_lines():
+        if start <= offset < end and number is not None:
+            line = number
+            break
+    return {"file": code.co_filename, "line": line, "function": code.co_name}
+
+
+def thread_name(ident: int) -> str:
+    """Without threading's own lock, which may be the one that is held."""
+    thread = threading._active.get(ident)  # type: ignore[attr-defined]
+    name = getattr(thread, "_name", None)
+    return name if isinstance(name, str) else f"thread {ident}"
+
+
+def class_name(kind: type) -> str:
+    module = type.__getattribute__(kind, "__module__")
+    name = type.__getattribute__(kind, "__qualname__")
+    return name if module == "builtins" else f"{module}.{name}"
+
+
+def module_of(file: str) -> str:
+    """The module that a file is, as far as its path tells: "queue" for .../lib/python3.11/queue.py."""
+    for name, module in list(sys.modules.items()):
+        if getattr(module, "__file__", None) == file and name != "__main__":
+            return name
+    return file.rpartition("/")[2]
+
+
+def what(s: Sighting, calls: list[Call], foreign: dict[int, Any]) -> str:
+    state, kind, subject, manager = s[2], s[3], s[7], s[8]
+    code, named_at, owner = s[10], s[12], s[13]
+    if kind == IMPORT:
+        name = getattr(subject, "name", None)
+        return f"import of {name}" if isinstance(name, str) else "the import machinery"
+    if kind == CALL:
+        call = calls[s[9]] if s[9] < len(calls) else None
+        return call.what if call else "a native call"
+    if kind == BUFFERED:
+        return file_name(subject)
+    if kind == FOREIGN and id(subject) in foreign:
+        return str(foreign[id(subject)].what)
+    from .._native import expression
+
+    text = expression(code, named_at) if named_at >= 0 else None
+    noun = ("a Lock", "an RLock", "", "a lock", "a semaphore")[kind]
+    if kind == SEMAPHORE:
+        noun = f"a permit of {text}" if text else noun
+    if text is None:
+        via = f" through {class_name(manager)}" if manager else ""
+        return f"{noun} taken in {code.co_qualname} of {module_of(code.co_filename)}{via}"
+    name = f"a permit of {text}" if kind == SEMAPHORE else text
+    root = text.partition(".")[0]
+    if owner is not None and root in ("self", "cls") and root in code.co_varnames[:1]:
+        return f"{name} of {class_name(owner)}"
+    if root in code.co_names:
+        return f"{name} of {module_of(code.co_filename)}"
+    via = f" ({class_name(manager)})" if manager else ""
+    return f"{name} in {code.co_qualname} of {module_of(code.co_filename)}{via}"
+
+
+def file_name(file: Any) -> str:
+    kind = type(file).__name__
+    for name in ("stdout", "stderr", "stdin"):
+        for stream in (getattr(sys, name, None), getattr(sys, f"__{name}__", None)):
+            if stream is not None and (stream is file or _buffer_of(stream) is file):
+                return f"sys.{name} ({kind})"
+    try:
+        return f"{kind} on descriptor {file.fileno()}"
+    except Exception:  # a detached or closed file, or a raw file of the program's that objects
+        return kind
+
+
+def _buffer_of(stream: Any) -> Any:
+    import io
+
+    return stream.buffer if isinstance(stream, io.TextIOWrapper) else None
+
+
+def advice(s: Sighting, calls: list[Call], foreign: dict[int, Any]) -> str:
+    kind, subject = s[3], s[7]
+    if kind == IMPORT:
+        name = getattr(subject, "name", None)
+        if isinstance(name, str):
+            return f"import {name} before the thread starts (at the top of the program), or fork before it starts"
+        return "import what the thread needs before it starts, or fork before it starts"
+    if kind in (CALL, BUFFERED) and s[9] < len(calls):
+        return calls[s[9]].advice if kind == CALL else ADVICE_FILE
+    if kind == FOREIGN and id(subject) in foreign:
+        return str(foreign[id(subject)].advice)
+    return ADVICE_LOCK

@@ -1,0 +1,542 @@
+"""The policies around the C hooks: what to wait for, what to say, and what the program is told.
+
+`_native/guard.c` does the looking, the owning and the resetting, where no Python code may run. It calls in here only where
+no lock is owned: `_consider` before it begins to wait, `_after_in_parent` and `_after_in_child` when the fork is done.
+An exception in any of them turns Forkproof off and is reported once; the fork itself goes on as it would have.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import warnings
+import weakref
+
+from . import catalogue
+from ._errors import ForkRiskError, ForkRiskWarning
+from ._events import Writer, now
+from .evidence import coarse, mended, naming
+from .repair import drop_imports
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType
+    from typing import Any, Literal
+
+    from ._native import Sighting
+    from .model import Assessment
+
+    Policy = Literal["observe", "wait", "raise"]
+
+try:
+    from . import _native
+except ImportError as error:
+    _native = None  # type: ignore[assignment]
+    _why_coarse = str(error)
+else:
+    _why_coarse = ""
+
+_RESOURCES = {"process": 0, "object": 1, "stream": 2}
+_OUTCOMES = ("clear", "observed", "waited", "gave-up")
+_CERTAIN_KINDS = (naming.LOCK, naming.RLOCK, naming.BUFFERED)
+
+
+class _Settings:
+    """What `install` was told, and what has been learnt since. One for the process; a forked child goes on with it."""
+
+    def __init__(self) -> None:
+        self.installed = False
+        self.policy: Policy = "wait"
+        self.wait = 1.0
+        self.repair = True
+        self.hang_after = 5.0
+        self.on_hang = "report"
+        self.warn = True
+        self.writer: Writer | None = None
+        self.calls: list[catalogue.Call] = []
+        self.known: dict[Any, tuple[int, int, bool, bool]] = {}
+        self.resolved: set[str] = set()
+        self.locks: list[catalogue.Lock] = []
+        self.foreign: dict[int, catalogue.Lock] = {}
+        self.exempt: dict[Any, Any] = {}
+        self.declared: dict[int, Any] = {}
+        self.mended: dict[tuple[type | None, str, str, int], bool] = {}
+        self.audited = False
+        self.coarse_hooks = False
+        self.said_coarse = False
+        self.filter: tuple[Any, ...] | None = None
+        self.forks = 0
+
+
+_settings = _Settings()
+
+
+class _ForkWarning:
+    """Stands for the message in a warnings filter: hides CPython's own warning at a fork that nothing was at risk at.
+
+    `warnings` asks anew at each warning (3.12 to 3.15), so one filter can decide every time.
+    """
+
+    def match(self, text: str) -> bool:
+        return "is multi-threaded, use of " in text and "fork" in text and _native is not None and _native.last_clean()
+
+
+def install(
+    policy: Policy = "wait",
+    wait: float = 1.0,
+    repair: bool = True,
+    hang_after: float = 5.0,
+    events: str | os.PathLike[str] | None = None,
+    *,
+    warn: bool = True,
+    on_hang: Literal["report", "kill"] = "report",
+) -> None:
+    """Watch every fork of this process, and of the processes forked from it.
+
+    policy      "observe" changes nothing and reports; "wait" waits until no other thread holds what the child may need;
+                "raise" makes os.fork() and os.forkpty() raise ForkRiskError when something is at risk, and waits at forks
+                that cannot be refused (subprocess with preexec_fn).
+    wait        seconds that one fork may be held up.
+    repair      reset in the child what the wait could not clear, with a warning.
+    hang_after  seconds after which a child that stands still is reported.
+    events      a file to append one JSON object a line to (docs/events.md).
+    warn        issue ForkRiskWarning at a fork that went ahead at risk.
+
+    Called again it replaces the settings. Raises ValueError for a setting that makes no sense and OSError for an events
+    file that cannot be opened; nothing is installed then.
+    """
+    if policy not in ("observe", "wait", "raise"):
+        raise ValueError(f"policy must be 'observe', 'wait' or 'raise', not {policy!r}")
+    if not 0 <= wait <= 3600:
+        raise ValueError(f"wait must be between 0 and 3600 seconds, not {wait!r}")
+    if not hang_after > 0:
+        raise ValueError(f"hang_after must be more than 0 seconds, not {hang_after!r}")
+    if not hasattr(os, "fork"):
+        raise OSError("this system has no fork(); there is nothing to watch")
+    writer = None if events is None else Writer(events)
+    s = _settings
+    if s.writer is not None:
+        s.writer.close()
+    s.policy, s.wait, s.repair, s.hang_after, s.on_hang = policy, wait, repair, hang_after, on_hang
+    s.writer, s.warn = writer, warn
+    s.calls, s.locks = catalogue.calls(), catalogue.all_locks()
+    if policy == "raise" and not s.audited:
+        # An audit hook refuses a fork before any callback has run, and also for `from os import fork`. It can never be
+        # removed, so it is added only for this policy, and asks whether it is still wanted.
+        sys.addaudithook(_audit)
+        s.audited = True
+    if _native is None:
+        _install_coarse()
+        return
+    _native.set_semaphore(threading.Semaphore)
+    _native.set_exempt(s.exempt)
+    _probe()
+    if s.filter is None and sys.version_info >= (3, 12):
+        s.filter = ("ignore", _ForkWarning(), DeprecationWarning, None, 0)
+    _native.install(
+        policy=0 if policy == "observe" else 1,
+        repair=repair,
+        wait=wait,
+        report_all=writer is not None,
+        refresh=_refresh,
+        consider=_consider,
+        after_parent=_after_in_parent,
+        after_child=_after_in_child,
+        fault=_fault,
+        warnings=warnings,
+        filter=s.filter,
+    )
+    s.installed = True
+    _refresh()
+
+
+def uninstall() -> None:
+    """Stop watching. A fork that is under way in another thread is finished as it was begun."""
+    s = _settings
+    s.installed = False
+    if _native is not None:
+        _native.uninstall()
+    if s.filter is not None:
+        filters: list[Any] = warnings.filters  # type: ignore[assignment]
+        filters[:] = [item for item in filters if item is not s.filter]
+        _filters_changed()
+    if s.writer is not None:
+        s.writer.close()
+        s.writer = None
+
+
+def assess() -> Assessment:
+    """What would be at risk if this thread forked now. Works with and without `install`."""
+    from .model import Assessment, Hazard
+
+    if _native is None:
+        found = coarse.look()
+        hazards = tuple(Hazard.from_json(h) for h in found)
+        return Assessment(risk=_risk(found), hazards=hazards, exact=False, note=_why_coarse)
+    if not _settings.installed:
+        _settings.calls, _settings.locks = catalogue.calls(), catalogue.all_locks()
+        _native.set_semaphore(threading.Semaphore)
+        _native.set_exempt(_settings.exempt)
+        _probe()
+        _refresh()
+    seen = _native.assess()
+    _exempt_mended(seen)
+    found = [_hazard(s, cleared=False) for s in seen if id(s[7]) not in _settings.exempt]
+    return Assessment(risk=_risk(found), hazards=tuple(Hazard.from_json(h) for h in found))
+
+
+def declare_safe(lock_or_thread: Any, reason: str = "") -> None:
+    """Say that a lock is never used by a child, or that a thread holds nothing a child needs: it is no hazard from now on.
+
+    Takes a Lock, an RLock, anything with one as `_lock` (a Condition), or a threading.Thread that has been started.
+    Raises TypeError for anything else. `reason` is for the reader of your code.
+    """
+    if isinstance(lock_or_thread, threading.Thread):
+        if lock_or_thread.ident is None:
+            raise TypeError("declare_safe needs a thread that has been started")
+        _settings.exempt[(lock_or_thread.ident,)] = reason
+        return
+    lock = lock_or_thread
+    if not hasattr(lock, "_at_fork_reinit"):
+        lock = getattr(lock, "_lock", None)
+    if not hasattr(lock, "_at_fork_reinit"):
+        raise TypeError(f"declare_safe takes a lock or a thread, not {type(lock_or_thread).__name__}")
+    _exempt(lock, reason)
+
+
+def _exempt(lock: Any, reason: str) -> None:
+    """Until the lock is gone: another object may have its address then."""
+    key = id(lock)
+    exempt = _settings.exempt
+    declared = _settings.declared
+
+    def forget(_: Any) -> None:
+        exempt.pop(key, None)
+        declared.pop(key, None)
+
+    declared[key] = weakref.ref(lock, forget)
+    exempt[key] = reason
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What C asks for
+
+
+def _refresh() -> None:
+    """Modules have come or gone, or another filter stands before ours."""
+    assert _native is not None
+    s = _settings
+    awaited = set()
+    for index, call in enumerate(s.calls):
+        facts = (index, _RESOURCES[call.resource], call.only == "host-name", call.gil_outside)
+        for name in call.names:
+            if name in s.resolved:
+                continue
+            module = name.partition(".")[0]
+            found = catalogue.resolve(name) if module in sys.modules else None
+            if found is None:
+                awaited.add(module)
+            else:
+                s.resolved.add(name)
+                s.known[found] = facts
+    awaited.update(lock.path.partition(".")[0] for lock in s.locks)
+    _native.set_calls(s.known, tuple(awaited - sys.modules.keys()))
+    for lock in s.locks:
+        found = catalogue.resolve(lock.path)
+        if found is not None and lock.concerns_loaded() and id(found) not in s.foreign:
+            s.foreign[id(found)] = lock
+            _native.add_foreign(found)
+    if s.filter is not None:
+        filters: list[Any] = warnings.filters  # type: ignore[assignment]
+        if not filters or filters[0] is not s.filter:
+            filters[:] = [s.filter, *(item for item in filters if item is not s.filter)]
+            _filters_changed()
+
+
+def _filters_changed() -> None:
+    for name in ("_filters_mutated", "_filters_mutated_lock_held"):
+        function = getattr(warnings, name, None)
+        if function is not None:
+            try:
+                function()
+            except RuntimeError:  # 3.14 on: it wants the module's lock held
+                with warnings._lock:  # type: ignore[attr-defined]
+                    function()
+            return
+
+
+def _consider(seen: list[Sighting]) -> None:
+    """Before any waiting, with nothing owned: what other libraries mend themselves need not be waited for."""
+    _exempt_mended(seen)
+
+
+def _exempt_mended(seen: list[Sighting]) -> None:
+    assert _native is not None
+    callbacks = None
+    for s in seen:
+        if s[3] not in (naming.LOCK, naming.RLOCK) or s[12] < 0:
+            continue
+        text = _native.expression(s[10], s[12])
+        if text is None:
+            continue
+        root, _, attribute = text.rpartition(".")
+        holder = s[13] if root in ("self", "cls") else None
+        if root and holder is None:
+            continue
+        if callbacks is None:
+            callbacks = _native.child_callbacks()
+        module = holder.__module__ if holder is not None else mended.loaded_module(s[10])
+        key = (holder, attribute, module, len(callbacks))
+        answer = _settings.mended.get(key)
+        if answer is None:
+            answer = _settings.mended[key] = bool(module) and mended.mends(callbacks, holder, attribute, module)
+        if answer:
+            _exempt(s[7], "its library resets it in the child")
+
+
+def _audit(event: str, args: tuple[Any, ...]) -> None:
+    if event not in ("os.fork", "os.forkpty") or not _settings.installed or _settings.policy != "raise":
+        return
+    found = assess()
+    if found.hazards:
+        first = found.hazards[0]
+        more = f" and {len(found.hazards) - 1} more" if len(found.hazards) > 1 else ""
+        thread = first.thread.name if first.thread else "a thread"
+        where = _where(sys._getframe(1))
+        _emit_fork(
+            {"forks": 0, "where": where, "waited": 0.0, "polls": 1, "outcome": "refused"},
+            [hazard.to_json() for hazard in found.hazards],
+        )
+        raise ForkRiskError(f"fork refused: thread {thread!r} {_verb(first.state)} {first.what}{more}; {first.advice}")
+
+
+def _verb(state: str | None) -> str:
+    return {
+        "holds": "holds",
+        "leaving": "is about to let go of",
+        "acquiring": "is acquiring",
+        "inside": "is inside",
+        "importing": "is in the middle of the",
+    }.get(state or "", "may hold")
+
+
+def _hazard(s: Sighting, *, cleared: bool) -> dict[str, Any]:
+    return naming.hazard(s, _settings.calls, _settings.foreign, cleared=cleared)
+
+
+def _key(s: Sighting) -> tuple[int, int]:
+    return (s[0], id(s[7]))
+
+
+def _hazards(seen: list[Sighting] | None, left: list[Sighting] | None) -> list[dict[str, Any]]:
+    """All that was seen at a fork; cleared is what was gone or owned when it went ahead."""
+    exempt = _settings.exempt
+    remaining = [s for s in left or () if id(s[7]) not in exempt]
+    keys = {_key(s) for s in remaining}
+    gone = [s for s in seen or () if _key(s) not in keys and id(s[7]) not in exempt]
+    return [_hazard(s, cleared=False) for s in remaining] + [_hazard(s, cleared=True) for s in gone]
+
+
+def _risk(hazards: list[dict[str, Any]]) -> str:
+    remaining = {h["certainty"] for h in hazards if not h["cleared"]}
+    return "certain" if "certain" in remaining else "possible" if remaining else "none"
+
+
+def _reset(left: list[Sighting] | None) -> list[Sighting]:
+    """Of what was left, what the child puts right (as guard.c decides it)."""
+    s = _settings
+    if not s.repair or s.policy == "observe":
+        return []
+    return [
+        x
+        for x in left or ()
+        if x[3] == naming.IMPORT or (x[4] and x[2] in (naming.HOLDS, naming.LEAVING) and x[3] in _CERTAIN_KINDS)
+    ]
+
+
+def _after_in_parent(report: tuple[Any, ...]) -> BaseException | None:
+    forks, seen, left, waited, polls, outcome, _clean = report
+    if _settings.policy == "observe" and left:
+        _exempt_mended(left)
+    hazards = _hazards(seen, left)
+    where = _where(sys._getframe(1))
+    _emit_fork(
+        {"forks": forks, "where": where, "waited": waited, "polls": polls, "outcome": _OUTCOMES[outcome]},
+        hazards,
+        [_name(x) for x in _reset(left)],
+    )
+    if _settings.warn and _risk(hazards) != "none":
+        return _warn(hazards, sys._getframe(1), "the child may hang")
+    return None
+
+
+def _emit_fork(facts: dict[str, Any], hazards: list[dict[str, Any]], repaired: list[str] | None = None) -> None:
+    if _settings.writer is None:
+        return
+    _settings.writer.write(
+        {
+            "v": 1,
+            "event": "fork",
+            "time": now(),
+            "pid": os.getpid(),
+            "child": None,
+            "fork": facts["forks"],
+            "risk": _risk(hazards),
+            "where": facts["where"],
+            "waited_ms": round(facts["waited"] * 1e3, 3),
+            "polls": facts["polls"],
+            "repaired": repaired or [],
+            "hazards": hazards,
+            "policy": _settings.policy,
+            "outcome": facts["outcome"],
+        }
+    )
+
+
+def _name(s: Sighting) -> str:
+    return naming.what(s, _settings.calls, _settings.foreign)
+
+
+def _after_in_child(message: tuple[Any, ...]) -> BaseException | None:
+    stage, body = message
+    if stage == 0:
+        # First of all callbacks: others may import. Nothing here does.
+        left: list[Sighting] = body
+        if _settings.repair and _settings.policy != "observe":
+            imports = [x for x in left if x[3] == naming.IMPORT]
+            if imports:
+                drop_imports([x[7] for x in imports], {x[0] for x in imports})
+        return None
+    forks, seen, remaining, _waited, _polls, _outcome, _clean = body
+    reset = _reset(remaining)
+    if _settings.writer is not None:
+        born = {"v": 1, "event": "born", "time": now(), "pid": os.getpid(), "parent": os.getppid(), "fork": forks}
+        if reset:
+            born["repaired"] = [_name(x) for x in reset]
+        _settings.writer.write(born)
+    if _settings.warn and reset:
+        hazards = [_hazard(x, cleared=False) for x in reset]
+        return _warn(hazards, sys._getframe(1), "reset in this child: what it guards may be half-changed")
+    return None
+
+
+def _warn(hazards: list[dict[str, Any]], frame: FrameType | None, consequence: str) -> BaseException | None:
+    """Warn at the line that forked. Under -W error the exception cannot be raised from a callback: it is returned, and
+    shown as CPython shows its own warning from there."""
+    left = [h for h in hazards if not h["cleared"]]
+    first = left[0]
+    more = f" ({len(left) - 1} more at this fork)" if len(left) > 1 else ""
+    name = first["thread"]["name"] if first["thread"] else "unknown"
+    text = f"fork at risk: thread {name!r} {_verb(first['state'])} {first['what']}{more}; {consequence}. {first['advice']}"
+    outside = _outside(frame)
+    if outside is None:
+        return None
+    registry = outside.f_globals.setdefault("__warningregistry__", {})
+    try:
+        warnings.warn_explicit(
+            text, ForkRiskWarning, outside.f_code.co_filename, outside.f_lineno,
+            module=outside.f_globals.get("__name__") or "<unknown>", registry=registry,
+        )  # fmt: skip
+    except ForkRiskWarning as error:
+        return error
+    return None
+
+
+_PASSED = ("os", "pty", "subprocess", "multiprocessing", "concurrent", "forkproof", "threading")
+
+
+def _outside(frame: FrameType | None) -> FrameType | None:
+    """The frame that asked for the fork: the first outside the standard library's forking modules."""
+    last = frame
+    while frame is not None:
+        last = frame
+        name = frame.f_globals.get("__name__")
+        if not isinstance(name, str) or name.partition(".")[0] not in _PASSED:
+            return frame
+        frame = frame.f_back
+    return last
+
+
+def _where(frame: FrameType | None) -> dict[str, Any]:
+    outside = _outside(frame)
+    if outside is None:
+        return {"file": "<unknown>", "line": 0, "function": "<unknown>"}
+    return {"file": outside.f_code.co_filename, "line": outside.f_lineno, "function": outside.f_code.co_name}
+
+
+def _fault(where: str, error: BaseException | None) -> None:
+    """Forkproof has failed and is off from here on; said once, and the program goes on."""
+    _settings.installed = False
+    text = f"forkproof: off after a fault of its own in {where}: {type(error).__name__}: {error}"
+    if _settings.writer is not None:
+        _settings.writer.write({"v": 1, "event": "fault", "time": now(), "pid": os.getpid(), "message": text})
+    elif sys.stderr is not None:
+        os.write(2, text.replace("\n", " ").encode("utf-8", "backslashreplace") + b"\n")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Setting up
+
+
+def _probe() -> None:
+    """Let the extension find where a buffered file keeps its lock, by calling it from inside one and then from outside."""
+    import io
+
+    assert _native is not None
+
+    class Raw(io.RawIOBase):
+        def writable(self) -> bool:
+            return True
+
+        def write(self, data: Any) -> int:
+            _native.probe_buffered(file)
+            return len(data)
+
+    file = io.BufferedWriter(Raw())
+    file.write(b"x")
+    file.flush()
+    _native.probe_buffered(file)
+
+
+def _install_coarse() -> None:
+    s = _settings
+    if not s.said_coarse:
+        s.said_coarse = True
+        warnings.warn(
+            f"forkproof: evidence is not exact here ({_why_coarse}); it sees imports and name look-ups, not locks",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    s.installed = True
+    if not s.coarse_hooks:
+        s.coarse_hooks = True
+        os.register_at_fork(before=_coarse_before)
+
+
+def _coarse_before() -> None:
+    """Waits for imports and look-ups of other threads, up to the limit; never raises."""
+    import time
+
+    s = _settings
+    if not s.installed:
+        return
+    try:
+        start = time.monotonic()
+        first = hazards = coarse.look()
+        polls = 1
+        while hazards and s.policy != "observe" and time.monotonic() - start < s.wait:
+            time.sleep(0.0005)
+            hazards = coarse.look()
+            polls += 1
+        left = {(h["thread"]["ident"], h["what"]) for h in hazards}
+        gone = [{**h, "cleared": True} for h in first if (h["thread"]["ident"], h["what"]) not in left]
+        s.forks += 1
+        if hazards or gone or s.writer is not None:
+            outcome = "clear" if not first else "observed" if s.policy == "observe" else "gave-up" if left else "waited"
+            facts = {"forks": s.forks, "where": _where(sys._getframe(1)), "waited": time.monotonic() - start}
+            _emit_fork({**facts, "polls": polls, "outcome": outcome}, hazards + gone)
+            if hazards and s.warn:
+                _warn(hazards, sys._getframe(1), "the child may hang")
+    except Exception as error:  # whatever it is, the fork goes on as it would have
+        _fault("before", error)

@@ -1,0 +1,1 @@
+"""Experiments: a program that hangs, told as a story (`forkproof demo`)."""

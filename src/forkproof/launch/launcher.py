@@ -1,0 +1,174 @@
+"""The launcher: starts the program with Forkproof inside it, follows its events, and reports them.
+
+The program and all its forked children append their events to one file (the user's `--events`, or a private
+one that goes away again); this process reads along and renders.
+"""
+
+from __future__ import annotations
+
+import marshal
+import os
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, NoReturn
+
+from forkproof.launch.supervise import end_as, supervise
+from forkproof.launch.target import LaunchError, Target
+from forkproof.model import Event, Fork
+from forkproof.report import EventLines, Pairing, Renderer, Terminal
+
+STRICT_STATUS = 70
+_START = str(Path(__file__).parent / "_start")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What `forkproof run` was asked for."""
+
+    policy: str = "wait"
+    wait: float = 1.0
+    repair: bool = True
+    hang_after: float = 5.0
+    on_hang: str = "report"
+    events: str | None = None
+    strict: bool = False
+
+
+def run(target: Target, options: Options) -> NoReturn:
+    """Run the program and end as it ended. LaunchError if it cannot be started; then nothing was."""
+    _check_interpreter()
+    target.check()
+    _open_standard_streams()
+    with _events_file(options.events) as (path, file):
+        follower = _Follower(file, Terminal(sys.stderr))
+        command = [sys.executable, *_interpreter_options(), *target.line]
+        returncode = supervise(command, _environment(options, path), follower.read)
+        follower.finish()
+    if options.strict and returncode == 0 and follower.at_risk:
+        returncode = STRICT_STATUS
+    end_as(returncode)
+
+
+class _Follower:
+    """Reads the events file as it grows. Nothing that goes wrong in here may reach the program or its
+    status."""
+
+    def __init__(self, file: BinaryIO, renderer: Renderer) -> None:
+        self.at_risk = False
+        self._file = file
+        self._renderer = renderer
+        self._lines = EventLines()
+        self._pairing = Pairing()
+        self._failed = False
+
+    def read(self) -> None:
+        """Render what has come since."""
+        with self._guarded():
+            while data := self._file.read(1 << 20):
+                self._take(self._lines.feed(data))
+            for event in self._pairing.ready():
+                self._renderer.show(event)
+
+    def finish(self) -> None:
+        """The program has ended: render what is left, and the summary."""
+        self.read()
+        with self._guarded():
+            self._take(self._lines.close())
+            for event in self._pairing.ready(last=True):
+                self._renderer.show(event)
+            self._renderer.finish()
+
+    def _take(self, events: Iterable[Event]) -> None:
+        for event in events:
+            self.at_risk |= isinstance(event, Fork) and event.risk != "none"
+            self._pairing.add(event)
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if not self._failed:
+                self._failed = True
+                with suppress(OSError):  # that may be what failed
+                    sys.stderr.write(f"forkproof: no report: {type(error).__name__}: {error}\n")
+                    sys.stderr.flush()
+
+
+def _open_standard_streams() -> None:
+    """Where this process was given no stdin, stdout or stderr, have nothing else take its number.
+
+    What python opens is not inherited, so the program is given none either.
+    """
+    while (null := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(null)
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  # for as long as this process lives
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+
+
+def _check_interpreter() -> None:
+    if sys.flags.no_site or sys.flags.ignore_environment:
+        raise LaunchError(
+            "python's options -S, -E and -I keep forkproof out of the program; "
+            "leave them out, or call forkproof.install() in the program"
+        )
+
+
+def _interpreter_options() -> list[str]:
+    """The options that this interpreter was given (`python -X dev -m forkproof run ...`)."""
+    options: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    for name, value in sys._xoptions.items():  # older Pythons leave some out
+        option = name if value is True else f"{name}={value}"
+        if option not in options:
+            options += ["-X", option]
+    if sys.stdout.write_through and not os.environ.get("PYTHONUNBUFFERED"):  # type: ignore[union-attr]
+        options.append("-u")
+    return options
+
+
+def _environment(options: Options, events: str) -> dict[str, str]:
+    """The environment in which `_start/sitecustomize.py` runs; it restores the one that is here."""
+    former = os.environ.get("PYTHONPATH")
+    packed = {
+        "policy": options.policy,
+        "wait": options.wait,
+        "repair": options.repair,
+        "hang_after": options.hang_after,
+        "on_hang": options.on_hang,
+        "events": events,
+        "pythonpath": former,
+    }
+    # Not JSON: reading it would make the program import json, re and what they need.
+    return os.environ | {
+        "PYTHONPATH": f"{_START}{os.pathsep}{former}" if former else _START,
+        "_FORKPROOF_RUN": marshal.dumps(packed).hex(),
+    }
+
+
+@contextmanager
+def _events_file(wanted: str | None) -> Iterator[tuple[str, BinaryIO]]:
+    """The path of an empty file for event lines, and the file open for reading."""
+    if wanted is None:
+        handle, path = tempfile.mkstemp(prefix="forkproof-", suffix=".jsonl")
+        try:
+            with os.fdopen(handle, "rb") as file:
+                yield path, file
+        finally:
+            os.unlink(path)
+        return
+    path = os.path.abspath(wanted)
+    try:
+        if os.path.exists(path) and not stat.S_ISREG(os.stat(path).st_mode):
+            raise LaunchError(f"cannot write events to {wanted!r}: not an ordinary file; name another")
+        with open(path, "w+b") as file:
+            yield path, file
+    except OSError as error:
+        why = f"cannot write events to {wanted!r}: {error.strerror}; name another file"
+        raise LaunchError(why) from None

@@ -1,0 +1,23 @@
+"""What every renderer is: something that takes events one by one, in the order in which they came."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TextIO
+
+from forkproof.model import Event
+
+
+class Renderer(ABC):
+    """Shows events on a stream. Each event is complete when it comes and is never taken back."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    @abstractmethod
+    def show(self, event: Event) -> None:
+        """Take one event; it may be shown now, later, or only counted."""
+
+    @abstractmethod
+    def finish(self) -> None:
+        """No more events come: show what was held back, and the closing summary."""

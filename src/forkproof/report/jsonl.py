@@ -1,0 +1,105 @@
+"""Event lines back into events, whatever has become of the file on the way.
+
+Many processes write to one file, one of them may have been killed while writing, and the file may not be ours
+at all. So nothing in a line is trusted, nothing raises, and every line that gave no event is accounted for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import NoReturn
+
+from forkproof.model import Born, Event, Fork, event_from_json
+
+
+class EventLines:
+    """Events from bytes that come in pieces of any size."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._lines = 0
+        self._left_out: Counter[str] = Counter()
+        self._first: dict[str, str] = {}
+
+    def feed(self, data: bytes) -> Iterator[Event]:
+        """The events of the lines that `data` completes; the piece after the last newline is kept."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            yield from self._read(line, "damaged")
+
+    def close(self) -> Iterator[Event]:
+        """No more bytes come: the last line may lack its newline, or its end."""
+        rest, self._rest = self._rest, b""
+        if rest:
+            yield from self._read(rest, "cut off")
+
+    def left_out(self) -> str | None:
+        """A sentence on the lines that gave no event, with the first of each sort; None if there are none."""
+        if not self._left_out:
+            return None
+        sorts = (f"{count} {sort} ({self._first[sort]})" for sort, count in self._left_out.items())
+        total = self._left_out.total()
+        return f"{total} of {self._lines} lines left out: {', '.join(sorts)}"
+
+    def _read(self, line: bytes, damage: str) -> Iterator[Event]:
+        self._lines += 1
+        if not line.strip():
+            return
+        try:
+            data = json.loads(line.decode("utf-8-sig"), parse_constant=_refuse)
+        except (ValueError, RecursionError):
+            return self._leave_out(damage, "is not JSON")
+        if not isinstance(data, dict) or "v" not in data or "event" not in data:
+            return self._leave_out("foreign", "is not an event of forkproof")
+        try:
+            event = event_from_json(data)
+        except ValueError as error:
+            return self._leave_out("damaged", str(error))
+        if event is None:
+            return self._leave_out("unknown", "is an event of another version of forkproof")
+        yield event
+
+    def _leave_out(self, sort: str, why: str) -> None:
+        self._left_out[sort] += 1
+        self._first.setdefault(sort, f"line {self._lines} {why}")
+
+
+class Pairing:
+    """Tells each fork its child.
+
+    The parent's at-fork hooks are not told the child's pid, so a `fork` line may lack it, and the child's
+    own `born` line has it, a moment earlier or later. Events leave in the order in which they came; a fork
+    without its child, and what came after it, is held back for `patience` calls of `ready`, no longer.
+    """
+
+    def __init__(self, patience: int = 4) -> None:
+        self._patience = patience
+        self._round = 0
+        self._queue: deque[tuple[int, Event]] = deque()
+        self._children: dict[tuple[int, int], int] = {}
+
+    def add(self, event: Event) -> None:
+        if isinstance(event, Born):
+            self._children[event.parent, event.fork] = event.pid
+        self._queue.append((self._round, event))
+
+    def ready(self, *, last: bool = False) -> Iterator[Event]:
+        """The events that need not wait any longer; all of them if this is the `last` call."""
+        self._round += 1
+        while self._queue:
+            came, event = self._queue[0]
+            if isinstance(event, Fork):
+                child = self._children.pop((event.pid, event.fork), None)
+                if event.child is None and child is not None:
+                    event = replace(event, child=child)
+                elif event.child is None and not last and self._round - came <= self._patience:
+                    return
+            self._queue.popleft()
+            yield event
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")

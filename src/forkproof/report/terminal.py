@@ -1,0 +1,353 @@
+"""The report that a person reads while the program runs: in each paragraph the place, the reason, the fix.
+
+Says nothing when there is nothing to say. What recurs at later forks is shown once, then counted (one line
+at 10, 100, 1000, ... times), and the closing summary has the exact totals. Colours (rich) only where a
+person watches; everywhere else plain text, so that the report of a job reads the same in its log.
+"""
+
+from __future__ import annotations
+
+import linecache
+import os
+import shutil
+import sys
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from statistics import median
+from typing import TYPE_CHECKING, TextIO
+
+from forkproof.model import Born, Event, Fault, Fork, Frame, Hang, Hazard
+from forkproof.report._text import Segment, clean, cut, wrap
+from forkproof.report.base import Renderer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_COLOURS = {"bad": "bold red", "doubt": "bold yellow", "good": "bold green", "code": "cyan", "dim": "dim"}
+
+_HELD = {  # how a thread had what it had: (certain, possible)
+    "holds": ("held", "possibly held"),
+    "importing": ("held", "possibly held"),
+    "leaving": ("was letting go of", "was possibly letting go of"),
+    "acquiring": ("was acquiring", "was possibly acquiring"),
+    "inside": ("was inside", "was inside"),
+}
+_OTHERWISE = {  # kinds of hazard of which "a thread held it" would not be true
+    "native-call": ("was inside", "was inside"),
+    "vanished-worker": ("works in the parent only", "works in the parent only"),
+    "native-pool": ("has its threads in the parent only", "may have its threads in the parent only"),
+    "shared-connection": ("is open in both processes", "may be open in both processes"),
+}
+
+_Key = tuple[str, int | None, str, str, bool]
+
+
+class Terminal(Renderer):
+    """Paragraphs for each fork that was at risk or waited, and for each hang.
+
+    `always` prints the closing summary even of a run with nothing to say (for a report that was asked for).
+    """
+
+    def __init__(self, stream: TextIO, *, width: int | None = None, always: bool = False) -> None:
+        super().__init__(stream)
+        self._width = min(max(width or _width_of(stream), 60), 200)
+        self._console = _console(stream, self._width)
+        unicode = _encodes(stream, "→│…")
+        self._arrow, self._bar, self._dots = ("→", "│", "…") if unicode else ("->", "|", "...")
+        self._always = always
+        self._lines: list[list[Segment]] = []
+        self._seen: Counter[_Key] = Counter()
+        self._repairs: set[str] = set()
+        self._repaired: set[tuple[int, int]] = set()
+        self._forks = self._at_risk = self._refused = self._hangs = self._faults = 0
+        self._waits = array("d")
+
+    def show(self, event: Event) -> None:
+        match event:
+            case Fork():
+                self._count(event)
+                self._fork(event)
+            case Hang():
+                self._hangs += 1
+                self._hang(event)
+            case Fault():
+                self._faults += 1
+                message = f"forkproof: a fault of its own turned it off in process {event.pid}: "
+                self._say((message, "bad"), (clean(event.message), ""))
+            case Born():
+                self._repair(event.parent, event.fork, event.repaired, f"forkproof: child {event.pid} ")
+        self._flush()
+
+    def finish(self) -> None:
+        if self._always or self._seen or self._waits or self._at_risk or self._hangs or self._faults:
+            self._summary()
+        self._flush()
+
+    # What is said.
+
+    def _count(self, fork: Fork) -> None:
+        self._forks += 1
+        self._refused += fork.outcome == "refused"
+        self._at_risk += fork.risk != "none" and fork.outcome != "refused"
+        if fork.waited_ms > 0:
+            self._waits.append(fork.waited_ms)
+
+    def _fork(self, fork: Fork) -> None:
+        new = []
+        seen = _grouped(fork.hazards)
+        for same in seen:
+            key = fork.where.file, fork.where.line, same[0].kind, same[0].what, same[0].cleared
+            self._seen[key] += 1
+            if self._seen[key] == 1:
+                new.append(same)
+            elif _is_milestone(self._seen[key]):
+                text = f"{clean(same[0].what)}, as above, at {self._seen[key]} forks now"
+                self._say((f"forkproof: {_place(fork.where)}: {text}", "dim"))
+        if not new and (fork.hazards or fork.risk == "none"):
+            return
+        self._headline(fork)
+        together: dict[object, list[list[Hazard]]] = {}
+        for same in new:
+            together.setdefault((same[0].thread, same[0].stack, same[0].cleared), []).append(same)
+        for groups in together.values():
+            self._hazards(fork, groups)
+        if known := len(seen) - len(new):
+            self._say((f"and {_number(known, 'hazard')} shown at an earlier fork", "dim"), indent=2)
+        self._repair(fork.pid, fork.fork, fork.repaired, "  ")
+        if fork.note:
+            self._say(("note: ", "dim"), (clean(fork.note), ""), indent=2)
+        self._say()
+
+    def _headline(self, fork: Fork) -> None:
+        if fork.outcome == "refused":
+            verdict = ("was refused: it would be at risk", "good")
+        elif fork.risk == "certain":
+            verdict = ("went ahead at risk", "bad")
+        elif fork.risk == "possible":
+            verdict = ("went ahead possibly at risk", "doubt")
+        else:
+            verdict = (f"waited {_duration(fork.waited_ms)}, then nothing was at risk", "good")
+        child = f" {self._arrow} {fork.child}" if fork.child is not None else ""
+        who = f"fork {fork.fork} ({fork.pid}{child}) "
+        self._say(("forkproof: ", ""), (_place(fork.where), "bold"), (f": {who}", ""), verdict)
+        self._source(fork.where, indent=4)
+
+    def _hazards(self, fork: Fork, groups: Sequence[Sequence[Hazard]]) -> None:
+        """What one thread had where it stood. A group is one hazard: the threads that had it or wanted it."""
+        first = groups[0][0]
+        for same in groups:
+            hazard = same[0]
+            style = "dim" if hazard.cleared else "bad" if hazard.certainty == "certain" else "doubt"
+            self._say(*_reason(hazard, style), indent=2)
+            if len(same) > 1:
+                others = [clean(other.thread.name, 60) for other in same[1:4] if other.thread]
+                more = len(same) - 1 - len(others)
+                names = ", ".join(others) + (f" and {more} more" if more else "")
+                self._say((f"the same with {names}", ""), indent=4)
+            if hazard.held_at and hazard.held_at not in hazard.stack:
+                self._say(("taken at ", "dim"), (_place(hazard.held_at), ""), indent=4)
+                self._source(hazard.held_at, indent=8)
+        self._stack(first.stack)
+        self._say(("ended: ", "dim"), (_ending(fork, first), ""), indent=4)
+        for advice in dict.fromkeys(same[0].advice for same in groups):
+            if advice:
+                self._say(("help: ", "good"), (clean(advice), ""), indent=4)
+
+    def _repair(self, pid: int, fork: int, repaired: Iterable[str], margin: str) -> None:
+        for what in repaired:
+            self._repaired.add((pid, fork))
+            if what not in self._repairs:
+                self._repairs.add(what)
+                self._say((margin, ""), ("repaired: ", "good"), (clean(what), ""))
+
+    def _hang(self, hang: Hang) -> None:
+        innermost = next(trimmed(hang.waits_for.stack), None)
+        place = _place(innermost) if innermost else "unknown place"
+        of = "" if hang.parent is None else f" (fork {hang.fork or '?'} of {hang.parent})"
+        who = f": process {hang.pid}{of} "
+        still = f"hangs: {clean(hang.thread.name)} has stood still for {hang.seconds:g} s"
+        self._say(("forkproof: ", ""), (place, "bold"), (who, ""), (still, "bad"))
+        self._say(("waits for: ", "bad"), (clean(hang.waits_for.what), ""), indent=2)
+        self._stack(hang.waits_for.stack)
+        how = f"{hang.verdict} (by {hang.proof})" if hang.proof else hang.verdict
+        if hang.hazard:
+            self._say((f"{how}: at the fork, ", "doubt"), *_reason(hang.hazard, "bad"), indent=2)
+            self._stack(hang.hazard.stack)
+        else:
+            self._say((f"{how}: ", "doubt"), ("no record of who has it", ""), indent=2)
+        if hang.advice:
+            self._say(("help: ", "good"), (clean(hang.advice), ""), indent=2)
+        self._say()
+
+    def _stack(self, stack: Sequence[Frame]) -> None:
+        for frame in trimmed(stack):
+            if frame is None:
+                self._say((self._dots, "dim"), indent=4)
+            else:
+                self._say(("at ", "dim"), (_place(frame), ""), indent=4)
+                self._source(frame, indent=8)
+
+    def _source(self, frame: Frame, *, indent: int) -> None:
+        if line := _source_line(frame):
+            gutter = f"{frame.line} {self._bar} "
+            line = cut(line, self._width - indent - len(gutter), self._dots)
+            self._say((gutter, "dim"), (line, "code"), indent=indent)
+
+    def _summary(self) -> None:
+        said = [f"{self._at_risk} at risk" if self._at_risk else "none at risk"] if self._forks else []
+        if self._refused:
+            said.append(f"{self._refused} refused")
+        if self._waits:
+            times = f"median {_duration(median(self._waits))}, max {_duration(max(self._waits))}"
+            said.append(f"{len(self._waits)} waited ({times})")
+        if self._repaired:
+            said.append(f"{len(self._repaired)} repaired")
+        if self._hangs:
+            said.append(f"{self._hangs} hung")
+        if self._faults:
+            said.append(f"forkproof failed in {_number(self._faults, 'process', 'es')}")
+        bad = self._at_risk or self._hangs or self._faults
+        totals = [_number(self._forks, "fork"), *said]
+        self._say((f"forkproof: {', '.join(totals)}", "bad" if bad else "good"))
+        often = [(key, count) for key, count in self._seen.most_common(3) if count > 1]
+        if often:
+            rest = sum(count > 1 for count in self._seen.values()) - len(often)
+            items = [f"{clean(key[3], 80)} ({count} forks)" for key, count in often]
+            self._say((f"most often: {', '.join(items)}{f', and {rest} more' if rest else ''}", ""), indent=2)
+
+    # How it gets to the stream.
+
+    def _say(self, *segments: Segment, indent: int = 0) -> None:
+        self._lines += wrap(segments, self._width, indent, 2) if segments else [[]]
+
+    def _flush(self) -> None:
+        """Write what was said in one piece, so that it does not mix with what the program writes."""
+        if not self._lines:
+            return
+        if self._console:
+            from rich.text import Text
+
+            with self._console.capture() as capture:
+                for line in self._lines:
+                    text = Text.assemble(*((piece, _COLOURS.get(style, style)) for piece, style in line))
+                    self._console.print(text, soft_wrap=True)
+            written = capture.get()
+        else:
+            written = "".join("".join(piece for piece, _ in line).rstrip() + "\n" for line in self._lines)
+        self._lines.clear()
+        encoding = self.stream.encoding or "utf-8"
+        self.stream.write(written.encode(encoding, "backslashreplace").decode(encoding))
+        self.stream.flush()
+
+
+def trimmed(stack: Sequence[Frame], most: int = 6) -> Iterator[Frame | None]:
+    """The frames that matter, innermost first: no import machinery, no thread start-up, at most `most`; None
+    stands for those left out between. A stack of nothing else keeps its innermost frame."""
+    kept = [frame for frame in stack if not _is_machinery(frame)] or list(stack[:1])
+    if len(kept) <= most:
+        yield from kept
+    else:
+        yield from kept[: most - 2]
+        yield None
+        yield from kept[-2:]
+
+
+def _is_machinery(frame: Frame) -> bool:
+    starts_thread = frame.function in ("_bootstrap", "_bootstrap_inner", "run")
+    return frame.file.startswith("<frozen importlib") or (
+        starts_thread and os.path.basename(frame.file) == "threading.py"
+    )
+
+
+def _grouped(hazards: Iterable[Hazard]) -> list[list[Hazard]]:
+    """Hazards that differ only in the thread, together: first what remained, and who holds it for certain."""
+    groups: dict[tuple[str, str, bool], list[Hazard]] = {}
+    for hazard in sorted(hazards, key=_weight):
+        groups.setdefault((hazard.kind, hazard.what, hazard.cleared), []).append(hazard)
+    return list(groups.values())
+
+
+def _weight(hazard: Hazard) -> tuple[bool, bool, bool]:
+    return hazard.cleared, hazard.certainty != "certain", hazard.state == "acquiring"
+
+
+def _reason(hazard: Hazard, style: str) -> list[Segment]:
+    forms = _HELD[hazard.state] if hazard.state else _OTHERWISE.get(hazard.kind, _HELD["holds"])
+    verb = forms[hazard.certainty == "possible"]
+    what = clean(hazard.what)
+    if not hazard.thread:
+        return [(what, "bold"), (" ", ""), (verb, style)]
+    return [(clean(hazard.thread.name, 100), "bold"), (" ", ""), (verb, style), (": ", ""), (what, "bold")]
+
+
+def _ending(fork: Fork, hazard: Hazard) -> str:
+    waited = f"waited {_duration(fork.waited_ms)}"
+    if hazard.cleared:
+        return f"{waited}; let go, or owned by the fork, before the fork went ahead"
+    if fork.outcome == "refused":
+        return "the fork was refused, nothing happened"
+    if fork.waited_ms > 0:
+        return f"{waited} in vain; still so when the fork went ahead"
+    return "not waited for; so when the fork went ahead"
+
+
+def _place(frame: Frame) -> str:
+    line = "" if frame.line is None else f":{frame.line}"
+    return clean(f"{_short(frame.file)}{line} in {frame.function}")
+
+
+@cache
+def _short(file: str) -> str:
+    """`file` as a person would call it: relative to the folder that Python, or the person, looks in."""
+    roots = [path for path in (os.getcwd(), *sys.path) if os.path.isabs(path) and len(path) > 1]
+    inside = [root for root in roots if file.startswith(os.path.join(root, ""))]
+    return os.path.relpath(file, max(inside, key=len)) if inside else file
+
+
+def _source_line(frame: Frame) -> str:
+    """The line itself, if it can be read here. Only ever from an ordinary file: the name is only a claim."""
+    if frame.line is None or not os.path.isfile(frame.file):
+        return ""
+    return clean(linecache.getline(frame.file, frame.line).strip().expandtabs(1), 200)
+
+
+def _number(count: int, noun: str, plural: str = "s") -> str:
+    return f"{count} {noun}{'' if count == 1 else plural}"
+
+
+def _duration(ms: float) -> str:
+    return f"{ms / 1000:.2g} s" if ms >= 999.5 else f"{ms:.0f} ms" if ms >= 9.95 else f"{ms:.1f} ms"
+
+
+def _is_milestone(count: int) -> bool:
+    return count >= 10 and count == 10 ** (len(str(count)) - 1)
+
+
+def _width_of(stream: TextIO) -> int:
+    if not stream.isatty():
+        return 100
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or 80
+    except (OSError, ValueError):
+        return shutil.get_terminal_size().columns
+
+
+def _console(stream: TextIO, width: int) -> Console | None:
+    """A rich console where a person watches and rich is there."""
+    if not stream.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") in ("dumb", "unknown"):
+        return None
+    try:
+        from rich.console import Console
+    except ImportError:
+        return None
+    return Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
+
+
+def _encodes(stream: TextIO, text: str) -> bool:
+    try:
+        text.encode(stream.encoding or "utf-8")
+    except (UnicodeError, LookupError):
+        return False
+    return True

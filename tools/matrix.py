@@ -1,0 +1,103 @@
+"""Run the tests on every CPython 3.11+ that is found, each in an environment of its own (.venvs/VERSION).
+
+    matrix.py [--pytest=OPTIONS] [PYTHON...]
+
+Without PYTHON: the one that runs this, python3.11 to python3.15 on PATH, and pyenv's. An interpreter that
+cannot build the extension or make an environment is skipped, with a line that says why; one that was named
+must not be.
+"""
+
+import argparse
+import hashlib
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from install import PARTS, ROOT
+
+# Run by each candidate: its name here, and what it lacks ("" if nothing).
+PROBE = """
+import importlib.util, os, sys, sysconfig
+free = "t" if sysconfig.get_config_var("Py_GIL_DISABLED") else ""
+print("%d.%d.%d" % sys.version_info[:3] + free)
+if sys.implementation.name != "cpython" or sys.version_info < (3, 11):
+    print("is not CPython 3.11 or later")
+elif not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")):
+    print("has no headers (Python.h)")
+elif not (importlib.util.find_spec("venv") and importlib.util.find_spec("ensurepip")):
+    print("has no venv module")
+"""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--pytest", default="", metavar="OPTIONS", help="options for pytest, as one argument")
+    parser.add_argument("pythons", nargs="*", metavar="PYTHON")
+    asked = parser.parse_args()
+
+    results: dict[str, str] = {}
+    for python in asked.pythons or _candidates():
+        version, lacks = _probe(python)
+        if asked.pythons and (lacks or not version):
+            sys.exit(f"{python}: {lacks or 'does not run'}")
+        if not version or version in results:
+            continue
+        if lacks:
+            results[version] = f"skipped: {python} {lacks}"
+            print(results[version], flush=True)
+            continue
+        print(f"\n== CPython {version} ({python})", flush=True)
+        results[version] = _test(python, version, shlex.split(asked.pytest))
+
+    print("\n== " + ", ".join(f"{version}: {result}" for version, result in results.items()))
+    return 0 if "passed" in results.values() and "failed" not in results.values() else 1
+
+
+def _candidates() -> Iterator[str]:
+    yield sys.executable
+    for minor in range(11, 16):
+        if found := shutil.which(f"python3.{minor}"):
+            yield found
+    versions = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser() / "versions"
+    yield from map(str, sorted(versions.glob("3.1[1-9]*/bin/python3")))
+
+
+def _probe(python: str) -> tuple[str, str]:
+    """The version of `python` ("" if it does not run) and what it lacks."""
+    try:
+        told = subprocess.run([python, "-c", PROBE], capture_output=True, text=True, timeout=60)
+    except OSError:
+        return "", ""
+    version, *lacks = told.stdout.splitlines() or [""]
+    return version, "".join(lacks)
+
+
+def _test(python: str, version: str, options: list[str]) -> str:
+    environment = ROOT / ".venvs" / version
+    stamp, sources = environment / "sources", _digest()
+    if not stamp.exists() or stamp.read_text() != sources:
+        installed = subprocess.run([python, ROOT / "tools" / "install.py", environment, "test"])
+        if installed.returncode:
+            return "failed"
+        stamp.write_text(sources)
+    tested = subprocess.run([environment / "bin" / "python", "-m", "pytest", *options], cwd=ROOT)
+    return "failed" if tested.returncode else "passed"
+
+
+def _digest() -> str:
+    """Changes when anything changes that an installation is made from."""
+    digest = hashlib.sha256()
+    for part in PARTS:
+        files = sorted((ROOT / part).rglob("*")) if (ROOT / part).is_dir() else [ROOT / part]
+        for file in files:
+            if file.is_file() and "__pycache__" not in file.parts:
+                digest.update(f"{file}\0".encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
