@@ -13,7 +13,7 @@ PYTEST ?=
 VENV ?= .venv
 
 bin := $(VENV)/bin
-sources := $(shell find src -type f -not -name '*.pyc') pyproject.toml setup.py README.md LICENSE
+sources := $(shell find src -type f -not -name '*.pyc' -not -name '*.so') pyproject.toml setup.py README.md LICENSE
 
 .PHONY: demo test matrix lint format bench clean
 

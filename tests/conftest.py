@@ -14,10 +14,12 @@ process is killed.
 from __future__ import annotations
 
 import os
+import pty
 import signal
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -26,9 +28,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
+import hypothesis
 import pytest
 
 MARK = "FORKPROOF_TEST"
+
+# How long an example takes says nothing on a busy machine.
+hypothesis.settings.register_profile("forkproof", deadline=None)
+hypothesis.settings.load_profile("forkproof")
 
 # They hide the standard streams' locks, and so hangs that users have.
 for hides in ("PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "PYTHONPATH"):
@@ -200,6 +207,18 @@ def start(mark: str) -> Start:
                 _kill_marked(mark)
 
     return start
+
+
+@pytest.fixture
+def terminal() -> Iterator[tuple[int, int]]:
+    """A pseudo-terminal, 100 columns wide: the end of the person who watches, and the program's."""
+    try:
+        ours, theirs = pty.openpty()
+    except OSError as error:
+        pytest.skip(f"no terminals here: {error}")
+    termios.tcsetwinsize(theirs, (24, 100))
+    yield ours, theirs
+    os.close(ours)
 
 
 def _environment(changes: Mapping[str, str | None] | None) -> dict[str, str]:

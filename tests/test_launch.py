@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import marshal
 import os
-import pty
 import re
 import signal
 import subprocess
@@ -300,20 +299,17 @@ def test_a_signal_arrives_exactly_once(start: Start, name: str, to_group: bool) 
         assert program.end() == 0
 
 
-def test_ctrl_c_on_a_terminal_interrupts_once(start: Start) -> None:
+def test_ctrl_c_on_a_terminal_interrupts_once(start: Start, terminal: tuple[int, int]) -> None:
     take_terminal = (
         "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
         "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
     )
-    ours, theirs = pty.openpty()
-    with (
-        open(ours, "rb", buffering=0) as terminal,
-        start("-c", take_terminal, *FORKPROOF, "-c", COUNTS, stdin=theirs) as program,
-    ):
+    ours, theirs = terminal
+    with start("-c", take_terminal, *FORKPROOF, "-c", COUNTS, stdin=theirs) as program:
         os.close(theirs)
         assert program.line() == "ready"
         os.write(ours, b"\x03")
-        program.until(lambda: terminal.read(1) == b"C")  # ^C was echoed, so the signal was sent
+        program.until(lambda: os.read(ours, 1) == b"C")  # ^C was echoed, so the signal was sent
         program.until(lambda: passed_on(program.pid, signal.SIGINT))
         os.kill(program.pid, signal.SIGUSR2)
         assert program.line() == "got SIGINT SIGUSR2"
@@ -464,13 +460,14 @@ def test_a_fork_at_risk_is_recorded_reported_and_told_by_the_status(
     ended = run(*FORKPROOF, *options, "--events", "events.jsonl", "risky.py", cwd=tmp_path)
     assert ended.status == status
     fork, *rest = (event for event in validated(tmp_path / "events.jsonl") if isinstance(event, Fork))
-    assert (fork.outcome, fork.risk, fork.fork, rest) == (outcome, "certain", 1, [])
+    assert (fork.outcome, fork.risk, rest) == (outcome, "certain", [])
+    assert fork.fork == 1 or outcome == "refused"
     assert (os.path.basename(fork.where.file), fork.where.line) == ("risky.py", 12)
     hazard = next(hazard for hazard in fork.hazards if not hazard.cleared)
     assert (hazard.kind, hazard.certainty, hazard.what) == ("held-lock", "certain", "lock of risky.py")
     assert hazard.thread is not None
     assert hazard.thread.name == "holder"
-    assert "risky.py:12 in <module>: fork 1 (" in ended.stderr
+    assert "risky.py:12 in <module>: fork " in ended.stderr
     assert "  holder held: lock of risky.py\n" in ended.stderr
     born = [event for event in validated(tmp_path / "events.jsonl") if isinstance(event, Born)]
     assert len(born) == (outcome != "refused")

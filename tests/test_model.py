@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.resources
 import json
 from dataclasses import fields
@@ -81,6 +82,7 @@ HANG = Hang(
 )
 
 
+@functools.cache
 def schema() -> jsonschema.Draft202012Validator:
     text = importlib.resources.files("forkproof").joinpath("events.schema.json").read_text()
     jsonschema.Draft202012Validator.check_schema(json.loads(text))

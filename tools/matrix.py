@@ -94,7 +94,7 @@ def _digest() -> str:
     for part in PARTS:
         files = sorted((ROOT / part).rglob("*")) if (ROOT / part).is_dir() else [ROOT / part]
         for file in files:
-            if file.is_file() and "__pycache__" not in file.parts:
+            if file.is_file() and file.suffix not in (".pyc", ".so"):
                 digest.update(f"{file}\0".encode() + file.read_bytes())
     return digest.hexdigest()
 

@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 CHILD_LIMIT = 1.2
@@ -55,8 +55,7 @@ class Row:
     shim: str = ""  # library whose mutexes the preloaded shim holds for longer
     delay: int = 20_000  # microseconds
     root: str = ""  # a file to be put in place of a system file, in a mount namespace: "fifo:/etc/services"
-    threads_note: str = ""
-    extra: dict[str, str] = field(default_factory=dict)
+    site: bool = False  # with the packages that are installed
 
 
 ROWS: dict[str, Row] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import rows_files
+import rows_libraries
 import rows_names
 import rows_objects
 import rows_sqlite
@@ -13,7 +14,7 @@ import rows_tls
 from lab import ROWS, main
 
 __all__ = ["ROWS", "matches"]
-_ = (rows_files, rows_names, rows_objects, rows_sqlite, rows_system, rows_tls)
+_ = (rows_files, rows_libraries, rows_names, rows_objects, rows_sqlite, rows_system, rows_tls)
 
 
 def matches(needs: str, version: tuple[int, ...]) -> bool:

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from lab import KEEP, Forks, row
 
-BIG = b"x" * 100_000
+BIG = b"x" * 1_000_000
 
 
 def _full_pipe_writer(buffering: int = 8192) -> io.BufferedWriter:
@@ -148,7 +148,7 @@ def _line(file: Any) -> None:
     file.flush()
 
 
-TEXT = "x" * 100_000 + "\n"
+TEXT = "x" * 1_000_000 + "\n"
 _blocked("TextIOWrapper.write / child: write", _text_writer, lambda f: f.write(TEXT), _line)
 _blocked("TextIOWrapper.flush / child: write", _text_writer, lambda f: (f.write(TEXT), f.flush()), _line)
 _blocked("TextIOWrapper.writelines / child: write", _text_writer, lambda f: f.writelines([TEXT]), _line)

@@ -335,3 +335,32 @@ def _() -> KeepsGil:
             pass
 
     return KeepsGil(call)
+
+
+# ---------------------------------------------------------------- name service modules that lock for themselves (if installed)
+
+
+def _service(module: str, strace: tuple[str, ...], path: str) -> None:
+    @row(f"getpwnam by libnss_{module}", root=f"passwd: files {module}\\ngroup: files {module}\\n:/etc/nsswitch.conf",
+         strace=strace, path=path, delay=20_000)  # fmt: skip
+    def _() -> Forks | str:
+        import ctypes
+        import pwd
+
+        try:
+            ctypes.CDLL(f"libnss_{module}.so.2")
+        except OSError as error:
+            return str(error)
+
+        def look() -> None:
+            try:
+                pwd.getpwnam("nobody-of-that-name")
+            except KeyError:
+                pass
+
+        look()
+        return Forks(look, look, threads=2, forks=80)
+
+
+_service("winbind", ("lstat", "newfstatat", "connect"), "/run/samba/winbindd")
+_service("sss", ("connect", "newfstatat"), "/var/lib/sss/pipes/nss")

@@ -31,7 +31,7 @@ def _object(name: str, make: Any, hold: Any, child: Any, **options: Any) -> None
     @row(f"{name} / child: its own", needs=needs)
     def _() -> Forks:
         thing = make()
-        return Forks(lambda: hold(thing), lambda: child(make()), forks=60, **options)
+        return Forks(lambda: hold(thing), lambda: child(make()), **{"forks": 60, **options})
 
 
 _object("zlib.Compress.compress", zlib.compressobj, lambda o: o.compress(NOISE), lambda o: o.compress(b"x"))
@@ -39,8 +39,10 @@ _object("zlib.Compress.flush", zlib.compressobj, lambda o: (o.compress(NOISE), o
 _object("zlib.Decompress.decompress", zlib.decompressobj,
         lambda o: zlib.decompressobj().decompress(b"") if o.eof else o.decompress(_endless()), lambda o: o.decompress(b""))  # fmt: skip
 _object("bz2.BZ2Compressor.compress", bz2.BZ2Compressor, lambda o: o.compress(NOISE), lambda o: o.compress(b"x"))
-_object("bz2.BZ2Decompressor.decompress", bz2.BZ2Decompressor,
-        lambda o: o.decompress(_bz2(), 1000) and None, lambda o: o.decompress(b"", 1))  # fmt: skip
+_object("bz2.BZ2Decompressor.decompress", bz2.BZ2Decompressor, lambda o: o.decompress(_once(bz2), 200_000),
+        lambda o: o.decompress(b"", 1), settle=0.01, forks=15)  # fmt: skip
+_object("lzma.LZMADecompressor.decompress", lzma.LZMADecompressor, lambda o: o.decompress(_once(lzma), 200_000),
+        lambda o: o.decompress(b"", 1), settle=0.01, forks=15)  # fmt: skip
 _object("lzma.LZMACompressor.compress", lambda: lzma.LZMACompressor(preset=1), lambda o: o.compress(NOISE),
         lambda o: o.compress(b"x"))  # fmt: skip
 
@@ -52,11 +54,12 @@ def _endless(state: dict[str, Any] = {}) -> bytes:  # noqa: B006  kept between c
     return bytes(state["c"].compress(NOISE))
 
 
-def _bz2(state: dict[str, Any] = {}) -> bytes:  # noqa: B006
-    if "data" not in state:
-        state["data"] = bz2.compress(NOISE * 3)
-        return bytes(state["data"])
-    return b""
+def _once(module: Any, state: dict[str, Any] = {}) -> bytes:  # noqa: B006
+    """At the first call much compressed data, then no more: the object still has most of it to decompress."""
+    if state:
+        return b""
+    state["given"] = True
+    return bytes(module.compress(NOISE * 3, **({"preset": 0} if module is lzma else {})))
 
 
 _object("hashlib.sha256 (OpenSSL) update", hashlib.sha256, lambda o: o.update(NOISE), lambda o: o.update(NOISE))

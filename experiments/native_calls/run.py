@@ -1,7 +1,7 @@
 """Run the experiments behind the catalogue and print a table.
 
     python run.py                                  every row, on this interpreter
-    python run.py -p python3.12 -p python3.14 sqlite tls     rows whose name contains one of the words, on these
+    python run.py -p python3.12 -p python3.14 sqlite tls     rows whose name one of the patterns finds, on these
     python run.py --plain ...                      without widening any window (no strace, no shim)
     python run.py --json FILE ...                  append each result to FILE, one JSON object a line
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import os
 import select
 import shlex
@@ -61,11 +62,10 @@ def where(pid: int) -> str:
 
 
 def run_row(row: Row, python: str, widen: bool, scratch: Path) -> dict[str, Any]:
-    command = [*shlex.split(python), str(HERE / "rows.py"), row.name]
+    command = [*shlex.split(python), *([] if row.site else ["-S"]), str(HERE / "rows.py"), row.name]
     env = {k: v for k, v in os.environ.items() if k not in ("PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE")}
     env["PYTHONDONTWRITEBYTECODE"] = "1"  # leave no cache files of other interpreters beside the sources
     env["SCRATCH"] = str(scratch)
-    env.update(row.extra)
     how = "plain"
     if row.root:
         if os.geteuid() != 0:
@@ -77,6 +77,9 @@ def run_row(row: Row, python: str, widen: bool, scratch: Path) -> dict[str, Any]
             os.mkfifo(stand_in)
         else:
             stand_in.write_text(kind.replace("\\n", "\n"))
+        words = shlex.split(python)
+        if words[0] == "chroot":
+            target = words[1] + target
         inner = f"mount --bind {shlex.quote(str(stand_in))} {shlex.quote(target)} && exec " + shlex.join(command)
         command = ["unshare", "-m", "sh", "-c", inner]
         how = "mount"
@@ -176,7 +179,7 @@ def main() -> None:
             version = subprocess.run(ask, capture_output=True, text=True, check=True).stdout.strip()
             number = tuple(int(part) for part in version.split(".")[:2])
             for row in rows.ROWS.values():
-                if options.words and not any(word in row.name for word in options.words):
+                if options.words and not any(re.search(word, row.name) for word in options.words):
                     continue
                 if not rows.matches(row.needs, number):
                     continue

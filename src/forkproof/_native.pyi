@@ -51,8 +51,8 @@ def set_calls(calls: dict[Any, tuple[int, int, bool, bool]], awaited: tuple[str,
     """`awaited`: modules whose import makes a refresh due. callable -> (entry, resource, only host names, GIL retaken outside). Resource: 0 process, 1 object, 2 stream."""
 
 def set_semaphore(type: type) -> None: ...
-def add_foreign(lock: Any) -> None:
-    """A lock object (acquire, release) that is owned at every fork because frames do not show who holds it."""
+def add_foreign(lock: Any, marker: str) -> None:
+    """`marker`: what the file names of its library's frames contain. A lock object (acquire, release) that is owned at every fork because frames do not show who holds it."""
 
 def set_exempt(exempt: dict[Any, Any]) -> None:
     """The dict itself is read at each fork: keys id(lock), or (thread ident,)."""

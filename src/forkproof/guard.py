@@ -246,7 +246,8 @@ def _refresh() -> None:
         found = catalogue.resolve(lock.path)
         if found is not None and lock.concerns_loaded() and id(found) not in s.foreign:
             s.foreign[id(found)] = lock
-            _native.add_foreign(found)
+            package = lock.path.partition(".")[0]
+            _native.add_foreign(found, f"/{package}/")
     if s.filter is not None:
         filters: list[Any] = warnings.filters  # type: ignore[assignment]
         if not filters or filters[0] is not s.filter:
@@ -290,9 +291,12 @@ def _exempt_mended(seen: list[Sighting]) -> None:
         key = (holder, attribute, module, len(callbacks))
         answer = _settings.mended.get(key)
         if answer is None:
-            answer = _settings.mended[key] = bool(module) and mended.mends(callbacks, holder, attribute, module)
+            answer = catalogue.is_harmless(holder, attribute) or (
+                bool(module) and mended.mends(callbacks, holder, attribute, module)
+            )
+            _settings.mended[key] = answer
         if answer:
-            _exempt(s[7], "its library resets it in the child")
+            _exempt(s[7], "its library resets it in the child, or no child needs it")
 
 
 def _audit(event: str, args: tuple[Any, ...]) -> None:

@@ -99,7 +99,7 @@ class Fork(_Record):
     child: int | None = None
     """None where the parent was not told; then a `Born` of the child names it."""
     fork: int
-    """The number of this fork in process `pid`, from 1."""
+    """The number of this fork in process `pid`, from 1; 0 for one that was refused, and so is none."""
     risk: Risk
     """What remained when the fork went ahead."""
     where: Frame

@@ -17,7 +17,8 @@ static int PRECALL, CALL, CALL_KW, CALL_FUNCTION_EX, BEFORE_WITH, BEFORE_ASYNC_W
     LOAD_SPECIAL, FOR_ITER, SEND, EXTENDED_ARG, RETURN_VALUE, RETURN_CONST, RERAISE, RAISE_VARARGS, JUMP_FORWARD,
     JUMP_BACKWARD, JUMP_BACKWARD_NO_INTERRUPT, PUSH_NULL, LOAD_FAST, LOAD_FAST_CHECK, LOAD_FAST_BORROW, LOAD_DEREF,
     LOAD_CLASSDEREF, LOAD_GLOBAL, LOAD_NAME, LOAD_ATTR, LOAD_METHOD, LOAD_CONST, LOAD_COMMON_CONSTANT,
-    LOAD_FAST_LOAD_FAST, LOAD_FAST_BORROW_LOAD_FAST_BORROW, CHECK_EXC_MATCH, RETURN_GENERATOR, CACHE, KW_NAMES;
+    LOAD_FAST_LOAD_FAST, LOAD_FAST_BORROW_LOAD_FAST_BORROW, STORE_FAST_LOAD_FAST, STORE_FAST, STORE_DEREF, CHECK_EXC_MATCH, RETURN_GENERATOR, CACHE, KW_NAMES,
+    GET_ANEXT, YIELD_VALUE, RESUME;
 
 static const struct {
     const char *name;
@@ -30,20 +31,62 @@ static const struct {
     OP(JUMP_BACKWARD_NO_INTERRUPT), OP(PUSH_NULL), OP(LOAD_FAST), OP(LOAD_FAST_CHECK), OP(LOAD_FAST_BORROW),
     OP(LOAD_DEREF), OP(LOAD_CLASSDEREF), OP(LOAD_GLOBAL), OP(LOAD_NAME), OP(LOAD_ATTR), OP(LOAD_METHOD),
     OP(LOAD_CONST), OP(LOAD_COMMON_CONSTANT), OP(LOAD_FAST_LOAD_FAST), OP(LOAD_FAST_BORROW_LOAD_FAST_BORROW),
-    OP(CHECK_EXC_MATCH), OP(RETURN_GENERATOR), OP(CACHE), OP(KW_NAMES),
+    OP(STORE_FAST_LOAD_FAST), OP(STORE_FAST), OP(STORE_DEREF),
+    OP(CHECK_EXC_MATCH), OP(RETURN_GENERATOR), OP(CACHE), OP(KW_NAMES), OP(GET_ANEXT), OP(YIELD_VALUE),
+    OP(RESUME),
 #undef OP
 };
 
 static CodeInfo nothing = {.boring = 1};
 
+/* The code objects of the last looks: found again by address, without touching them. An entry goes with its code. */
+#define RECENT 512
+static struct {
+    const void *code;
+    const CodeInfo *info;
+} recent[RECENT];
+
+static inline size_t slot_of(const void *code)
+{
+    return ((uintptr_t)code >> 4 ^ (uintptr_t)code >> 13) & (RECENT - 1);
+}
+
 static void release_info(void *extra)
 {
     CodeInfo *info = extra;
     if (info != NULL && info != &nothing) {
+        if (recent[slot_of(info->code)].code == info->code) {
+            recent[slot_of(info->code)].code = NULL;
+        }
         PyMem_RawFree(info->units);
         PyMem_RawFree(info->sites);
         PyMem_RawFree(info->regions);
+        PyMem_RawFree(info->self_calls);
         PyMem_RawFree(info);
+    }
+}
+
+static uint8_t kinds[256];
+
+OpKind op_kind(int op)
+{
+    return (OpKind)kinds[op & 255];
+}
+
+static void note_kinds(void)
+{
+    const struct {
+        int op;
+        OpKind kind;
+    } table[] = {
+        {CALL, OP_CALL}, {PRECALL, OP_CALL}, {CALL_KW, OP_CALL_KW}, {CALL_FUNCTION_EX, OP_CALL_EX},
+        {BEFORE_WITH, OP_BEFORE_WITH}, {BEFORE_ASYNC_WITH, OP_BEFORE_WITH}, {WITH_EXCEPT_START, OP_WITH_EXCEPT},
+        {FOR_ITER, OP_FOR_ITER}, {SEND, OP_SEND}, {KW_NAMES, OP_KW_NAMES},
+    };
+    for (size_t i = 0; i < Py_ARRAY_LENGTH(table); i++) {
+        if (table[i].op >= 0) {
+            kinds[table[i].op] = (uint8_t)table[i].kind;
+        }
     }
 }
 
@@ -110,6 +153,7 @@ int code_init(void)
         PyErr_SetString(PyExc_ImportError, "forkproof does not know this interpreter's bytecode");
         goto done;
     }
+    note_kinds();
     extra_index = code_extra_index(release_info);
     if (extra_index < 0) {
         PyErr_SetString(PyExc_ImportError, "no room for forkproof in co_extra");
@@ -123,35 +167,6 @@ done:
     Py_XDECREF(opmap);
     Py_DECREF(module);
     return result;
-}
-
-OpKind op_kind(int op)
-{
-    if (op == CALL || (PRECALL >= 0 && op == PRECALL)) {
-        return OP_CALL;
-    }
-    if (op == CALL_KW) {
-        return OP_CALL_KW;
-    }
-    if (op == CALL_FUNCTION_EX) {
-        return OP_CALL_EX;
-    }
-    if (op == BEFORE_WITH || op == BEFORE_ASYNC_WITH) {
-        return OP_BEFORE_WITH;
-    }
-    if (op == WITH_EXCEPT_START) {
-        return OP_WITH_EXCEPT;
-    }
-    if (op == FOR_ITER) {
-        return OP_FOR_ITER;
-    }
-    if (op == SEND) {
-        return OP_SEND;
-    }
-    if (op == KW_NAMES) {
-        return OP_KW_NAMES;
-    }
-    return OP_OTHER;
 }
 
 PyObject *code_name(PyCodeObject *code, int index)
@@ -198,6 +213,10 @@ static int parse_base(const Unit *u, int second, Expression *e)
         e->base = BASE_LOCAL;
         e->index = second ? (int)(u->arg & 15) : (int)(u->arg >> 4);
     }
+    else if (op == STORE_FAST_LOAD_FAST) {
+        e->base = BASE_LOCAL;
+        e->index = (int)(u->arg & 15);
+    }
     else if (op == LOAD_DEREF || op == LOAD_CLASSDEREF) {
         e->base = BASE_CELL;
         e->index = (int)u->arg;
@@ -221,6 +240,27 @@ static inline int next_unit(const CodeInfo *info, int unit)
     return unit + 1 + caches[info->units[unit].op];
 }
 
+#define BARE (-2) /* a callee that is a variable and no attribute of one */
+
+static int parse_attributes(const CodeInfo *info, PyCodeObject *code, int at, int end, Expression *e);
+
+/* The instruction, at or before `unit`, that pushed the slot `lowest`; -1 none. */
+static int pusher(const CodeInfo *info, int unit, int lowest)
+{
+    const Unit *units = info->units;
+    for (int at = unit; at >= 0; at--) {
+        if (units[at].back || units[at].depth < 0) {
+            continue;
+        }
+        /* Half of this one stores what stood before; the other half pushes. */
+        int depth = units[at].depth - (units[at].op == STORE_FAST_LOAD_FAST);
+        if (depth <= lowest) {
+            return at;
+        }
+    }
+    return -1;
+}
+
 /* The callee of the call at `unit` as `base.attributes.method`; the method's index in co_names, or -1. */
 static int parse_callee(const CodeInfo *info, PyCodeObject *code, int unit, Expression *e)
 {
@@ -230,10 +270,7 @@ static int parse_callee(const CodeInfo *info, PyCodeObject *code, int unit, Expr
     if (lowest < 0) {
         return -1;
     }
-    int start = unit - 1;
-    while (start >= 0 && (units[start].back || units[start].depth < 0 || units[start].depth > lowest)) {
-        start--;
-    }
+    int start = pusher(info, unit - 1, lowest);
     if (start < 0) {
         return -1;
     }
@@ -243,9 +280,15 @@ static int parse_callee(const CodeInfo *info, PyCodeObject *code, int unit, Expr
     if (start >= unit || !parse_base(&units[start], units[start].depth < lowest, e)) {
         return -1;
     }
-    int at = next_unit(info, start);
+    return parse_attributes(info, code, next_unit(info, start), unit, e);
+}
+
+/* `.a.b.last` from `at` on: all but the last go to `e`, whose index in co_names is returned; BARE when there is none. */
+static int parse_attributes(const CodeInfo *info, PyCodeObject *code, int at, int end, Expression *e)
+{
+    const Unit *units = info->units;
     int method = -1;
-    while (at < unit) {
+    while (at < end) {
         int op = units[at].op;
         int name;
         if (op == EXTENDED_ARG) {
@@ -269,6 +312,9 @@ static int parse_callee(const CodeInfo *info, PyCodeObject *code, int unit, Expr
         }
         method = name;
         at = next_unit(info, at);
+    }
+    if (method < 0) {
+        return BARE;
     }
     return code_name(code, method) == NULL ? -1 : method;
 }
@@ -517,7 +563,8 @@ static void flow(Reader *r, int sites)
             visit(r, e->target, e->depth + e->lasti + 1, iterator, pending);
         }
         if (sites) {
-            const CallSite *site = code_site(info, at);
+            /* 3.11 calls at PRECALL or at CALL; only past both is the call behind us. */
+            const CallSite *site = PRECALL >= 0 && op == PRECALL ? NULL : code_site(info, at);
             if (site != NULL && site->role == CALL_RELEASE_SAVE) {
                 pending |= PENDING_LET_GO;
             }
@@ -556,10 +603,11 @@ static void flow(Reader *r, int sites)
         if (effect == PY_INVALID_STACK_EFFECT) {
             continue;
         }
-        if (op == FOR_ITER && !sites) {
+        int iterates = op == FOR_ITER || (GET_ANEXT >= 0 && op == GET_ANEXT);
+        if (iterates && !sites) {
             iterator = add_region(r, depth - 1, iterator);
         }
-        else if (op == FOR_ITER && next < info->n_units) {
+        else if (iterates && next < info->n_units) {
             iterator = info->units[next].iterator;
         }
         visit(r, next, depth + effect, iterator, pending);
@@ -587,6 +635,54 @@ static int names_locks(PyCodeObject *code)
     return 0;
 }
 
+/* Whether the function goes on with generators that it keeps in variables. */
+static int drives_generators(const CodeInfo *info, PyCodeObject *code)
+{
+    static const char *const names[] = {"next", "send", "throw", "anext", "asend", "athrow", "__next__", "__anext__"};
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(code->co_names); i++) {
+        for (size_t k = 0; k < Py_ARRAY_LENGTH(names); k++) {
+            if (PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(code->co_names, i), names[k]) == 0) {
+                return 1;
+            }
+        }
+    }
+    return info->n_regions > 1;
+}
+
+/* `take = self._lock.acquire` makes `take()` a call of acquire on self._lock: the role, with `e` turned into the lock. */
+static CallRole alias_role(const Reader *r, Expression *e)
+{
+    const CodeInfo *info = r->info;
+    if (e->base != BASE_LOCAL && e->base != BASE_CELL) {
+        return CALL_OTHER;
+    }
+    for (int at = 0; at < info->n_units; at = next_unit(info, at)) {
+        const Unit *u = &info->units[at];
+        int target = -1;
+        if (u->depth > 0 && (u->op == STORE_FAST || u->op == STORE_DEREF)) {
+            target = (int)u->arg;
+        }
+        else if (u->depth > 0 && u->op == STORE_FAST_LOAD_FAST) {
+            target = (int)(u->arg >> 4);
+        }
+        if (target != e->index) {
+            continue;
+        }
+        int lowest = u->depth - 1, start = pusher(info, at - 1, lowest);
+        Expression lock;
+        if (start < 0 || !parse_base(&info->units[start], info->units[start].depth < lowest, &lock)) {
+            continue;
+        }
+        int method = parse_attributes(info, r->code, next_unit(info, start), at, &lock);
+        CallRole role = method < 0 ? CALL_OTHER : role_of(code_name(r->code, method));
+        if (role != CALL_OTHER) {
+            *e = lock;
+            return role;
+        }
+    }
+    return CALL_OTHER;
+}
+
 static int find_sites(Reader *r)
 {
     CodeInfo *info = r->info;
@@ -598,10 +694,13 @@ static int find_sites(Reader *r)
         }
         Expression e;
         int method = parse_callee(info, r->code, at, &e);
-        if (method < 0) {
-            continue;
+        CallRole role = CALL_OTHER;
+        if (method == BARE) {
+            role = alias_role(r, &e);
         }
-        CallRole role = role_of(code_name(r->code, method));
+        else if (method >= 0) {
+            role = role_of(code_name(r->code, method));
+        }
         if (role == CALL_OTHER) {
             continue;
         }
@@ -682,6 +781,8 @@ static CodeInfo *read_code(PyCodeObject *code)
     if (info == NULL) {
         return &nothing;
     }
+    info->code = code;
+    info->n_self_calls = -1;
     Reader r = {.info = info, .code = code};
     int failed = decode(info, code) < 0;
     r.work = PyMem_RawMalloc(sizeof(int) * (size_t)(info->n_units + 1));
@@ -705,6 +806,7 @@ static CodeInfo *read_code(PyCodeObject *code)
         info->enters = strcmp(name, "__enter__") == 0 || strcmp(name, "__aenter__") == 0 ||
                        strcmp(name, "acquire") == 0 || strcmp(name, "_acquire_restore") == 0 ||
                        strcmp(name, "acquire_lock") == 0;
+        info->joins = strcmp(name, "_wait_for_tstate_lock") == 0;
         info->wait_self = info->wait_waiter = -1;
         if (names_locks(code)) {
             failed = find_sites(&r) < 0;
@@ -722,7 +824,8 @@ static CodeInfo *read_code(PyCodeObject *code)
                 info->wait_waiter = find_local(code, "waiter");
             }
         }
-        info->boring = info->n_sites == 0 && info->n_regions <= 1 && !info->importlib;
+        info->drives = drives_generators(info, code) != 0;
+        info->boring = info->n_sites == 0 && info->n_regions <= 1 && !info->importlib && !info->drives;
         for (int i = 0; i < info->n_units && info->boring; i++) {
             OpKind kind = op_kind(info->units[i].op);
             info->boring = kind != OP_BEFORE_WITH && kind != OP_WITH_EXCEPT;
@@ -749,6 +852,10 @@ static CodeInfo *read_code(PyCodeObject *code)
 
 const CodeInfo *code_info(PyCodeObject *code)
 {
+    size_t slot = slot_of(code);
+    if (recent[slot].code == code) {
+        return recent[slot].info;
+    }
     CodeInfo *info = code_extra_get(code, extra_index);
     if (info == NULL) {
         info = read_code(code);
@@ -758,7 +865,25 @@ const CodeInfo *code_info(PyCodeObject *code)
             return &nothing;
         }
     }
+    if (info != &nothing) {
+        recent[slot].code = code;
+        recent[slot].info = info;
+    }
     return info;
+}
+
+const CodeInfo *code_info_recent(const void *code)
+{
+    size_t slot = slot_of(code);
+    return recent[slot].code == code ? recent[slot].info : NULL;
+}
+
+int delegates_at(const CodeInfo *info, int unit)
+{
+    unit -= info->units[unit].back;
+    int at = info->units[unit].op == YIELD_VALUE ? next_unit(info, unit) : unit;
+    /* RESUME's argument: 2 after `yield from`, 3 after `await` (in its two low bits). */
+    return at < info->n_units && info->units[at].op == RESUME && (info->units[at].arg & 3) >= 2;
 }
 
 int is_enter_call(const CodeInfo *info, int unit)
@@ -913,10 +1038,7 @@ PyObject *expression_text(PyCodeObject *code, int unit)
     else {
         return NULL;
     }
-    int start = unit - 1;
-    while (start >= 0 && (units[start].back || units[start].depth < 0 || units[start].depth > lowest)) {
-        start--;
-    }
+    int start = pusher(info, unit - 1, lowest);
     if (start >= 0 && units[start].op == PUSH_NULL) {
         start = next_unit(info, start);
     }
@@ -946,20 +1068,43 @@ PyObject *expression_text(PyCodeObject *code, int unit)
     return join(&e, code, end);
 }
 
-int code_self_calls(PyCodeObject *code, CallVisitor visitor, void *context)
+static void find_self_calls(CodeInfo *info, PyCodeObject *code)
 {
-    const CodeInfo *info = code_info(code);
+    int room = 0;
+    info->n_self_calls = 0;
     for (int at = 0; at < info->n_units; at = next_unit(info, at)) {
         if (info->units[at].depth < 0 || !is_call(info->units[at].op)) {
             continue;
         }
-        Expression e;
-        int method = parse_callee(info, code, at, &e);
-        if (method >= 0 && (e.base == BASE_LOCAL || e.base == BASE_CELL) && e.index == 0) {
-            int stop = visitor(context, code, &e, code_name(code, method));
-            if (stop) {
-                return stop;
+        SelfCall call;
+        call.method = parse_callee(info, code, at, &call.expression);
+        if (call.method < 0 || call.expression.index != 0 ||
+            (call.expression.base != BASE_LOCAL && call.expression.base != BASE_CELL)) {
+            continue;
+        }
+        if (info->n_self_calls == room) {
+            room = room ? room * 2 : 4;
+            SelfCall *grown = PyMem_RawRealloc(info->self_calls, sizeof(SelfCall) * (size_t)room);
+            if (grown == NULL) {
+                return;
             }
+            info->self_calls = grown;
+        }
+        info->self_calls[info->n_self_calls++] = call;
+    }
+}
+
+int code_self_calls(PyCodeObject *code, CallVisitor visitor, void *context)
+{
+    CodeInfo *info = (CodeInfo *)code_info(code);
+    if (info->n_self_calls < 0) {
+        find_self_calls(info, code);
+    }
+    for (int i = 0; i < info->n_self_calls; i++) {
+        const SelfCall *call = &info->self_calls[i];
+        int stop = visitor(context, code, &call->expression, code_name(code, call->method));
+        if (stop) {
+            return stop;
         }
     }
     return 0;

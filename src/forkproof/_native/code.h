@@ -50,13 +50,24 @@ typedef struct {
     uint32_t arg;
 } Unit;
 
+/* `first_parameter.a.b.method(...)` */
 typedef struct {
+    Expression expression;
+    int method; /* index into co_names */
+} SelfCall;
+
+typedef struct {
+    PyCodeObject *code; /* borrowed: this goes when it goes */
+    int n_self_calls;   /* -1: not yet looked for */
+    SelfCall *self_calls;
     int n_units;
     int n_sites, n_regions, n_expressions;
     unsigned boring : 1;       /* no `with`, no lock methods, no `for`: nothing in it can hold a lock */
     unsigned importlib : 1;    /* a frame of the import machinery */
     unsigned module_lock : 1;  /* importlib's _ModuleLock.acquire */
     unsigned wait : 1;         /* Condition.wait or a copy of it */
+    unsigned joins : 1;        /* Thread.join up to 3.12: the lock that it acquires says that a thread has ended */
+    unsigned drives : 1;       /* it may go on with generators that it keeps in variables */
     unsigned enters : 1;       /* __enter__, acquire and the like: what it acquires it leaves held */
     int wait_self, wait_waiter;
     Unit *units;
@@ -71,6 +82,9 @@ int code_init(void);
 /* Never NULL after code_init; on lack of memory, or a code object that it cannot follow, the answer is `boring`. */
 const CodeInfo *code_info(PyCodeObject *code);
 
+/* The same without touching the code object, NULL unless it was asked for lately. */
+const CodeInfo *code_info_recent(const void *code);
+
 /* Calls `visit` for each call `first_parameter.a.b.method(...)` in the code until it returns nonzero. */
 typedef int (*CallVisitor)(void *context, PyCodeObject *code, const Expression *expression, PyObject *method);
 int code_self_calls(PyCodeObject *code, CallVisitor visit, void *context);
@@ -81,6 +95,8 @@ const CallSite *code_site(const CodeInfo *info, int unit);
 typedef enum { OP_OTHER, OP_CALL, OP_CALL_KW, OP_CALL_EX, OP_BEFORE_WITH, OP_WITH_EXCEPT, OP_FOR_ITER, OP_SEND, OP_KW_NAMES } OpKind;
 OpKind op_kind(int op);
 
+/* Whether a generator that is suspended at `unit` has delegated, by `yield from` or `await`; to what lies at depth - 2. */
+int delegates_at(const CodeInfo *info, int unit);
 /* Whether the call at `unit` is the `__enter__` of a `with` (3.14+, where it is an ordinary CALL). */
 int is_enter_call(const CodeInfo *info, int unit);
 /* Whether the call at `unit` passes three times None, as a `with` that ends without exception calls `__exit__`. */

@@ -25,6 +25,8 @@
 #define TAKE_LIMIT 0.05    /* seconds for one lock; under eight contenders none took longer (internals: trap 21) */
 #define UNSEEN_LIMIT 0.01  /* seconds for a lock that is locked while no frame shows who has it */
 #define POLL 0.0005        /* seconds between looks while an import or a native call is waited for */
+#define HURRY 200          /* microseconds: the switch interval while a fork waits; at 5 ms each turn of each busy thread
+                            * is 5 ms more before the forking one has the GIL back */
 #define DRAIN 0.0001       /* seconds with the GIL held, for native calls to come to their end */
 
 enum { POLICY_OBSERVE, POLICY_WAIT };
@@ -494,11 +496,52 @@ static int is_drained(const Sighting *s)
     return s->kind == KIND_CALL && s->draining && waits_for_gil((unsigned long)s->thread->native_thread_id);
 }
 
+/* The innermost frame of the library whose lock somebody has; NULL where the thread is not inside it. */
+static Frame *frame_of_library(PyThreadState *thread, PyObject *marker)
+{
+    int through_c;
+    for (Frame *f = thread_top(thread); f != NULL; f = frame_outer(f, &through_c)) {
+        PyCodeObject *code = frame_is_shim(f) ? NULL : frame_code(f);
+        if (code != NULL && PyUnicode_Find(code->co_filename, marker, 0, PY_SSIZE_T_MAX, 1) >= 0) {
+            return f;
+        }
+    }
+    return NULL;
+}
+
+/* A catalogued lock is held in code without frames: that somebody has it shows by trying, who by where threads stand. */
+static void add_foreign_holders(Look *part, PyThreadState *me)
+{
+    PyObject *key, *value;
+    Py_ssize_t position = 0;
+    while (PyDict_Next(foreign_locks, &position, &key, &value)) {
+        PyObject *lock = PyTuple_GET_ITEM(value, 0), *marker = PyTuple_GET_ITEM(value, 1);
+        if (is_owned(lock)) {
+            continue;
+        }
+        if (take(lock, KIND_FOREIGN, 0)) {
+            give_back(lock, KIND_FOREIGN);
+            continue;
+        }
+        PyThreadState *ts = PyInterpreterState_ThreadHead(PyThreadState_GetInterpreter(me));
+        for (; ts != NULL; ts = PyThreadState_Next(ts)) {
+            Frame *f = ts == me ? NULL : frame_of_library(ts, marker);
+            if (f != NULL && part->n < part->room) {
+                PyCodeObject *code = frame_code(f);
+                part->items[part->n++] = (Sighting){
+                    .thread = ts, .state = STATE_HOLDS, .kind = KIND_FOREIGN, .subject = lock, .frame = f,
+                    .code = code, .unit = frame_unit(f, code), .named_at = -1,
+                };
+            }
+        }
+    }
+}
+
 /* What is at risk as the look stands, for the report. */
 static PyObject *at_risk(void)
 {
-    Look part = {.threads = g.look.threads};
-    part.items = PyMem_RawMalloc(sizeof(Sighting) * (size_t)(g.look.n + 1));
+    Look part = {.threads = g.look.threads, .room = g.look.n + 64};
+    part.items = PyMem_RawMalloc(sizeof(Sighting) * (size_t)part.room);
     if (part.items == NULL) {
         return PyErr_NoMemory();
     }
@@ -514,6 +557,9 @@ static PyObject *at_risk(void)
             continue; /* nobody is seen to have it: most likely the forking thread itself, by a hook */
         }
         part.items[part.n++] = *s;
+    }
+    if (PyDict_GET_SIZE(foreign_locks)) {
+        add_foreign_holders(&part, PyThreadState_Get());
     }
     PyObject *list = look_as_list(&part);
     PyMem_RawFree(part.items);
@@ -546,7 +592,11 @@ static void settle(PyThreadState *me)
     PyObject *need[MAX_OWNED];
     Kind kinds[MAX_OWNED];
 
+    unsigned long usual = *switch_interval();
     hold_signals();
+    if (usual > HURRY) {
+        *switch_interval() = HURRY;
+    }
     for (;;) {
         double elapsed = monotonic() - start;
         int n = 0, pending = 0, draining = 0;
@@ -587,6 +637,7 @@ static void settle(PyThreadState *me)
         PyObject *key, *value;
         Py_ssize_t position = 0;
         while (PyDict_Next(foreign_locks, &position, &key, &value)) {
+            value = PyTuple_GET_ITEM(value, 0);
             Lost *entry = find_lost(0, value);
             if (!is_owned(value) && n < MAX_OWNED && !(entry != NULL && entry->fork == g.forks)) {
                 if (elapsed >= g.wait) {
@@ -665,6 +716,9 @@ static void settle(PyThreadState *me)
     }
     if (!g.import_locked) {
         lock_imports();
+    }
+    if (*switch_interval() == HURRY) {
+        *switch_interval() = usual;
     }
     for (int i = 0; i < g.n_lost; i++) {
         g.lost[i].tried = 0;
@@ -1122,14 +1176,19 @@ static PyObject *set_semaphore(PyObject *module, PyObject *type)
         return NULL;
     }
     Py_XSETREF(semaphore_type, (PyTypeObject *)Py_NewRef(type));
+    forget_types();
     Py_RETURN_NONE;
 }
 
-static PyObject *add_foreign(PyObject *module, PyObject *object)
+static PyObject *add_foreign(PyObject *module, PyObject *args)
 {
+    PyObject *object, *marker;
     (void)module;
+    if (!PyArg_ParseTuple(args, "OU", &object, &marker)) {
+        return NULL;
+    }
     PyObject *id = PyLong_FromVoidPtr(object);
-    if (id == NULL || PyDict_SetItem(foreign_locks, id, object) < 0) {
+    if (id == NULL || PyDict_SetItem(foreign_locks, id, args) < 0) {
         Py_XDECREF(id);
         return NULL;
     }
@@ -1226,7 +1285,7 @@ PyMethodDef guard_methods[] = {
     {"waiters", waiters, METH_NOARGS, NULL},
     {"set_calls", set_catalogue, METH_VARARGS, NULL},
     {"set_semaphore", set_semaphore, METH_O, NULL},
-    {"add_foreign", add_foreign, METH_O, NULL},
+    {"add_foreign", add_foreign, METH_VARARGS, NULL},
     {"set_exempt", set_exempt, METH_O, NULL},
     {"last_clean", last_clean, METH_NOARGS, NULL},
     {"probe_buffered", probe_buffered, METH_O, NULL},

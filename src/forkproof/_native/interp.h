@@ -10,7 +10,7 @@
  *   PyCodeObject           co_nlocalsplus, co_code_adaptive                                        (cpython/code.h)
  *   PyGenObject            gi_iframe, gi_frame_state                                (cpython/genobject.h, 3.14+ as above)
  *   PyInterpreterState     before_forkers, after_forkers_parent, after_forkers_child               (pycore_interp.h)
- *   the GIL's struct       its address range only, to see that a thread waits for it                 (pycore_gil.h)
+ *   the GIL's struct       its address range, to see that a thread waits for it; interval            (pycore_gil.h)
  *
  * Guarantee: on an interpreter that is not listed here the extension is an empty module that refuses to import.
  */
@@ -79,17 +79,34 @@ static inline Frame *frame_outer(Frame *f, int *through_c)
 #endif
 }
 
-/* Borrowed; NULL where the frame has no code object (a frame being torn down). */
-static inline PyCodeObject *frame_code(const Frame *f)
+/* Address of what the frame runs, not touched. */
+static inline PyObject *frame_executable(const Frame *f)
 {
 #if PY_AT_LEAST(3, 14)
-    PyObject *code = (PyObject *)(f->f_executable.bits & ~(uintptr_t)3);
-    return code != NULL && PyCode_Check(code) ? (PyCodeObject *)code : NULL;
+    return (PyObject *)(f->f_executable.bits & ~(uintptr_t)3);
 #elif PY_AT_LEAST(3, 13)
-    return f->f_executable != NULL && PyCode_Check(f->f_executable) ? (PyCodeObject *)f->f_executable : NULL;
+    return f->f_executable;
 #else
-    return f->f_code;
+    return (PyObject *)f->f_code;
 #endif
+}
+
+/* Borrowed; NULL where the frame runs no code of a program's: a frame being torn down, or the one that checks what an
+ * inlined __init__ returned (_Py_InitCleanup, 3.12+). That one's code object is a constant of the interpreter: its memory
+ * cannot be written, and no code extra set on it. It alone has a file name that is its name. */
+static inline PyCodeObject *frame_code(const Frame *f)
+{
+    PyObject *object = frame_executable(f);
+    if (object == NULL || !PyCode_Check(object)) {
+        return NULL;
+    }
+    PyCodeObject *code = (PyCodeObject *)object;
+#if PY_AT_LEAST(3, 12)
+    if (code->co_filename == code->co_name && Py_SIZE(code) <= 4) {
+        return NULL;
+    }
+#endif
+    return code;
 }
 
 /* The code unit the frame stands at; it may lie among an instruction's caches, and be -1 before the first one. */
@@ -179,6 +196,16 @@ static inline int address_is_gil(uintptr_t address)
     uintptr_t gil = (uintptr_t)&_PyRuntime.ceval.gil;
 #endif
     return address >= gil && address < gil + sizeof(struct _gil_runtime_state);
+}
+
+/* What sys.setswitchinterval sets, in microseconds. */
+static inline unsigned long *switch_interval(void)
+{
+#if PY_AT_LEAST(3, 12)
+    return &PyInterpreterState_Get()->ceval.gil->interval;
+#else
+    return &_PyRuntime.ceval.gil.interval;
+#endif
 }
 
 static inline void *code_extra_get(PyCodeObject *code, Py_ssize_t index)

@@ -9,6 +9,9 @@
 PyTypeObject *lock_type, *rlock_type, *semaphore_type;
 PyObject *foreign_locks;
 
+/* Seconds between tries of a lock that can only be tried: its own waiters are handed it directly and leave small gaps. */
+#define POLL_FOREIGN 0.00005
+
 static PyObject *lock_locked, *lock_acquire, *lock_release, *lock_reinit;
 static PyObject *rlock_acquire, *rlock_release, *rlock_reinit;
 static PyObject *descriptors[16];
@@ -156,9 +159,8 @@ int locks_init(void)
     return probe_rlock();
 }
 
-Kind kind_of(PyObject *object)
+static Kind kind_of_type(PyTypeObject *type)
 {
-    PyTypeObject *type = Py_TYPE(object);
     if (type == lock_type) {
         return KIND_LOCK;
     }
@@ -169,19 +171,56 @@ Kind kind_of(PyObject *object)
         return KIND_SEMAPHORE;
     }
     for (size_t i = 0; file_owner_offset >= 0 && i < Py_ARRAY_LENGTH(file_types); i++) {
-        if (type == file_types[i] || PyType_IsSubtype(type, file_types[i])) {
+        if (PyType_IsSubtype(type, file_types[i])) {
             return KIND_BUFFERED;
         }
     }
-    if (PyDict_GET_SIZE(foreign_locks)) {
+    return KIND_NONE;
+}
+
+static Shape shape_of_type(PyTypeObject *type)
+{
+    PyObject *order = type->tp_mro;
+    for (Py_ssize_t i = 0; order != NULL && i < PyTuple_GET_SIZE(order); i++) {
+        const char *name = ((PyTypeObject *)PyTuple_GET_ITEM(order, i))->tp_name;
+        if (strcmp(name, "_GeneratorContextManagerBase") == 0) {
+            return SHAPE_GENERATOR;
+        }
+        if (strcmp(name, "_BaseExitStack") == 0) {
+            return SHAPE_EXIT_STACK;
+        }
+    }
+    return SHAPE_PLAIN;
+}
+
+#define KNOWN_TYPES 256
+static TypeInfo known_types[KNOWN_TYPES];
+
+void forget_types(void)
+{
+    memset(known_types, 0, sizeof(known_types));
+}
+
+const TypeInfo *type_info(PyTypeObject *type)
+{
+    TypeInfo *known = &known_types[((uintptr_t)type >> 4 ^ (uintptr_t)type >> 12) & (KNOWN_TYPES - 1)];
+    if (known->type != type || known->version != type->tp_version_tag || known->version == 0) {
+        *known = (TypeInfo){type, type->tp_version_tag, kind_of_type(type), shape_of_type(type)};
+    }
+    return known;
+}
+
+Kind kind_of(PyObject *object)
+{
+    Kind kind = type_info(Py_TYPE(object))->kind;
+    if (kind == KIND_NONE && PyDict_GET_SIZE(foreign_locks)) {
         PyObject *id = PyLong_FromVoidPtr(object);
         int found = id != NULL && PyDict_Contains(foreign_locks, id) == 1;
         Py_XDECREF(id);
-        if (found) {
-            return KIND_FOREIGN;
-        }
+        PyErr_Clear();
+        return found ? KIND_FOREIGN : KIND_NONE;
     }
-    return KIND_NONE;
+    return kind;
 }
 
 unsigned long rlock_owner(PyObject *rlock)
@@ -273,7 +312,7 @@ int take(PyObject *object, Kind kind, double seconds)
             if (monotonic() >= end) {
                 return 0;
             }
-            sleep_without_gil(0.0005);
+            sleep_without_gil(POLL_FOREIGN);
         }
     }
     default:
@@ -371,6 +410,7 @@ PyObject *probe_buffered(PyObject *module, PyObject *file)
         if (PyThread_acquire_lock_timed(pointer, 0, 0) == PY_LOCK_ACQUIRED) {
             PyThread_release_lock(pointer);
             file_owner_offset = candidate;
+            forget_types();
             Py_RETURN_TRUE;
         }
     }

@@ -18,6 +18,19 @@ typedef enum {
 /* -> 0 or -1 with an exception set: also when a probe shows that a struct is not as expected. */
 int locks_init(void);
 
+/* How the instances of a class hold locks, by what contextlib calls the class or one it derives from. */
+typedef enum { SHAPE_PLAIN, SHAPE_GENERATOR, SHAPE_EXIT_STACK } Shape;
+
+typedef struct {
+    PyTypeObject *type;
+    unsigned int version; /* tp_version_tag: changes when the class does, and is never given twice */
+    Kind kind;            /* KIND_NONE: ask kind_of() about the instance */
+    Shape shape;
+} TypeInfo;
+
+const TypeInfo *type_info(PyTypeObject *type);
+void forget_types(void); /* after something was learnt that changes the answers */
+
 /* KIND_LOCK, KIND_RLOCK, KIND_BUFFERED, KIND_FOREIGN, KIND_SEMAPHORE or KIND_NONE. */
 Kind kind_of(PyObject *object);
 
@@ -38,7 +51,7 @@ LockMethod lock_method(PyObject *descriptor);
 LockMethod lock_method_named(const char *name);
 
 extern PyTypeObject *lock_type, *rlock_type, *semaphore_type;
-extern PyObject *foreign_locks; /* set of objects by identity: dict id -> object */
+extern PyObject *foreign_locks; /* dict id -> (object, what the path of its library's files contains) */
 
 PyObject *probe_buffered(PyObject *module, PyObject *file);
 double monotonic(void);

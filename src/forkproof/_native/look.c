@@ -15,8 +15,8 @@
 #define MAX_NESTING 6
 #define MAX_LET_GO 16
 
-static PyObject *name_enter, *name_exit, *name_gen, *name_exit_callbacks, *name_owner, *name_buffer, *name_func,
-    *name_file, *name_release;
+static PyObject *name_enter, *name_exit, *name_aenter, *name_aexit, *name_gen, *name_exit_callbacks, *name_owner, *name_buffer, *name_func,
+    *name_file, *name_release, *name_args;
 
 static PyObject *module_locks; /* importlib._bootstrap._module_locks */
 static PyTypeObject *text_type;
@@ -29,23 +29,31 @@ typedef struct {
 static Known *known;
 static size_t known_mask;
 
+typedef struct Place Place;
+
 typedef struct {
     Look *look;
     PyThreadState *thread;
     int first;                      /* index of this thread's first sighting */
-    PyObject *let_go[MAX_LET_GO];   /* locks that Condition.wait has let go of, in frames further in */
+    /* Conditions whose wait() stands in frames further in, and has let go; the locks behind them are looked up only when
+     * somebody asks. An idle look writes nothing to the program's objects, not even reference counts: after a fork each
+     * page written to costs a fault. */
+    PyObject *waiting[MAX_LET_GO];
+    int n_waiting;
+    PyObject *let_go[MAX_LET_GO];
     int n_let_go;
     int importing;
     int steps;                      /* of resolving managers, against pathological objects */
 } Thread;
 
-typedef struct {
+struct Place {
     Frame *frame;
     PyCodeObject *code;
     const CodeInfo *info;
     int unit, named_at;
     PyTypeObject *manager;
-} Place;
+    int unsure; /* seen through an object that another thread may share: at most possible */
+};
 
 int look_init(void)
 {
@@ -54,8 +62,9 @@ int look_init(void)
         const char *text;
     } names[] = {
         {&name_enter, "__enter__"}, {&name_exit, "__exit__"}, {&name_gen, "gen"},
+        {&name_aenter, "__aenter__"}, {&name_aexit, "__aexit__"},
         {&name_exit_callbacks, "_exit_callbacks"}, {&name_owner, "owner"}, {&name_buffer, "buffer"},
-        {&name_func, "func"}, {&name_file, "file"}, {&name_release, "release"},
+        {&name_func, "func"}, {&name_args, "args"}, {&name_file, "file"}, {&name_release, "release"},
     };
     for (size_t i = 0; i < Py_ARRAY_LENGTH(names); i++) {
         *names[i].slot = PyUnicode_InternFromString(names[i].text);
@@ -227,7 +236,7 @@ static Sighting *sight(Thread *t, const Place *p, State state, Kind kind, PyObje
     s->thread = t->thread;
     s->state = state;
     s->kind = kind;
-    s->certain = (unsigned)((better && s->certain) || certain);
+    s->certain = (unsigned)((better && s->certain) || (certain && (!p->unsure || kind == KIND_RLOCK)));
     s->subject = subject;
     s->manager = p->manager;
     s->frame = p->frame;
@@ -237,6 +246,8 @@ static Sighting *sight(Thread *t, const Place *p, State state, Kind kind, PyObje
     s->self = self_type(p);
     return s;
 }
+
+static int has_let_go(Thread *t, PyObject *lock);
 
 static void sight_lock(Thread *t, const Place *p, State state, PyObject *lock, Kind kind, int certain)
 {
@@ -255,10 +266,8 @@ static void sight_lock(Thread *t, const Place *p, State state, PyObject *lock, K
         return;
     }
     if (kind == KIND_LOCK) {
-        for (int i = 0; i < t->n_let_go; i++) {
-            if (t->let_go[i] == lock) {
-                return;
-            }
+        if (t->n_waiting && has_let_go(t, lock)) {
+            return;
         }
         if (!is_locked(lock)) {
             return;
@@ -346,6 +355,7 @@ static void resolve_method(Resolve *r, PyObject *object, PyObject *method)
 
 static void resolve_exit_stack(Thread *t, const Place *p, State state, PyObject *callbacks, int nesting);
 static void sight_manager(Thread *t, const Place *p, State state, PyObject *manager, int nesting);
+static void sight_iterator(Thread *t, const Place *p, State state, PyObject *object, int nesting);
 
 static void sight_generator(Thread *t, const Place *p, State state, PyObject *generator, int nesting)
 {
@@ -357,8 +367,46 @@ static void sight_generator(Thread *t, const Place *p, State state, PyObject *ge
     if (code == NULL) {
         return;
     }
-    Place inner = {frame, code, code_info(code), frame_unit(frame, code), -1, p->manager};
+    Place inner = {frame, code, code_info(code), frame_unit(frame, code), -1, p->manager, p->unsure};
     sight_frame_locks(t, &inner, state, nesting + 1);
+    if (inner.unit >= 0 && inner.unit < inner.info->n_units && delegates_at(inner.info, inner.unit)) {
+        const Unit *u = &inner.info->units[inner.unit];
+        sight_iterator(t, &inner, state, frame_slot(frame, code, u->depth - 2), nesting + 1);
+    }
+}
+
+typedef struct {
+    Thread *thread;
+    const Place *place;
+    State state;
+    int nesting;
+} Inside;
+
+static int visit_inside(PyObject *object, void *context)
+{
+    Inside *i = context;
+    sight_iterator(i->thread, i->place, i->state, object, i->nesting + 1);
+    return 0;
+}
+
+/* A generator that waits to be gone on with, or an iterator of C that has one inside. */
+static void sight_iterator(Thread *t, const Place *p, State state, PyObject *object, int nesting)
+{
+    if (object == NULL || nesting > MAX_NESTING || t->steps > 200) {
+        return;
+    }
+    PyTypeObject *type = Py_TYPE(object);
+    if (PyGen_CheckExact(object) || PyCoro_CheckExact(object) || PyAsyncGen_CheckExact(object)) {
+        t->steps++;
+        sight_generator(t, p, state, object, nesting);
+    }
+    else if (type == &PyEnum_Type || type == &PyZip_Type || type == &PyMap_Type || type == &PyFilter_Type ||
+             (type == &PyTuple_Type && nesting > 0 && PyTuple_GET_SIZE(object) < 16) ||
+             strncmp(type->tp_name, "itertools.", 10) == 0) {
+        Inside inside = {t, p, state, nesting};
+        t->steps++;
+        type->tp_traverse(object, visit_inside, &inside);
+    }
 }
 
 static void sight_manager(Thread *t, const Place *p, State state, PyObject *manager, int nesting)
@@ -366,7 +414,13 @@ static void sight_manager(Thread *t, const Place *p, State state, PyObject *mana
     if (manager == NULL || nesting > MAX_NESTING || ++t->steps > 200) {
         return;
     }
-    Kind kind = kind_of(manager);
+    for (int i = 0; i < t->n_waiting; i++) {
+        if (t->waiting[i] == manager) {
+            return;
+        }
+    }
+    const TypeInfo *type = type_info(Py_TYPE(manager));
+    Kind kind = type->kind == KIND_NONE ? kind_of(manager) : type->kind;
     if (kind == KIND_LOCK || kind == KIND_RLOCK) {
         sight_lock(t, p, state, manager, kind, 1);
         return;
@@ -386,12 +440,12 @@ static void sight_manager(Thread *t, const Place *p, State state, PyObject *mana
     }
     Place inner = *p;
     inner.manager = Py_TYPE(manager);
-    PyObject *generator = plain_attribute(manager, name_gen);
+    PyObject *generator = type->shape == SHAPE_GENERATOR ? plain_attribute(manager, name_gen) : NULL;
     if (generator != NULL && (PyGen_CheckExact(generator) || PyAsyncGen_CheckExact(generator))) {
         sight_generator(t, &inner, state, generator, nesting);
         return;
     }
-    PyObject *callbacks = plain_attribute(manager, name_exit_callbacks);
+    PyObject *callbacks = type->shape == SHAPE_EXIT_STACK ? plain_attribute(manager, name_exit_callbacks) : NULL;
     if (callbacks != NULL && strcmp(Py_TYPE(callbacks)->tp_name, "collections.deque") == 0) {
         resolve_exit_stack(t, &inner, state, callbacks, nesting);
         return;
@@ -399,9 +453,31 @@ static void sight_manager(Thread *t, const Place *p, State state, PyObject *mana
     Resolve r = {.thread = t, .place = &inner, .state = state, .want = CALL_ACQUIRE, .certain = 1};
     resolve_method(&r, manager, name_enter);
     if (!r.found) {
+        resolve_method(&r, manager, name_aenter);
+    }
+    if (!r.found) {
         r = (Resolve){.thread = t, .place = &inner, .state = state, .want = CALL_RELEASE, .certain = 0};
         resolve_method(&r, manager, name_exit);
     }
+    if (!r.found) {
+        resolve_method(&r, manager, name_aexit);
+    }
+}
+
+/* Whether the lock is one that this thread's Condition.wait has let go of. */
+static int has_let_go(Thread *t, PyObject *lock)
+{
+    for (int i = 0; i < t->n_waiting; i++) {
+        t->n_let_go = 0;
+        Resolve r = {.thread = t, .want = CALL_ACQUIRE, .collect = t->let_go, .n_collect = &t->n_let_go};
+        resolve_method(&r, t->waiting[i], name_enter);
+        for (int k = 0; k < t->n_let_go; k++) {
+            if (t->let_go[k] == lock) {
+                return 1;
+            }
+        }
+    }
+    return 0;
 }
 
 /* contextlib.ExitStack: a deque of (is_sync, callback); a callback is a bound __exit__, or a function around one. */
@@ -415,7 +491,15 @@ static void resolve_exit_stack(Thread *t, const Place *p, State state, PyObject 
             return;
         }
         PyObject *callback = PyTuple_CheckExact(item) && PyTuple_GET_SIZE(item) == 2 ? PyTuple_GET_ITEM(item, 1) : NULL;
-        if (callback != NULL && PyMethod_Check(callback)) {
+        if (callback != NULL && PyCFunction_Check(callback) && PyCFunction_GET_SELF(callback) != NULL) {
+            PyObject *lock = PyCFunction_GET_SELF(callback);
+            Kind kind = kind_of(lock);
+            if ((kind == KIND_LOCK || kind == KIND_RLOCK) &&
+                lock_method_named(((PyCFunctionObject *)callback)->m_ml->ml_name) == METHOD_RELEASE) {
+                sight_lock(t, p, state, lock, kind, 1);
+            }
+        }
+        else if (callback != NULL && PyMethod_Check(callback)) {
             sight_manager(t, p, state, PyMethod_GET_SELF(callback), nesting + 1);
         }
         else if (callback != NULL && PyFunction_Check(callback) && PyFunction_GET_CLOSURE(callback) != NULL) {
@@ -487,6 +571,7 @@ typedef struct {
     int arguments; /* slot of the first argument after self */
     int n_arguments;
     PyObject *keywords;
+    PyObject *given; /* a tuple of arguments that come before them; NULL none */
 } Call;
 
 /* The call that the frame is in, and only if it is still going on (internals: trap 4). */
@@ -546,6 +631,9 @@ static int call_of(const Place *p, int base, Call *c)
 #endif
     c->arguments = lowest + 2;
     c->n_arguments = n;
+    if (kind == OP_CALL_EX) {
+        c->given = frame_slot(p->frame, p->code, c->arguments);
+    }
     return c->callable != NULL;
 }
 
@@ -707,6 +795,7 @@ static void sight_call(Thread *t, Place *p, int base, Call *c, int nesting)
         }
         else if (nesting == 0 && strcmp(Py_TYPE(callable)->tp_name, "functools.partial") == 0) {
             c->callable = plain_attribute(callable, name_func);
+            c->given = plain_attribute(callable, name_args);
             c->self = NULL;
             if (c->callable != NULL) {
                 sight_call(t, p, base, c, 1);
@@ -715,12 +804,18 @@ static void sight_call(Thread *t, Place *p, int base, Call *c, int nesting)
         }
     }
     if (method != METHOD_NONE) {
+        if (self == NULL && c->given != NULL && PyTuple_CheckExact(c->given) && PyTuple_GET_SIZE(c->given)) {
+            self = PyTuple_GET_ITEM(c->given, 0); /* Lock.acquire(*arguments), partial(Lock.acquire, lock) */
+        }
         if (self == NULL && c->n_arguments > 0) {
             self = frame_slot(p->frame, p->code, c->arguments); /* Lock.acquire(lock) */
         }
         Kind kind = self != NULL ? kind_of(self) : KIND_NONE;
         if (kind != KIND_LOCK && kind != KIND_RLOCK) {
             return;
+        }
+        if (p->info->wait && p->info->wait_waiter >= 0 && self == frame_local(p->frame, p->info->wait_waiter)) {
+            return; /* the lock that Condition.wait sleeps on: a signal, made for this one wait */
         }
         p->named_at = base;
         if (method == METHOD_RELEASE) {
@@ -730,8 +825,8 @@ static void sight_call(Thread *t, Place *p, int base, Call *c, int nesting)
         int before = t->look->n;
         sight_lock(t, p, STATE_ACQUIRING, self, kind, 1);
         if (t->look->n > before) {
-            int mutex = method != METHOD_ACQUIRE || p->info->enters;
-            for (int i = 0; i < p->info->n_sites && !mutex; i++) {
+            int mutex = (method != METHOD_ACQUIRE || p->info->enters) && !p->info->joins;
+            for (int i = 0; i < p->info->n_sites && !mutex && !p->info->joins; i++) {
                 const CallSite *site = &p->info->sites[i];
                 mutex = site->role == CALL_RELEASE && site->expression >= 0 &&
                         evaluate(&p->info->expressions[site->expression], p->code, p->frame) == self;
@@ -801,9 +896,21 @@ static void sight_frame_locks(Thread *t, Place *p, State state, int nesting)
             iterator = frame_slot(p->frame, p->code, info->regions[r].slot - 1);
         }
 #endif
-        if (iterator != NULL && (PyGen_CheckExact(iterator) || PyCoro_CheckExact(iterator))) {
-            sight_generator(t, p, state, iterator, nesting);
+        sight_iterator(t, p, state, iterator, nesting);
+    }
+    for (int i = 0; info->drives && i < p->code->co_nlocalsplus; i++) {
+        PyObject *local = frame_local(p->frame, i);
+        int unsure = p->unsure;
+        if (local != NULL && PyCell_Check(local)) {
+            local = PyCell_GET(local);
+            unsure = 1;
         }
+        if (local == NULL || !(PyGen_CheckExact(local) || PyCoro_CheckExact(local) || PyAsyncGen_CheckExact(local))) {
+            continue;
+        }
+        Place inner = *p;
+        inner.unsure = unsure || Py_REFCNT(local) > 1;
+        sight_generator(t, &inner, state, local, nesting);
     }
     for (int k = 0; k < info->n_expressions; k++) {
         if (!(u->pending & (1u << k))) {
@@ -838,7 +945,15 @@ static void sight_frame_locks(Thread *t, Place *p, State state, int nesting)
             Place inner = *p;
             inner.manager = Py_TYPE(object);
             Resolve r = {.thread = t, .place = &inner, .state = now, .want = CALL_RELEASE, .certain = 1};
-            resolve_method(&r, object, name_release);
+            PyObject *release = plain_attribute(object, name_release);
+            PyObject *lock = release != NULL && PyCFunction_Check(release) ? PyCFunction_GET_SELF(release) : NULL;
+            Kind inside = lock == NULL ? KIND_NONE : kind_of(lock);
+            if (inside == KIND_LOCK || inside == KIND_RLOCK) {
+                sight_lock(t, &inner, now, lock, inside, 1); /* a Condition: its lock's own method */
+            }
+            else {
+                resolve_method(&r, object, name_release);
+            }
         }
         else if (kind == KIND_SEMAPHORE) {
             sight(t, p, now, kind, object, 1);
@@ -912,8 +1027,9 @@ static void sight_wait(Thread *t, Place *p, int base)
         let_go = 0;
     }
     if (let_go) {
-        Resolve r = {.thread = t, .place = p, .want = CALL_ACQUIRE, .collect = t->let_go, .n_collect = &t->n_let_go};
-        resolve_method(&r, condition, name_enter);
+        if (t->n_waiting < MAX_LET_GO) {
+            t->waiting[t->n_waiting++] = condition;
+        }
     }
 }
 
@@ -1064,12 +1180,14 @@ static void look_at_thread(Look *l, PyThreadState *ts)
     }
     int c_below = 1;
     while (frame != NULL) {
-        PyCodeObject *code = frame_code(frame);
-        if (code != NULL) {
-            const CodeInfo *info = code_info(code);
-            if (c_below || !info->boring) {
-                sight_frame(&t, frame, code, info, inner, c_below);
-            }
+        PyCodeObject *code = (PyCodeObject *)frame_executable(frame);
+        const CodeInfo *info = code_info_recent(code);
+        if (info == NULL) {
+            code = frame_code(frame);
+            info = code == NULL ? NULL : code_info(code);
+        }
+        if (info != NULL && (c_below || !info->boring)) {
+            sight_frame(&t, frame, code, info, inner, c_below);
         }
         inner = frame;
         frame = frame_outer(frame, &c_below);

@@ -207,6 +207,14 @@ def all_locks() -> list[Lock]:
     return [Lock(entry) for entry in _read("locks.toml").get("lock", [])]
 
 
+def is_harmless(holder: type | None, attribute: str) -> bool:
+    """Whether the catalogue says that no child needs that attribute's lock, of the class or one it derives from."""
+    if holder is None:
+        return False
+    names = {f"{base.__module__}.{base.__qualname__}.{attribute}" for base in holder.__mro__}
+    return any(entry["lock"] in names for entry in _read("locks.toml").get("harmless", []))
+
+
 def resolve(name: str) -> object | None:
     """The C function, method descriptor or type of that dotted name; None while its module has not been imported.
 

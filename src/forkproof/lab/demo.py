@@ -18,7 +18,7 @@ PROGRAM = Path(__file__).parent / "programs" / "article.py"
 LIMIT = 3.0
 
 
-def demo(tries: int = 4) -> int:
+def demo(tries: int = 9) -> int:
     """Tell the story on stdout; 0 if the last run finished, as it should.
 
     Where the thread stands when the program forks is chance. Bare, it nearly always stands in the import; if

@@ -130,7 +130,8 @@ class Terminal(Renderer):
         else:
             verdict = (f"waited {_duration(fork.waited_ms)}, then nothing was at risk", "good")
         child = f" {self._arrow} {fork.child}" if fork.child is not None else ""
-        who = f"fork {fork.fork} ({fork.pid}{child}) "
+        number = f" {fork.fork}" if fork.fork else ""
+        who = f"fork{number} ({fork.pid}{child}) "
         self._say(("forkproof: ", ""), (_place(fork.where), "bold"), (f": {who}", ""), verdict)
         self._source(fork.where, indent=4)
 
