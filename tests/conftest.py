@@ -22,7 +22,7 @@ import tempfile
 import termios
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,7 +137,11 @@ class Start(Protocol):
     """See `start`."""
 
     def __call__(
-        self, *args: str | Path, limit: float = 30, cwd: Path | None = None, stdin: int = subprocess.PIPE
+        self,
+        *args: str | Path,
+        limit: float = 30,
+        stdin: int = subprocess.PIPE,
+        pass_fds: Sequence[int] = (),
     ) -> AbstractContextManager[Program]: ...
 
 
@@ -189,14 +193,14 @@ def start(mark: str) -> Start:
 
     @contextmanager
     def start(
-        *args: str | Path, limit: float = 30, cwd: Path | None = None, stdin: int = subprocess.PIPE
+        *args: str | Path, limit: float = 30, stdin: int = subprocess.PIPE, pass_fds: Sequence[int] = ()
     ) -> Iterator[Program]:
         process = subprocess.Popen(
             [sys.executable, *args],
             stdin=stdin,
             stdout=subprocess.PIPE,
             text=True,
-            cwd=cwd,
+            pass_fds=pass_fds,
             start_new_session=True,
         )
         with process:

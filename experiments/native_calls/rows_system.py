@@ -399,3 +399,25 @@ def _() -> Forks:
     sys.setswitchinterval(1e-5)
     warnings.simplefilter("ignore")
     return Forks(hold, child, threads=3, forks=300, gap=0.001)
+
+
+@row("warnings.warn to a slow stderr / child: warnings.catch_warnings")
+def _() -> Forks:
+    """Slow, not stuck: from 3.14 on os.fork() itself takes the lock in the parent, to warn of the threads, and waits."""
+    import warnings
+
+    r, w = os.pipe()
+    sys.stderr = open(w, "w")
+    warnings.simplefilter("always")
+
+    def read_slowly() -> None:
+        while os.read(r, 65536):
+            time.sleep(0.05)
+
+    def child() -> None:
+        sys.stderr = open(os.devnull, "w")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+
+    threading.Thread(target=read_slowly, daemon=True).start()
+    return Forks(lambda: warnings.warn("x" * 300_000, stacklevel=1), child, forks=10, settle=0.5)

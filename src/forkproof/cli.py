@@ -112,9 +112,7 @@ class _RunCommand(click.Command):
     help="What to do then.",
 )
 @click.option("--events", metavar="FILE", help="Write every fork to FILE, as JSON lines (docs/events.md).")
-@click.option(
-    "--strict", is_flag=True, help=f"For CI: exit with {STRICT_STATUS} if a fork went ahead at risk."
-)
+@click.option("--strict", is_flag=True, help=f"For CI: exit with {STRICT_STATUS} if any fork was at risk.")
 def run_command(program: tuple[str, ...], no_repair: bool, **options: object) -> None:
     """Run a Python program as python would, with every fork watched.
 

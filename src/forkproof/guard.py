@@ -61,7 +61,7 @@ class _Settings:
         self.foreign: dict[int, catalogue.Lock] = {}
         self.exempt: dict[Any, Any] = {}
         self.declared: dict[int, Any] = {}
-        self.mended: dict[tuple[type | None, str, str, int], bool] = {}
+        self.not_mended: set[tuple[int, str, int]] = set()
         self.audited = False
         self.coarse_hooks = False
         self.said_coarse = False
@@ -273,30 +273,31 @@ def _consider(seen: list[Sighting]) -> None:
 
 
 def _exempt_mended(seen: list[Sighting]) -> None:
+    """What is mended, or needed by no child, is as if it had not been seen, for as long as the lock lives."""
     assert _native is not None
+    s = _settings
     callbacks = None
-    for s in seen:
-        if s[3] not in (naming.LOCK, naming.RLOCK) or s[12] < 0:
+    for sighting in seen:
+        kind, lock, code, named_at, holder = sighting[3], sighting[7], sighting[10], sighting[12], sighting[13]
+        if kind not in (naming.LOCK, naming.RLOCK) or named_at < 0 or id(lock) in s.exempt:
             continue
-        text = _native.expression(s[10], s[12])
+        text = _native.expression(code, named_at)
         if text is None:
             continue
         root, _, attribute = text.rpartition(".")
-        holder = s[13] if root in ("self", "cls") else None
-        if root and holder is None:
-            continue
         if callbacks is None:
             callbacks = _native.child_callbacks()
-        module = holder.__module__ if holder is not None else mended.loaded_module(s[10])
-        key = (holder, attribute, module, len(callbacks))
-        answer = _settings.mended.get(key)
-        if answer is None:
-            answer = catalogue.is_harmless(holder, attribute) or (
-                bool(module) and mended.mends(callbacks, holder, attribute, module)
-            )
-            _settings.mended[key] = answer
-        if answer:
-            _exempt(s[7], "its library resets it in the child, or no child needs it")
+        key = (id(lock), attribute, len(callbacks))
+        if key in s.not_mended:
+            continue
+        if (root in ("self", "cls") and catalogue.is_harmless(holder, attribute)) or mended.mends(
+            callbacks, lock, attribute
+        ):
+            _exempt(lock, "its library resets it in the child, or no child needs it")
+        else:
+            if len(s.not_mended) > 10_000:
+                s.not_mended.clear()
+            s.not_mended.add(key)
 
 
 def _audit(event: str, args: tuple[Any, ...]) -> None:

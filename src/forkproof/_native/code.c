@@ -570,6 +570,9 @@ static void flow(Reader *r, int sites)
             }
             else if (site != NULL && site->role == CALL_ACQUIRE_RESTORE) {
                 pending &= ~PENDING_LET_GO;
+                if (info->enters && site->expression >= 0) {
+                    pending |= 1 << site->expression;
+                }
             }
             else if (site != NULL && site->expression >= 0) {
                 uint8_t bit = (uint8_t)(1u << site->expression);
@@ -806,6 +809,7 @@ static CodeInfo *read_code(PyCodeObject *code)
         info->enters = strcmp(name, "__enter__") == 0 || strcmp(name, "__aenter__") == 0 ||
                        strcmp(name, "acquire") == 0 || strcmp(name, "_acquire_restore") == 0 ||
                        strcmp(name, "acquire_lock") == 0;
+        info->exits = strcmp(name, "__exit__") == 0 || strcmp(name, "__aexit__") == 0;
         info->joins = strcmp(name, "_wait_for_tstate_lock") == 0;
         info->wait_self = info->wait_waiter = -1;
         if (names_locks(code)) {
@@ -825,7 +829,7 @@ static CodeInfo *read_code(PyCodeObject *code)
             }
         }
         info->drives = drives_generators(info, code) != 0;
-        info->boring = info->n_sites == 0 && info->n_regions <= 1 && !info->importlib && !info->drives;
+        info->boring = info->n_sites == 0 && info->n_regions <= 1 && !info->importlib && !info->drives && !info->exits;
         for (int i = 0; i < info->n_units && info->boring; i++) {
             OpKind kind = op_kind(info->units[i].op);
             info->boring = kind != OP_BEFORE_WITH && kind != OP_WITH_EXCEPT;

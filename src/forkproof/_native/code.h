@@ -67,6 +67,7 @@ typedef struct {
     unsigned module_lock : 1;  /* importlib's _ModuleLock.acquire */
     unsigned wait : 1;         /* Condition.wait or a copy of it */
     unsigned joins : 1;        /* Thread.join up to 3.12: the lock that it acquires says that a thread has ended */
+    unsigned exits : 1;        /* __exit__ or __aexit__: its first parameter is being left */
     unsigned drives : 1;       /* it may go on with generators that it keeps in variables */
     unsigned enters : 1;       /* __enter__, acquire and the like: what it acquires it leaves held */
     int wait_self, wait_waiter;

@@ -191,15 +191,19 @@ void look_clear(Look *l)
     memset(l, 0, sizeof(*l));
 }
 
+/* The first parameter, also where a closure has made a cell of it. */
+static PyObject *first_local(const Frame *frame)
+{
+    PyObject *first = frame_local(frame, 0);
+    return first != NULL && PyCell_Check(first) ? PyCell_GET(first) : first;
+}
+
 static PyTypeObject *self_type(const Place *p)
 {
     if (p->code->co_argcount < 1) {
         return NULL;
     }
-    PyObject *first = frame_local(p->frame, 0);
-    if (first != NULL && PyCell_Check(first)) {
-        first = PyCell_GET(first);
-    }
+    PyObject *first = first_local(p->frame);
     if (first == NULL) {
         return NULL;
     }
@@ -308,6 +312,18 @@ static void found_lock(Resolve *r, PyObject *lock, Kind kind)
     sight_lock(r->thread, r->place, r->state, lock, kind, r->certain);
 }
 
+/* The lock whose own method the object keeps as an attribute, as Condition does with `acquire` and `release`. */
+static PyObject *lock_behind(PyObject *object, PyObject *method, LockMethod *role)
+{
+    PyObject *bound = PyType_HasFeature(Py_TYPE(object), Py_TPFLAGS_HEAPTYPE) ? plain_attribute(object, method) : NULL;
+    PyObject *lock = bound != NULL && PyCFunction_Check(bound) ? PyCFunction_GET_SELF(bound) : NULL;
+    if (lock == NULL || (!Py_IS_TYPE(lock, lock_type) && !Py_IS_TYPE(lock, rlock_type))) {
+        return NULL;
+    }
+    *role = lock_method_named(((PyCFunctionObject *)bound)->m_ml->ml_name);
+    return *role == METHOD_NONE ? NULL : lock;
+}
+
 static int visit_call(void *context, PyCodeObject *code, const Expression *e, PyObject *method)
 {
     Resolve *r = context;
@@ -346,7 +362,15 @@ static int visit_call(void *context, PyCodeObject *code, const Expression *e, Py
 static void resolve_method(Resolve *r, PyObject *object, PyObject *method)
 {
     PyObject *function = _PyType_Lookup(Py_TYPE(object), method);
-    if (function == NULL || !PyFunction_Check(function)) {
+    if (function == NULL) {
+        LockMethod role;
+        PyObject *lock = lock_behind(object, method, &role);
+        if (lock != NULL && (r->want == CALL_RELEASE) == (role == METHOD_RELEASE)) {
+            found_lock(r, lock, kind_of(lock));
+        }
+        return;
+    }
+    if (!PyFunction_Check(function)) {
         return;
     }
     r->object = object;
@@ -828,8 +852,11 @@ static void sight_call(Thread *t, Place *p, int base, Call *c, int nesting)
             int mutex = (method != METHOD_ACQUIRE || p->info->enters) && !p->info->joins;
             for (int i = 0; i < p->info->n_sites && !mutex && !p->info->joins; i++) {
                 const CallSite *site = &p->info->sites[i];
-                mutex = site->role == CALL_RELEASE && site->expression >= 0 &&
-                        evaluate(&p->info->expressions[site->expression], p->code, p->frame) == self;
+                if (site->role == CALL_RELEASE && site->expression >= 0) {
+                    PyObject *released = evaluate(&p->info->expressions[site->expression], p->code, p->frame);
+                    LockMethod role;
+                    mutex = released == self || (released != NULL && lock_behind(released, name_release, &role) == self);
+                }
             }
             t->look->items[t->look->n - 1].mutex = (unsigned)mutex;
         }
@@ -1050,6 +1077,13 @@ static void sight_frame(Thread *t, Frame *frame, PyCodeObject *code, const CodeI
     }
     OpKind kind = op_kind(u->op);
     PyObject *result = NULL;
+    if (info->exits && code->co_argcount > 0 && base > 0) {
+        /* However it was called: by ExitStack, by hand, or awaited, when the caller's stack no longer shows the manager. */
+        PyObject *leaving = first_local(frame);
+        if (leaving != NULL && kind_of(leaving) == KIND_NONE) {
+            sight_manager(t, &p, STATE_LEAVING, leaving, 0);
+        }
+    }
     if (kind == OP_BEFORE_WITH) {
         if (c_below) {
             PyObject *slot = frame_slot(frame, code, u->depth - 1);
@@ -1094,7 +1128,7 @@ static void sight_frame(Thread *t, Frame *frame, PyCodeObject *code, const CodeI
         PyObject *manager = NULL;
         if (!c_below && inner != NULL) {
             PyCodeObject *callee = frame_code(inner);
-            PyObject *first = callee != NULL && callee->co_argcount >= 1 ? frame_local(inner, 0) : NULL;
+            PyObject *first = callee != NULL && callee->co_argcount >= 1 ? first_local(inner) : NULL;
             PyObject *exit = first != NULL ? _PyType_Lookup(Py_TYPE(first), name_exit) : NULL;
             if (exit != NULL && PyFunction_Check(exit) && PyFunction_GET_CODE(exit) == (PyObject *)callee) {
                 manager = first;

@@ -212,7 +212,12 @@ def is_harmless(holder: type | None, attribute: str) -> bool:
     if holder is None:
         return False
     names = {f"{base.__module__}.{base.__qualname__}.{attribute}" for base in holder.__mro__}
-    return any(entry["lock"] in names for entry in _read("locks.toml").get("harmless", []))
+    if not _harmless:
+        _harmless.update(entry["lock"] for entry in _read("locks.toml").get("harmless", []))
+    return not names.isdisjoint(_harmless)
+
+
+_harmless: set[str] = set()
 
 
 def resolve(name: str) -> object | None:

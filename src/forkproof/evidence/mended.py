@@ -1,17 +1,17 @@
 """Whether a library resets a lock in the child itself, so that holding it at a fork is no hazard.
 
-logging does (`Handler._at_fork_reinit`), OpenTelemetry does, many do: with `os.register_at_fork(after_in_child=...)`. What
-such a callback does is read from its code, not run: it mends `self.attribute` of a class when a method of that class (or a
-function of its package) that it reaches assigns the attribute anew, or names both it and `_at_fork_reinit`.
+logging does (`Handler._at_fork_reinit`), OpenTelemetry does, many do: with `os.register_at_fork(after_in_child=...)`. Two
+things must be true of one of those callbacks, both read from objects and code without running anything: it can get at
+the object whose attribute (or at the module whose global) the lock is, and code that it reaches assigns that name anew, or
+names it together with `_at_fork_reinit`.
 """
 
 from __future__ import annotations
 
 import functools
 import opcode
-import sys
 import weakref
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
+from types import CodeType, FunctionType, MethodType, ModuleType
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,57 +20,83 @@ if TYPE_CHECKING:
 
 _STORES = {opcode.opmap[name] for name in ("STORE_ATTR", "STORE_GLOBAL") if name in opcode.opmap}
 _EXTENDED = opcode.opmap["EXTENDED_ARG"]
-_LIMIT = 200  # functions looked at for one question; a callback that reaches more is not understood
+_LIMIT = 500  # objects looked at for one callback; what reaches more than that is not understood
+_DEPTH = 4
+_CONTAINERS = (list, tuple, set, frozenset, weakref.WeakSet)
 
 
-def mends(callbacks: list[Callable[[], object]], holder: type | None, attribute: str, module: str) -> bool:
-    """Whether one of `callbacks` renews `attribute` of an instance of `holder`, or the global of `module` if that is None."""
-    package = module.partition(".")[0]
-    own = {id(f) for base in (holder.__mro__ if holder else ()) for f in vars(base).values()}
-    for callback in callbacks:
-        for function in _reached(callback, holder):
-            home = str(function.__globals__.get("__name__", "")).partition(".")[0]
-            if id(function) not in own and home != package:
-                continue
-            for code in _codes(function.__code__):
-                if attribute in _stored(code):
-                    return True
-                if attribute in code.co_names and "_at_fork_reinit" in code.co_names:
-                    return True
+def mends(callbacks: list[Callable[[], object]], lock: object, attribute: str) -> bool:
+    """Whether one of `callbacks` renews `lock`, which somebody keeps under the name `attribute`."""
+    return any(_reaches(callback, lock, attribute) for callback in callbacks)
+
+
+def _reaches(callback: object, lock: object, attribute: str) -> bool:
+    keeper = renews = False
+    for item in _reachable(callback):
+        if isinstance(item, FunctionType):
+            if item.__globals__.get(attribute) is lock:
+                keeper = True
+            renews = renews or any(_renews(code, attribute) for code in _codes(item.__code__))
+        elif _own(item).get(attribute) is lock:
+            keeper = True
+        if keeper and renews:
+            return True
     return False
 
 
-def _reached(callback: Any, holder: type | None) -> Iterator[FunctionType]:
+def _own(item: object) -> dict[str, Any]:
+    """The instance's own attributes; no property or __getattr__ of the program's runs."""
+    try:
+        found = object.__getattribute__(item, "__dict__")
+    except AttributeError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _reachable(root: object) -> Iterator[object]:
+    """Functions and objects that a callback can get at: closures, bound objects, weak references, the globals that its
+    code names, what containers among them hold, and the methods that its code names on those objects' classes."""
     seen: set[int] = set()
-    queue: list[tuple[Any, int]] = [(callback, 0)]
+    queue: list[tuple[object, int]] = [(root, 0)]
+    named: set[str] = set()
+    objects: list[object] = []
     while queue and len(seen) < _LIMIT:
         item, depth = queue.pop()
-        if isinstance(item, weakref.ref):
-            item = item()
-        if isinstance(item, functools.partial):
-            queue.extend((part, depth) for part in (item.func, *item.args))
-            continue
-        if isinstance(item, BuiltinFunctionType):
-            continue
-        if isinstance(item, MethodType):
-            item = item.__func__
-        if not isinstance(item, FunctionType) or id(item) in seen:
+        if item is None or id(item) in seen or isinstance(item, (ModuleType, type, str, bytes, int, float)):
             continue
         seen.add(id(item))
-        yield item
-        if depth == 4:
-            continue
-        for cell in item.__closure__ or ():
-            try:
-                queue.append((cell.cell_contents, depth + 1))
-            except ValueError:  # an empty cell
+        if isinstance(item, weakref.ref):
+            queue.append((item(), depth))
+        elif isinstance(item, functools.partial):
+            queue.extend((part, depth) for part in (item.func, *item.args))
+        elif isinstance(item, MethodType):
+            queue.extend(((item.__self__, depth + 1), (item.__func__, depth)))
+        elif isinstance(item, _CONTAINERS):
+            queue.extend((part, depth + 1) for part in list(item)[:_LIMIT])
+        elif type(item) is dict:
+            queue.extend((part, depth + 1) for part in list(item.values())[:_LIMIT])
+        elif isinstance(item, FunctionType):
+            yield item
+            if depth >= _DEPTH:
                 continue
-        for code in _codes(item.__code__):
-            for name in code.co_names:
-                queue.append((item.__globals__.get(name), depth + 1))
-                if holder is not None:
-                    for base in holder.__mro__:
-                        queue.append((vars(base).get(name), depth + 1))
+            for cell in item.__closure__ or ():
+                try:
+                    queue.append((cell.cell_contents, depth + 1))
+                except ValueError:  # an empty cell
+                    continue
+            for code in _codes(item.__code__):
+                named.update(code.co_names)
+                queue.extend((item.__globals__.get(name), depth + 1) for name in code.co_names)
+            queue.extend((method, depth + 1) for thing in objects for method in _methods(thing, named))
+        else:
+            objects.append(item)
+            yield item
+            if depth < _DEPTH:
+                queue.extend((method, depth + 1) for method in _methods(item, named))
+
+
+def _methods(item: object, named: set[str]) -> list[object]:
+    return [vars(base)[name] for base in type(item).__mro__ for name in named & vars(base).keys()]
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:
@@ -80,21 +106,16 @@ def _codes(code: CodeType) -> Iterator[CodeType]:
             yield from _codes(constant)
 
 
-def _stored(code: CodeType) -> set[str]:
-    names = set()
+def _renews(code: CodeType, attribute: str) -> bool:
+    if attribute not in code.co_names:
+        return False
+    if "_at_fork_reinit" in code.co_names:
+        return True
     extended = 0
     raw = code.co_code
     for at in range(0, len(raw), 2):
         argument = extended | raw[at + 1]
         extended = argument << 8 if raw[at] == _EXTENDED else 0
-        if raw[at] in _STORES and argument < len(code.co_names):
-            names.add(code.co_names[argument])
-    return names
-
-
-def loaded_module(code: CodeType) -> str:
-    """The name of the module that a code object belongs to, "" if it cannot be told."""
-    for name, module in list(sys.modules.items()):
-        if getattr(module, "__file__", None) == code.co_filename:
-            return name
-    return ""
+        if raw[at] in _STORES and argument < len(code.co_names) and code.co_names[argument] == attribute:
+            return True
+    return False

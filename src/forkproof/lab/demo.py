@@ -18,22 +18,14 @@ PROGRAM = Path(__file__).parent / "programs" / "article.py"
 LIMIT = 3.0
 
 
-def demo(tries: int = 9) -> int:
-    """Tell the story on stdout; 0 if the last run finished, as it should.
-
-    Where the thread stands when the program forks is chance. Bare, it nearly always stands in the import; if
-    the observed program was lucky it is run again, at most `tries` times.
-    """
+def demo(tries: int = 10) -> int:
+    """Tell the story on stdout; 0 if the last run finished, as it should."""
     _say(f"This program looks up a name in a thread, forks, and looks one up in the child ({PROGRAM}):\n")
     print("".join(f"    {line}\n" for line in PROGRAM.read_text().splitlines()))
     _say(f"1. As it is, with {LIMIT:g} seconds to finish.")
-    _tell(_run([]))
+    _tell_until_it_hangs([], tries)
     _say("2. Under `forkproof run --policy observe`: nothing is changed, but each fork is looked at.")
-    while (observed := _run(["-m", "forkproof", "run", "--policy", "observe"])) is not None and tries:
-        tries -= 1
-        _tell(observed)
-        _say("   The thread was far enough this time, by chance. Once more:\n")
-    _tell(observed)
+    _tell_until_it_hangs(["-m", "forkproof", "run", "--policy", "observe"], tries)
     _say("3. Under `forkproof run`: each fork waits for a moment at which no other thread holds anything.")
     finished = _run(["-m", "forkproof", "run"])
     _tell(finished)
@@ -42,6 +34,17 @@ def demo(tries: int = 9) -> int:
 
 def _say(text: str) -> None:
     print(text, flush=True)
+
+
+def _tell_until_it_hangs(prefix: Sequence[str], tries: int) -> None:
+    """Where the thread stands when the program forks is chance. Most often it stands in the import."""
+    for again in range(tries):
+        if again:
+            _say("   The thread was quick this time, by chance. Once more.\n")
+        seconds = _run(prefix)
+        _tell(seconds)
+        if seconds is None:
+            return
 
 
 def _tell(seconds: float | None) -> None:

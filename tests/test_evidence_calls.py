@@ -1,0 +1,324 @@
+"""The C call that a thread is inside: files, databases, name look-ups, and what such a call may hold."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import shutil
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Run
+from looking import FULL, Stage, Wanted, expect, hazards, holds, inside, sightings, stage, until  # noqa: F401
+
+from forkproof import _native
+from forkproof.evidence import naming
+
+
+class Pipe:
+    """A pipe whose ends are buffered files; what a thread writes too much of, it stops in."""
+
+    def __init__(self) -> None:
+        self.ours, self.theirs = os.pipe()
+
+    def drain(self, size: int) -> None:
+        while size > 0:
+            size -= len(os.read(self.ours, 1 << 20))
+
+
+@contextmanager
+def full_pipe() -> Iterator[tuple[Pipe, io.BufferedWriter]]:
+    pipe = Pipe()
+    writer = os.fdopen(pipe.theirs, "wb")
+    try:
+        yield pipe, writer
+    finally:
+        writer.close()
+        os.close(pipe.ours)
+
+
+def stopped(pipe: Pipe) -> None:
+    import select
+
+    until(lambda: select.select([pipe.ours], [], [], 0)[0])
+
+
+def told_of(thread: threading.Thread) -> list[str]:
+    return [h.what for h in hazards(thread)]
+
+
+@pytest.mark.parametrize("method", ["write", "writelines", "print", "flush"])
+def test_a_thread_that_writes_to_a_full_pipe_holds_the_file(stage: Stage, method: str) -> None:
+    with full_pipe() as (pipe, writer):
+        text = io.TextIOWrapper(writer, encoding="ascii", write_through=method != "flush")
+        many = FULL.decode()
+
+        def body() -> None:
+            if method == "write":
+                text.write(many)
+            elif method == "writelines":
+                text.writelines([many])
+            elif method == "print":
+                print(many, file=text, end="")
+            else:
+                text.write(many)
+                text.flush()
+
+        thread = stage.start(body)
+        stopped(pipe)
+        expect(thread, Wanted("holds", writer, f"BufferedWriter on descriptor {writer.fileno()}"))
+        pipe.drain(len(FULL))
+        thread.join()
+        text.detach()
+
+
+def test_a_thread_that_writes_binary(stage: Stage) -> None:
+    with full_pipe() as (pipe, writer):
+        thread = stage.start(lambda: writer.write(FULL))
+        stopped(pipe)
+        expect(thread, holds(writer))
+        pipe.drain(len(FULL))
+        thread.join()
+
+
+def test_a_writer_that_waits_for_the_file_of_another_is_not_the_one_to_name(stage: Stage) -> None:
+    with full_pipe() as (pipe, writer):
+        first = stage.start(lambda: writer.write(FULL))
+        stopped(pipe)
+        second = stage.start(lambda: writer.write(b"x"))
+        until(lambda: sightings(second))
+        expect(first, holds(writer))
+        assert [(s[2], s[7] is writer) for s in sightings(second)] == [(1, True)]
+        assert told_of(second) == []
+        pipe.drain(len(FULL))
+        first.join()
+        second.join()
+
+
+def test_standard_output_is_named(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    with full_pipe() as (pipe, writer):
+        text = io.TextIOWrapper(writer, write_through=True)
+        monkeypatch.setattr(sys, "stdout", text)
+        thread = stage.start(lambda: print(FULL.decode(), end=""))
+        stopped(pipe)
+        expect(thread, holds(writer, "sys.stdout (BufferedWriter)"))
+        pipe.drain(len(FULL))
+        thread.join()
+        monkeypatch.undo()
+        text.detach()
+
+
+@pytest.mark.parametrize("how", ["readline", "read", "for", "next", "text readline", "text for"])
+def test_a_thread_that_reads_an_empty_pipe_holds_the_file(stage: Stage, how: str) -> None:
+    ours, theirs = os.pipe()
+    reader = os.fdopen(ours, "rb")
+    text = io.TextIOWrapper(reader) if how.startswith("text") else None
+    file: Any = text or reader
+
+    def body() -> None:
+        if how.endswith("readline"):
+            file.readline()
+        elif how == "read":
+            file.read(5)
+        elif how == "next":
+            next(file)
+        else:
+            for _ in file:
+                break
+
+    thread = stage.start(body)
+    if how == "next":  # next() is no method of the file: not claimed
+        os.write(theirs, b"line\n")
+        thread.join()
+    else:
+        until(lambda: [s for s in sightings(thread) if s[2] == 0])
+        expect(thread, holds(reader))
+        os.write(theirs, b"line\n")
+        thread.join()
+    os.close(theirs)
+    file.close()
+
+
+def test_a_reader_with_python_code_below_it(stage: Stage) -> None:
+    """socket.makefile(): the raw file is a class of Python, whose readinto() lies above the file's readline()."""
+    ours, theirs = socket.socketpair()
+    file = ours.makefile("rb")
+    thread = stage.start(file.readline)
+    other = stage.start(lambda: file.readline())
+    assert other
+    until(lambda: [s for t in (thread, other) for s in sightings(t) if s[2] == 0])
+    theirs.sendall(b"one\ntwo\n")
+    thread.join()
+    other.join()
+    file.close()
+    ours.close()
+    theirs.close()
+
+
+def test_a_file_that_only_the_threads_frames_refer_to_is_no_hazard(stage: Stage) -> None:
+    ours, theirs = os.pipe()
+
+    def body() -> None:
+        with os.fdopen(theirs, "wb", closefd=True) as writer:
+            writer.write(FULL)
+
+    pipe = Pipe.__new__(Pipe)
+    pipe.ours, pipe.theirs = ours, theirs
+    thread = stage.start(body)
+    stopped(pipe)
+    expect(thread)
+    pipe.drain(len(FULL))
+    thread.join()
+    os.close(ours)
+
+
+def test_a_thread_inside_sqlite(stage: Stage) -> None:
+    gate = stage.gate()
+    connection = sqlite3.connect(":memory:", check_same_thread=False)
+    connection.create_function("stop", 0, gate.wait)
+
+    def body() -> None:
+        connection.execute("select stop()").fetchall()
+
+    thread = stage.at(gate, body)
+    seen = [(naming.STATES[s[2]], bool(s[4])) for s in sightings(thread)]
+    assert seen == [("inside", False)]
+    assert told_of(thread) == ["SQLite"]
+    gate.open()
+    thread.join()
+    connection.close()
+
+
+def caught(body: Callable[[], object], kind: int) -> Any:
+    """A sighting of a thread that does `body` again and again, and the thread."""
+    stop = False
+
+    def again() -> None:
+        while not stop:
+            body()
+
+    thread = threading.Thread(target=again, daemon=True)
+    thread.start()
+    try:
+        return until(lambda: [s for s in _native.look() if s[0] == thread.ident and s[3] == kind])[0]
+    finally:
+        stop = True
+        thread.join()
+
+
+def test_a_compressor_at_work_is_named_by_the_object() -> None:
+    compressor = zlib.compressobj(9)
+    data = os.urandom(1 << 20) * 2
+    seen = caught(lambda: compressor.compress(data), naming.CALL)
+    assert seen[7] is compressor
+    assert seen[2] == naming.INSIDE
+
+
+def test_a_hash_object_at_work_is_named_by_the_object() -> None:
+    digest = hashlib.sha256()
+    data = b"x" * (1 << 22)
+    seen = caught(lambda: digest.update(data), naming.CALL)
+    assert seen[7] is digest
+    assert seen[2] == naming.INSIDE
+
+
+def test_calls_that_hold_nothing_are_not_reported(stage: Stage) -> None:
+    import time
+
+    ours, theirs = socket.socketpair()
+    listener = socket.create_server(("127.0.0.1", 0))
+    threads = [
+        stage.start(time.sleep, 1.5),
+        stage.start(lambda: ours.recv(1)),
+        stage.start(lambda: listener.accept()),
+        stage.start(lambda: os.read(ours.fileno(), 1)),
+        stage.start(lambda: __import__("select").select([ours], [], [], 1.5)),
+    ]
+    for thread in threads:
+        for _ in range(20):
+            expect(thread)
+    theirs.sendall(b"xx")
+    socket.create_connection(listener.getsockname()).close()
+    for thread in threads:
+        thread.join()
+    for end in (ours, theirs, listener):
+        end.close()
+
+
+SHIM = r"""
+#include <unistd.h>
+int getaddrinfo(const char *node, const char *service, const void *hints, void **result)
+{
+    for (;;) pause();
+}
+"""
+
+LOOKUP = """
+import encodings.idna, os, socket, sys, threading, time
+import forkproof
+from forkproof import _native
+{before}
+def body():
+    {call}
+thread = threading.Thread(target=body, daemon=True)
+thread.start()
+end = time.monotonic() + 20
+while time.monotonic() < end:
+    told = [h for h in forkproof.assess().hazards if h.state == "inside"]
+    if told:
+        break
+for h in told:
+    print(h.kind, h.certainty, h.what, h.stack[0].function, sep="|")
+print(len([s for s in _native.look()]))
+sys.stdout.flush()
+os._exit(0)
+"""
+
+
+@pytest.fixture(scope="module")
+def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None or not sys.platform.startswith("linux"):
+        pytest.skip("needs a C compiler and LD_PRELOAD")
+    folder = tmp_path_factory.mktemp("shim")
+    (folder / "shim.c").write_text(SHIM)
+    library = folder / "shim.so"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, folder / "shim.c"], check=True)
+    return library
+
+
+SOURCE = str(Path(_native.__file__).parent.parent)
+
+
+@pytest.mark.parametrize(
+    ("call", "what", "function"),
+    [
+        ("socket.getaddrinfo('localhost', 80)", "getaddrinfo", "getaddrinfo"),
+        ("socket.create_connection(('localhost', 80))", "getaddrinfo", "getaddrinfo"),
+        ("socket.gethostbyname('localhost')", "host name look-up", "body"),
+        ("socket.socket().connect(('localhost', 80))", "look-up of a host name by a socket call", "body"),
+        ("socket.socket().bind(('localhost', 0))", "look-up of a host name by a socket call", "body"),
+        ("look = socket.getaddrinfo; look(*('localhost', 80))", "getaddrinfo", "getaddrinfo"),
+        ("list(map(socket.gethostbyname, ['localhost']))", None, None),
+    ],
+)
+def test_a_thread_that_looks_a_name_up(shim: Path, run: Run, call: str, what: str | None, function: str) -> None:
+    if what is None:
+        pytest.skip("called by C code from C code: no frame shows the inner call")
+    ended = run(
+        "-c",
+        LOOKUP.format(before="", call=call),
+        env={"LD_PRELOAD": str(shim), "PYTHONPATH": SOURCE},
+    )
+    assert ended.stderr == ""
+    assert ended.stdout.splitlines() == [f"native-call|possible|{what}|{function}", "1"]

@@ -1,0 +1,294 @@
+"""Leaving: inside `__exit__`, before the `release()` of a `finally`, at an exception's exit: held until it lets go."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import pytest
+from looking import Gate, Stage, expect, holds, leaving, sightings, stage  # noqa: F401
+
+KINDS = [threading.Lock, threading.RLock]
+kinds = pytest.mark.parametrize("kind", KINDS, ids=["Lock", "RLock"])
+
+
+class Slow:
+    """Stops in __exit__, before and after it has let go."""
+
+    def __init__(self, lock: Any, before: Gate, after: Gate) -> None:
+        self.lock, self.before, self.after = lock, before, after
+
+    def __enter__(self) -> None:
+        self.lock.acquire()
+
+    def __exit__(self, *args: object) -> None:
+        self.before.wait()
+        self.lock.release()
+        self.after.wait()
+
+
+@kinds
+@pytest.mark.parametrize("error", [False, True], ids=["normally", "by an exception"])
+def test_inside_exit_it_is_held_until_let_go(stage: Stage, kind: Any, error: bool) -> None:
+    lock, block, before, after = kind(), stage.gate(), stage.gate(), stage.gate()
+
+    def body() -> None:
+        with suppress(KeyError), Slow(lock, before, after):
+            block.wait()
+            if error:
+                raise KeyError
+
+    thread = stage.at(block, body)
+    expect(thread, holds(lock))
+    block.open()
+    before.reached(thread)
+    expect(thread, leaving(lock))
+    before.open()
+    after.reached(thread)
+    expect(thread)
+
+
+@pytest.mark.parametrize("way", ["return", "break", "continue"])
+def test_inside_exit_on_other_ways_out(stage: Stage, way: str) -> None:
+    lock, before, after = threading.Lock(), stage.gate(), stage.gate()
+
+    def body() -> Any:
+        for _ in (1,):
+            with Slow(lock, before, after):
+                if way == "return":
+                    return 1
+                if way == "break":
+                    break
+                continue
+        return None
+
+    thread = stage.at(before, body)
+    expect(thread, leaving(lock))
+    before.open()
+    after.reached(thread)
+    expect(thread)
+
+
+def test_the_enclosing_with_is_held_while_the_inner_one_is_left(stage: Stage) -> None:
+    outer, lock, before, after = threading.Lock(), threading.Lock(), stage.gate(), stage.gate()
+
+    def body() -> None:
+        with outer, Slow(lock, before, after):
+            pass
+
+    thread = stage.at(before, body)
+    expect(thread, holds(outer), leaving(lock))
+    before.open()
+    after.reached(thread)
+    expect(thread, holds(outer))
+
+
+def test_the_enclosing_with_is_held_while_an_exception_leaves_the_inner_one(stage: Stage) -> None:
+    outer, lock, before, after = threading.Lock(), threading.Lock(), stage.gate(), stage.gate()
+
+    def body() -> None:
+        with suppress(KeyError), outer, Slow(lock, before, after):
+            raise KeyError
+
+    thread = stage.at(before, body)
+    expect(thread, holds(outer), leaving(lock))
+    before.open()
+    after.reached(thread)
+    expect(thread, holds(outer))
+
+
+@pytest.mark.parametrize("error", [False, True], ids=["normally", "by an exception"])
+def test_a_contextmanager_that_runs_on_after_its_yield(stage: Stage, error: bool) -> None:
+    lock, before, after = threading.Lock(), stage.gate(), stage.gate()
+
+    @contextmanager
+    def slow() -> Any:
+        lock.acquire()
+        try:
+            yield
+        finally:
+            before.wait()
+            lock.release()
+            after.wait()
+
+    def body() -> None:
+        with suppress(KeyError), slow():
+            if error:
+                raise KeyError
+
+    thread = stage.at(before, body)
+    seen = [(s[7] is lock, bool(s[4])) for s in sightings(thread)]
+    assert seen == [(True, True)]
+    assert sightings(thread)[0][2] in (0, 2)
+    before.open()
+    after.reached(thread)
+    expect(thread)
+
+
+@pytest.mark.parametrize("error", [False, True], ids=["normally", "by an exception"])
+def test_an_exit_in_a_class_with_a_lock_of_its_own(stage: Stage, error: bool) -> None:
+    """While __exit__ takes another lock, both are held."""
+    lock, second, before = threading.Lock(), threading.Lock(), stage.gate()
+
+    class Two:
+        def __init__(self) -> None:
+            self.lock = lock
+
+        def __enter__(self) -> None:
+            self.lock.acquire()
+
+        def __exit__(self, *args: object) -> None:
+            with second:
+                before.wait()
+            self.lock.release()
+
+    def body() -> None:
+        with suppress(KeyError), Two():
+            if error:
+                raise KeyError
+
+    expect(stage.at(before, body), leaving(lock), holds(second))
+
+
+@pytest.mark.parametrize("error", [False, True], ids=["normally", "by an exception"])
+def test_an_exit_whose_self_is_a_cell(stage: Stage, error: bool) -> None:
+    lock, before = threading.Lock(), stage.gate()
+
+    class Captured:
+        def __init__(self) -> None:
+            self.lock = lock
+
+        def __enter__(self) -> None:
+            self.lock.acquire()
+
+        def __exit__(self, *args: object) -> None:
+            def give() -> None:
+                before.wait()
+                self.lock.release()
+
+            give()
+
+    def body() -> None:
+        with suppress(KeyError), Captured():
+            if error:
+                raise KeyError
+
+    # Its exit keeps `self` in a cell: what __exit__ releases is not in it, what __enter__ acquired is.
+    expect(stage.at(before, body), leaving(lock))
+
+
+@pytest.mark.parametrize("error", [False, True], ids=["normally", "by an exception"])
+def test_async_exit(stage: Stage, error: bool) -> None:
+    lock, before, after = threading.Lock(), stage.gate(), stage.gate()
+
+    class Slowly:
+        def __init__(self) -> None:
+            self.lock = lock
+
+        async def __aenter__(self) -> None:
+            self.lock.acquire()
+
+        async def __aexit__(self, *args: object) -> None:
+            before.wait()
+            self.lock.release()
+            after.wait()
+
+    async def main() -> None:
+        with suppress(KeyError):
+            async with Slowly():
+                if error:
+                    raise KeyError
+
+    def body() -> None:
+        with suppress(StopIteration):
+            main().send(None)
+
+    thread = stage.at(before, body)
+    seen = [(s[7] is lock, bool(s[4])) for s in sightings(thread)]
+    assert seen == [(True, True)]
+    before.open()
+    after.reached(thread)
+    expect(thread)
+
+
+@pytest.mark.parametrize("error", [False, True], ids=["normally", "by an exception"])
+@pytest.mark.parametrize("how", ["trace", "profile"])
+def test_a_trace_function_that_runs_while_a_builtin_exit_is_called(stage: Stage, how: str, error: bool) -> None:
+    """A tracer stops at the line or the call that lets go: the lock is still held there."""
+    import sys
+
+    lock, block, there = threading.Lock(), stage.gate(), stage.gate()
+    armed = False
+
+    def watch(frame: Any, event: str, arg: Any) -> Any:
+        if armed and event == "c_call" and getattr(arg, "__name__", "") == "release":
+            there.wait()
+        return watch
+
+    def body() -> None:
+        nonlocal armed
+        sys.setprofile(watch)
+        try:
+            lock.acquire()
+            try:
+                armed = True
+                if error:
+                    raise KeyError
+            finally:
+                lock.release()
+                armed = False
+        except KeyError:
+            pass
+        finally:
+            sys.setprofile(None)
+
+    assert how
+    thread = stage.at(there, body)
+    seen = [(s[7] is lock, bool(s[4])) for s in sightings(thread)]
+    assert seen == [(True, True)]
+    block.open()
+
+
+def test_between_the_end_of_enter_and_the_block(stage: Stage) -> None:
+    """An __enter__ that has its lock and has not returned: whoever looks sees the lock held."""
+    lock, gate = threading.Lock(), stage.gate()
+
+    class Late:
+        def __enter__(self) -> None:
+            lock.acquire()
+            gate.wait()
+            self.done = True
+
+        def __exit__(self, *args: object) -> None:
+            lock.release()
+
+    def body() -> None:
+        with Late():
+            pass
+
+    expect(stage.at(gate, body), holds(lock))
+
+
+def test_an_enter_that_has_not_taken_its_lock_yet_holds_nothing(stage: Stage) -> None:
+    lock, gate = threading.Lock(), stage.gate()
+
+    class Early:
+        def __init__(self) -> None:
+            self.lock = lock
+
+        def __enter__(self) -> None:
+            gate.wait()
+            self.lock.acquire()
+
+        def __exit__(self, *args: object) -> None:
+            self.lock.release()
+
+    def body() -> None:
+        with Early():
+            pass
+
+    with stage.held(lock):
+        thread = stage.at(gate, body)
+        expect(thread)
+        gate.open()
