@@ -24,7 +24,6 @@ from collections.abc import Callable
 import forkproof
 from forkproof import _native
 
-
 BLOCK = 20
 
 
@@ -41,7 +40,8 @@ def population(threads: int, depth: int) -> Callable[[], None]:
     ready, done = threading.Semaphore(0), threading.Event()
     # Thread.run, _bootstrap_inner, _bootstrap, Event.wait and Condition.wait are five of the frames.
     workers = [
-        threading.Thread(target=descend, args=(max(depth - 6, 0), ready, done), daemon=True) for _ in range(threads)
+        threading.Thread(target=descend, args=(max(depth - 6, 0), ready, done), daemon=True)
+        for _ in range(threads)
     ]
     for worker in workers:
         worker.start()
@@ -86,7 +86,8 @@ def compare(forks: int) -> tuple[list[float], list[float]]:
 
 def interval(bare: list[float], armed: list[float]) -> tuple[float, float]:
     ratios = sorted(
-        statistics.median(random.choices(armed, k=len(armed))) / statistics.median(random.choices(bare, k=len(bare)))
+        statistics.median(random.choices(armed, k=len(armed)))
+        / statistics.median(random.choices(bare, k=len(bare)))
         for _ in range(400)
     )
     return ratios[10], ratios[-11]
@@ -114,7 +115,7 @@ def method_cost(method: str, rounds: int) -> float:
     for _ in range(rounds):
         start = time.perf_counter()
         queue = context.SimpleQueue()
-        process = context.Process(target=put_result, args=(queue,))
+        process = context.Process(target=put_result, args=(queue,))  # type: ignore[attr-defined]
         process.start()
         queue.get()
         times.append((time.perf_counter() - start) * 1e3)
@@ -127,15 +128,21 @@ def put_result(queue: object) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--forks", type=int, default=300, help="pairs of forks for each row")
     parser.add_argument("--threads", default="1,10,50,200")
     parser.add_argument("--depths", default="14")
     parser.add_argument("--json")
     parser.add_argument("--no-methods", action="store_true")
     args = parser.parse_args()
-    print(f"CPython {platform.python_version()}, {platform.platform()}, {os.cpu_count()} CPUs, {args.forks} pairs a row")
-    print(f"{'threads':>8} {'frames':>7} {'bare us':>9} {'armed us':>9} {'ratio':>7}  {'95 %':>13} {'look us':>8}")
+    print(
+        f"CPython {platform.python_version()}, {platform.platform()}, {os.cpu_count()} CPUs, {args.forks} pairs a row"
+    )
+    print(
+        f"{'threads':>8} {'frames':>7} {'bare us':>9} {'armed us':>9} {'ratio':>7}  {'95 %':>13} {'look us':>8}"
+    )
     rows = []
     for threads in map(int, args.threads.split(",")):
         for depth in map(int, args.depths.split(",")):

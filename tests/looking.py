@@ -225,7 +225,8 @@ def expect(thread: threading.Thread, *wanted: Wanted) -> None:
     told = hazards(thread)
     assert thread.is_alive(), f"ended: {getattr(thread, 'error', None)!r}"
     report = "\n".join(
-        f"{STATES[s[2]]} {s[7]!r} certain={s[4]} mutex={s[5]} in {s[10].co_qualname}+{s[11]} by {s[8]}" for s in seen
+        f"{STATES[s[2]]} {s[7]!r} certain={s[4]} mutex={s[5]} in {s[10].co_qualname}+{s[11]} by {s[8]}"
+        for s in seen
     )
     stack = " < ".join(code.co_qualname for code, _ in seen[0][14]) if seen else ""
     key = sorted((STATES[s[2]], id(s[7]), bool(s[4])) for s in seen)
@@ -296,7 +297,9 @@ class Owner:
         self.__dict__.update(locks)
 
 
-def _compiled(source: str, mode: Mode, names: dict[str, Any], locks: dict[str, Any], file: str) -> Callable[..., object]:
+def _compiled(
+    source: str, mode: Mode, names: dict[str, Any], locks: dict[str, Any], file: str
+) -> Callable[..., object]:
     stops = iter(range(10**6))
     call = "stop({})" if mode.park == "python" else "write(fds[{}], FULL)"
     body = re.sub(r"\bwait\(\)", lambda _: call.format(next(stops)), textwrap.dedent(source).strip())
@@ -380,7 +383,11 @@ def play(source: str, mode: Mode, **names: Any) -> None:
         "c": threading.Lock(),
         "r": threading.RLock(),
     }
-    comments = [line.partition("wait()")[2].partition("#")[2].split() for line in source.splitlines() if "wait()" in line]
+    comments = [
+        line.partition("wait()")[2].partition("#")[2].split()
+        for line in source.splitlines()
+        if "wait()" in line
+    ]
     file = sys._getframe(1).f_code.co_filename
     shape = _compiled(source, mode, names, locks, file)
 
@@ -427,7 +434,9 @@ def play(source: str, mode: Mode, **names: Any) -> None:
             gate.open()
         actor.join(LIMIT)
         assert not actor.is_alive()
-    assert not any(lock.acquire(blocking=False) is False for lock in locks.values()), "the shape left a lock held"
+    assert not any(lock.acquire(blocking=False) is False for lock in locks.values()), (
+        "the shape left a lock held"
+    )
 
 
 def _name(name: str, mode: Mode) -> str | None:

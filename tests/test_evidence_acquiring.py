@@ -1,5 +1,6 @@
 """What a thread is about to have: at the `with` that has not entered, at `acquire()` however it is called."""
 
+# ruff: noqa: F811
 from __future__ import annotations
 
 import functools
@@ -9,7 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from looking import Stage, acquiring, expect, hazards, holds, signal, sightings, stage, until  # noqa: F401
+from looking import Stage, acquiring, expect, hazards, holds, sightings, signal, until
+from looking import stage as stage  # the fixture
 
 KINDS = [threading.Lock, threading.RLock]
 kinds = pytest.mark.parametrize("kind", KINDS, ids=["Lock", "RLock"])
@@ -31,7 +33,10 @@ def test_at_a_with(stage: Stage, kind: Any) -> None:
             pass
 
     with stage.held(lock):
-        expect(waiting(stage, body), acquiring(lock, "lock in test_at_a_with.<locals>.body of test_evidence_acquiring"))
+        expect(
+            waiting(stage, body),
+            acquiring(lock, "lock in test_at_a_with.<locals>.body of test_evidence_acquiring"),
+        )
 
 
 @kinds

@@ -1,5 +1,6 @@
 """Imports in progress: which module's lock, and whose."""
 
+# ruff: noqa: F811
 from __future__ import annotations
 
 import importlib
@@ -9,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from looking import Gate, Stage, Wanted, expect, hazards, holds, sightings, stage, until  # noqa: F401
+from looking import Gate, Stage, expect, hazards, sightings, until
+from looking import stage as stage  # the fixture
 
 from forkproof.evidence import naming
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def place(stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """`place(name, text)` makes a module; what it made is forgotten at the end."""
     monkeypatch.syspath_prepend(tmp_path)
     made = []
@@ -30,6 +32,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         importlib.invalidate_caches()
 
     yield make
+    stage.finish()  # what still imports is to find what it has begun
     for name in made:
         sys.modules.pop(name, None)
 
@@ -88,7 +91,9 @@ def test_a_submodule(stage: Stage, place: Any, gates: dict[str, Gate]) -> None:
     assert all(certain for _, certain in importing(thread))
 
 
-def test_one_that_waits_for_the_import_of_another_thread(stage: Stage, place: Any, gates: dict[str, Gate]) -> None:
+def test_one_that_waits_for_the_import_of_another_thread(
+    stage: Stage, place: Any, gates: dict[str, Gate]
+) -> None:
     place("slow_one", "import sys\nsys.gates['one'].wait()\n")
     first = stage.at(gates["one"], lambda: importlib.import_module("slow_one"))
     second = stage.start(lambda: importlib.import_module("slow_one"))

@@ -1,18 +1,20 @@
 """What only looks like holding, and threads at the edge: their first and last instruction, no frame, very many, very deep."""
 
+# ruff: noqa: F811
 from __future__ import annotations
 
 import _thread
 import multiprocessing
 import os
+import select
 import sys
 import threading
 from typing import Any
 
-import forkproof
-import pytest
-from looking import FULL, Stage, expect, holds, sightings, stage, until  # noqa: F401
+from looking import FULL, Stage, expect, holds, sightings, until
+from looking import stage as stage  # the fixture
 
+import forkproof
 from forkproof import _native
 
 
@@ -151,13 +153,12 @@ def test_a_thread_at_its_last_instruction(stage: Stage) -> None:
 
 
 def test_every_line_and_opcode_of_a_function_is_read_right(stage: Stage) -> None:
-    """A tracer stops at each instruction in turn: the lock is reported as long as it is locked by the thread, or nearly."""
+    """A tracer stops at each instruction in turn: the lock is reported as long as it is locked.
+
+    Before the instruction that takes it, it may be said to be acquired, and never to be held.
+    """
     lock = threading.Lock()
     wrong: list[str] = []
-    asked = threading.Semaphore(0)
-    answered = threading.Semaphore(0)
-    assert asked
-    assert answered
     stops: list[Any] = []
 
     def target() -> int:
@@ -179,11 +180,9 @@ def test_every_line_and_opcode_of_a_function_is_read_right(stage: Stage) -> None
         frame.f_trace_opcodes = True
         if event == "opcode":
             stops.append((frame.f_lasti, lock.locked()))
-            current.append(True)
             gates[0].wait()
         return watch
 
-    current: list[bool] = []
     gates = [stage.gate()]
 
     def body() -> None:
@@ -194,22 +193,24 @@ def test_every_line_and_opcode_of_a_function_is_read_right(stage: Stage) -> None
     thread = stage.start(body)
     checked = 0
     while True:
+
         def there() -> bool:
-            return not thread.is_alive() or bool(__import__("select").select([gates[0]._ours], [], [], 0)[0])
+            return not thread.is_alive() or bool(select.select([gates[0]._ours], [], [], 0)[0])
 
         until(there)
         if not thread.is_alive():
             break
         at, locked = stops[-1]
         seen = [s for s in sightings(thread) if s[7] is lock]
-        if bool(seen) != locked:
+        states = {s[2] for s in seen}
+        if not (states & {0, 2} if locked else states <= {1}):
             wrong.append(f"{at}: locked={locked} seen={[(s[2], s[4]) for s in seen]}")
         checked += 1
         old = gates[0]
         gates[0] = stage.gate()
         old.open()
     assert checked > 40
-    assert wrong == []
+    assert not wrong, " ".join(wrong)
 
 
 def test_a_thread_without_a_python_frame(stage: Stage) -> None:
@@ -307,15 +308,13 @@ def test_looking_again_and_again_while_threads_run_is_safe(stage: Stage) -> None
         stop = True
 
 
-@pytest.mark.parametrize("reach", ["attribute", "global"])
-def test_a_module_level_name_that_is_gone_is_no_error(stage: Stage, reach: str) -> None:
+def test_a_module_level_name_that_is_gone_is_not_claimed(stage: Stage) -> None:
+    lock = threading.Lock()
     gate = stage.gate()
-    space: dict[str, Any] = {"lock": threading.Lock(), "gate": gate}
-    exec(
-        "def body():\n    lock.acquire()\n    kept = lock\n    try:\n        gate.wait()\n    finally:\n        kept.release()\n",
-        space,
-    )
+    space: dict[str, Any] = {"lock": lock, "gate": gate}
+    exec("def body():\n    lock.acquire()\n    gate.wait()\n    lock.release()\n", space)
     thread = stage.at(gate, space["body"])
+    expect(thread, holds(lock))
     del space["lock"]
-    sightings(thread)
-    assert reach
+    expect(thread)
+    space["lock"] = lock

@@ -1,5 +1,6 @@
 """From what a `with` entered to the lock behind it."""
 
+# ruff: noqa: F811
 from __future__ import annotations
 
 import contextlib
@@ -9,7 +10,8 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import pytest
-from looking import Stage, Wanted, expect, holds, play, Mode, stage  # noqa: F401
+from looking import Stage, Wanted, expect, holds
+from looking import stage as stage  # the fixture
 
 
 def held_by(stage: Stage, manager: Any, *wanted: Wanted) -> None:
@@ -73,6 +75,7 @@ def test_an_rlock_of_another_thread_is_not_held(stage: Stage) -> None:
             lock.release()
 
     with lock:
+
         def body() -> None:
             with contextlib.suppress(RuntimeError), Pretends():
                 gate.wait()
@@ -419,7 +422,6 @@ def test_closing_and_redirect_and_other_library_managers_hold_nothing(stage: Sta
     import decimal
     import io
     import tempfile
-    import warnings
 
     class Closes:
         def close(self) -> None: ...
@@ -434,7 +436,6 @@ def test_closing_and_redirect_and_other_library_managers_hold_nothing(stage: Sta
         memoryview(b""),
     ):
         held_by(stage, manager)
-    assert warnings
 
 
 def test_closing_something_that_holds_a_lock_until_closed(stage: Stage) -> None:
@@ -486,8 +487,8 @@ def test_a_manager_with_an_exit_made_by_partial(stage: Stage) -> None:
     lock, gate = threading.Lock(), stage.gate()
 
     class Partial:
-        __enter__ = functools.partial(lambda *args: None)
-        __exit__ = functools.partial(lambda *args: None)
+        __enter__ = staticmethod(functools.partial(lambda *args: None))
+        __exit__ = staticmethod(functools.partial(lambda *args: None))
 
     def body() -> None:
         with lock, Partial():
@@ -522,5 +523,10 @@ def test_a_queue_put_that_waits_for_its_item(stage: Stage) -> None:
             gate.wait()
 
     q = Slow()
-    expect(stage.at(gate, q.put, 1), holds(q.mutex, "self.not_full of test_evidence_managers."
-           "test_a_queue_put_that_waits_for_its_item.<locals>.Slow"))
+    expect(
+        stage.at(gate, q.put, 1),
+        holds(
+            q.mutex,
+            "self.not_full of test_evidence_managers.test_a_queue_put_that_waits_for_its_item.<locals>.Slow",
+        ),
+    )

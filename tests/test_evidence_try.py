@@ -1,12 +1,13 @@
 """`acquire()`, and a `release()` still to come: held from the one to the other, whichever way the code goes."""
 
+# ruff: noqa: F811
 from __future__ import annotations
 
 import threading
 
 import pytest
-from looking import FULL, Stage, expect, holds, leaving, modes, play, stage, until  # noqa: F401
-from looking import Mode
+from looking import Mode, Stage, expect, holds, leaving, modes, play, sightings
+from looking import stage as stage  # the fixture
 
 SHAPES = {
     "try/finally": """
@@ -281,8 +282,7 @@ def test_a_lock_that_another_thread_took_is_not_of_the_one_that_would_release_it
 
     with lock:
         thread = stage.at(gate, body)
-        seen = [s for s in __import__("forkproof")._native.look() if s[0] == thread.ident and s[4]]
-        assert not [s for s in seen if s[2] == 0], "not held for certain by the thread that failed to take it"
+        assert not [s for s in sightings(thread) if s[2] == 0 and s[4]], "it failed to take it"
 
 
 def test_a_lock_of_locks_with_release_only_in_the_finally(stage: Stage) -> None:
@@ -313,8 +313,6 @@ def test_more_locks_than_there_is_room_for_are_no_error(stage: Stage) -> None:
     space: dict[str, object] = {"wait": gate.wait}
     exec(f"def body({', '.join(names)}):\n" + "\n".join(lines), space)
     thread = stage.at(gate, space["body"], *locks)  # type: ignore[arg-type]
-    from looking import sightings
-
     seen = sightings(thread)
     assert {id(s[7]) for s in seen} <= {id(lock) for lock in locks}
     assert len({id(s[7]) for s in seen}) >= 7

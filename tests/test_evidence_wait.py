@@ -1,5 +1,6 @@
 """`Condition.wait`: it holds its lock before and after, and not while it sleeps."""
 
+# ruff: noqa: F811
 from __future__ import annotations
 
 import queue
@@ -7,7 +8,8 @@ import threading
 from typing import Any
 
 import pytest
-from looking import Stage, acquiring, expect, hazards, holds, sightings, stage, until  # noqa: F401
+from looking import Stage, acquiring, expect, hazards, holds, sightings, until
+from looking import stage as stage  # the fixture
 
 from forkproof import _native
 

@@ -28,7 +28,9 @@ def _empty_pipe_reader() -> io.BufferedReader:
     return open(r, "rb")
 
 
-def _blocked(name: str, make: Callable[[], Any], hold: Callable[[Any], Any], child: Callable[[Any], Any]) -> None:
+def _blocked(
+    name: str, make: Callable[[], Any], hold: Callable[[Any], Any], child: Callable[[Any], Any]
+) -> None:
     @row(name)
     def _() -> Forks:
         thing = make()
@@ -63,7 +65,12 @@ for _name, _hold in {
 
 _blocked("BufferedWriter.write / child: another file", _full_pipe_writer, lambda f: f.write(BIG),
          lambda f: open(os.devnull, "wb").write(BIG))  # fmt: skip
-_blocked("BufferedWriter.write / child: ends by sys.exit", _full_pipe_writer, lambda f: f.write(BIG), lambda f: f.close())
+_blocked(
+    "BufferedWriter.write / child: ends by sys.exit",
+    _full_pipe_writer,
+    lambda f: f.write(BIG),
+    lambda f: f.close(),
+)
 
 for _name, _hold in {
     "read": lambda f: f.read(),
@@ -77,7 +84,12 @@ for _name, _hold in {
 }.items():
     _blocked(f"BufferedReader.{_name} / child: peek", _empty_pipe_reader, _hold, lambda f: f.peek(1))
 _blocked("BufferedReader.read / child: close", _empty_pipe_reader, lambda f: f.read(), lambda f: f.close())
-_blocked("BufferedReader.read / child: tell and fileno", _empty_pipe_reader, lambda f: f.read(), lambda f: f.fileno())
+_blocked(
+    "BufferedReader.read / child: tell and fileno",
+    _empty_pipe_reader,
+    lambda f: f.read(),
+    lambda f: f.fileno(),
+)
 
 
 @row("BufferedReader.seek", strace=("lseek",), delay=10_000)
@@ -87,7 +99,9 @@ def _() -> Forks:
     file.flush()
     KEEP.append(file)
     reader = open(file.fileno(), "rb", closefd=False)
-    return Forks(lambda: reader.seek(50_000 if reader.tell() < 10_000 else 0), lambda: reader.seek(0), forks=40)
+    return Forks(
+        lambda: reader.seek(50_000 if reader.tell() < 10_000 else 0), lambda: reader.seek(0), forks=40
+    )
 
 
 @row("BufferedRandom.truncate", strace=("ftruncate",), delay=10_000)
@@ -132,7 +146,9 @@ def _pair() -> io.BufferedRWPair:
 
 _blocked("BufferedRWPair.read / child: peek", _pair, lambda f: f.read(1), lambda f: f.peek(1))
 _blocked("BufferedRWPair.write / child: write", _pair, lambda f: f.write(BIG), lambda f: f.write(b"child"))
-_blocked("BufferedRWPair.read / child: write", _pair, lambda f: f.read(1), lambda f: (f.write(b"child"), f.flush()))
+_blocked(
+    "BufferedRWPair.read / child: write", _pair, lambda f: f.read(1), lambda f: (f.write(b"child"), f.flush())
+)
 
 
 def _text_writer() -> io.TextIOWrapper:
@@ -152,7 +168,12 @@ TEXT = "x" * 1_000_000 + "\n"
 _blocked("TextIOWrapper.write / child: write", _text_writer, lambda f: f.write(TEXT), _line)
 _blocked("TextIOWrapper.flush / child: write", _text_writer, lambda f: (f.write(TEXT), f.flush()), _line)
 _blocked("TextIOWrapper.writelines / child: write", _text_writer, lambda f: f.writelines([TEXT]), _line)
-_blocked("print / child: print", _text_writer, lambda f: print(TEXT, file=f), lambda f: print("child", file=f, flush=True))
+_blocked(
+    "print / child: print",
+    _text_writer,
+    lambda f: print(TEXT, file=f),
+    lambda f: print("child", file=f, flush=True),
+)
 _blocked("print / child: close", _text_writer, lambda f: print(TEXT, file=f), lambda f: f.close())
 for _name, _hold in {
     "read": lambda f: f.read(1),
@@ -188,11 +209,56 @@ def _std(name: str, write: bool) -> Callable[[], Any]:
     return make
 
 
-_blocked("print to sys.stdout / child: print", _std("stdout", True), lambda f: print(TEXT), lambda f: print("child", flush=True))
-_blocked("sys.stdout.write / child: print", _std("stdout", True), lambda f: f.write(TEXT), lambda f: print("child", flush=True))
+_blocked(
+    "print to sys.stdout / child: print",
+    _std("stdout", True),
+    lambda f: print(TEXT),
+    lambda f: print("child", flush=True),
+)
+_blocked(
+    "sys.stdout.write / child: print",
+    _std("stdout", True),
+    lambda f: f.write(TEXT),
+    lambda f: print("child", flush=True),
+)
 _blocked("input() from a pipe / child: input()", _std("stdin", False), lambda f: input(), lambda f: input())
-_blocked("sys.stdin.readline / child: input()", _std("stdin", False), lambda f: f.readline(), lambda f: input())
-_blocked("print / child: leaves the interpreter's own way", _std("stdout", True), lambda f: print(TEXT), lambda f: f.flush())
+_blocked(
+    "sys.stdin.readline / child: input()", _std("stdin", False), lambda f: f.readline(), lambda f: input()
+)
+_blocked(
+    "print / child: leaves the interpreter's own way",
+    _std("stdout", True),
+    lambda f: print(TEXT),
+    lambda f: f.flush(),
+)
+
+
+@row("a thread ends by an exception (threading.excepthook) / child: print to stderr")
+def _() -> Forks:
+    import _thread
+
+    stream = _std("stderr", True)()
+
+    def hold() -> None:
+        try:
+            raise RuntimeError(TEXT)
+        except RuntimeError as error:
+            _thread._excepthook(threading.ExceptHookArgs((type(error), error, error.__traceback__, None)))  # type: ignore[attr-defined]
+
+    return Forks(hold, lambda: print("child", file=stream, flush=True), blocks=True, forks=3, settle=0.3)
+
+
+@row("sys.excepthook / child: print to stderr")
+def _() -> Forks:
+    stream = _std("stderr", True)()
+
+    def hold() -> None:
+        try:
+            raise RuntimeError(TEXT)
+        except RuntimeError as error:
+            sys.__excepthook__(type(error), error, error.__traceback__)
+
+    return Forks(hold, lambda: print("child", file=stream, flush=True), blocks=True, forks=3, settle=0.3)
 
 
 def _terminal(readline: bool) -> Callable[[], Forks]:
@@ -270,7 +336,12 @@ def _raw_full() -> io.FileIO:
     return io.FileIO(w, "w")
 
 
-_blocked("FileIO.write / child: fileno, close", _raw_full, lambda f: f.write(BIG * 10), lambda f: (f.fileno(), f.close()))
+_blocked(
+    "FileIO.write / child: fileno, close",
+    _raw_full,
+    lambda f: f.write(BIG * 10),
+    lambda f: (f.fileno(), f.close()),
+)
 
 
 @row("BytesIO and StringIO")

@@ -76,7 +76,9 @@ def _() -> Forks:
 @row("getaddrinfo with a service name", strace=("openat",), path="/etc/services")
 def _() -> Forks:
     socket.getaddrinfo("127.0.0.1", "http")
-    return Forks(lambda: socket.getaddrinfo("127.0.0.1", "https"), lambda: socket.getaddrinfo("127.0.0.1", "http"))
+    return Forks(
+        lambda: socket.getaddrinfo("127.0.0.1", "https"), lambda: socket.getaddrinfo("127.0.0.1", "http")
+    )
 
 
 @row("getaddrinfo, first in the process", strace=("openat",), path="/etc/resolv.conf", delay=1_000_000)
@@ -113,7 +115,12 @@ def _() -> Forks | str:
 @row("gethostbyname", **NETLINK)
 def _() -> Forks:
     socket.gethostbyname("localhost")
-    return Forks(lambda: socket.gethostbyname("localhost"), lambda: socket.gethostbyname("localhost"), threads=2, forks=120)
+    return Forks(
+        lambda: socket.gethostbyname("localhost"),
+        lambda: socket.gethostbyname("localhost"),
+        threads=2,
+        forks=120,
+    )
 
 
 @row("gethostbyname_ex", strace=("openat",), path="/etc/hosts")
@@ -181,7 +188,9 @@ def _() -> Forks:
 
 @row("getservbyname / child: getaddrinfo with a service", strace=("openat",), path="/etc/services")
 def _() -> Forks:
-    return Forks(lambda: socket.getservbyname("https"), lambda: socket.getaddrinfo("127.0.0.1", "http"), threads=2)
+    return Forks(
+        lambda: socket.getservbyname("https"), lambda: socket.getaddrinfo("127.0.0.1", "http"), threads=2
+    )
 
 
 @row("connect to a name", **NETLINK)

@@ -35,14 +35,36 @@ def _object(name: str, make: Any, hold: Any, child: Any, **options: Any) -> None
 
 
 _object("zlib.Compress.compress", zlib.compressobj, lambda o: o.compress(NOISE), lambda o: o.compress(b"x"))
-_object("zlib.Compress.flush", zlib.compressobj, lambda o: (o.compress(NOISE), o.flush(zlib.Z_SYNC_FLUSH)), lambda o: o.flush())
+_object(
+    "zlib.Compress.flush",
+    zlib.compressobj,
+    lambda o: (o.compress(NOISE), o.flush(zlib.Z_SYNC_FLUSH)),
+    lambda o: o.flush(),
+)
 _object("zlib.Decompress.decompress", zlib.decompressobj,
         lambda o: zlib.decompressobj().decompress(b"") if o.eof else o.decompress(_endless()), lambda o: o.decompress(b""))  # fmt: skip
-_object("bz2.BZ2Compressor.compress", bz2.BZ2Compressor, lambda o: o.compress(NOISE), lambda o: o.compress(b"x"))
-_object("bz2.BZ2Decompressor.decompress", bz2.BZ2Decompressor, lambda o: o.decompress(_once(bz2), 200_000),
-        lambda o: o.decompress(b"", 1), settle=0.01, forks=15)  # fmt: skip
-_object("lzma.LZMADecompressor.decompress", lzma.LZMADecompressor, lambda o: o.decompress(_once(lzma), 200_000),
-        lambda o: o.decompress(b"", 1), settle=0.01, forks=15)  # fmt: skip
+_object(
+    "bz2.BZ2Compressor.compress", bz2.BZ2Compressor, lambda o: o.compress(NOISE), lambda o: o.compress(b"x")
+)
+
+
+def _decompressor(name: str, module: Any, kind: Any) -> None:
+    """The object is given much compressed data at the first call; each later one decompresses a part of it."""
+    payload: list[bytes] = []
+
+    def make() -> Any:
+        if not payload:
+            payload.append(module.compress(NOISE[:500_000] * 8, **({"preset": 0} if module is lzma else {})))
+        return kind()
+
+    def hold(thing: Any) -> None:
+        thing.decompress(payload.pop() if payload else b"", 300_000)
+
+    _object(name, make, hold, lambda o: None if o.eof else o.decompress(b"", 1), settle=0.01, forks=15)
+
+
+_decompressor("bz2.BZ2Decompressor.decompress", bz2, bz2.BZ2Decompressor)
+_decompressor("lzma.LZMADecompressor.decompress", lzma, lzma.LZMADecompressor)
 _object("lzma.LZMACompressor.compress", lambda: lzma.LZMACompressor(preset=1), lambda o: o.compress(NOISE),
         lambda o: o.compress(b"x"))  # fmt: skip
 
@@ -54,18 +76,22 @@ def _endless(state: dict[str, Any] = {}) -> bytes:  # noqa: B006  kept between c
     return bytes(state["c"].compress(NOISE))
 
 
-def _once(module: Any, state: dict[str, Any] = {}) -> bytes:  # noqa: B006
-    """At the first call much compressed data, then no more: the object still has most of it to decompress."""
-    if state:
-        return b""
-    state["given"] = True
-    return bytes(module.compress(NOISE * 3, **({"preset": 0} if module is lzma else {})))
-
-
-_object("hashlib.sha256 (OpenSSL) update", hashlib.sha256, lambda o: o.update(NOISE), lambda o: o.update(NOISE))
+_object(
+    "hashlib.sha256 (OpenSSL) update", hashlib.sha256, lambda o: o.update(NOISE), lambda o: o.update(NOISE)
+)
 _object("hashlib.sha256 update / digest", hashlib.sha256, lambda o: o.update(NOISE), lambda o: o.hexdigest())
-_object("hashlib update of 2000 bytes", hashlib.sha256, lambda o: o.update(NOISE[:2000]), lambda o: o.update(NOISE[:2000]))
-_object("hmac (OpenSSL) update", lambda: hmac.new(b"k", digestmod="sha256"), lambda o: o.update(NOISE), lambda o: o.update(NOISE))
+_object(
+    "hashlib update of 2000 bytes",
+    hashlib.sha256,
+    lambda o: o.update(NOISE[:2000]),
+    lambda o: o.update(NOISE[:2000]),
+)
+_object(
+    "hmac (OpenSSL) update",
+    lambda: hmac.new(b"k", digestmod="sha256"),
+    lambda o: o.update(NOISE),
+    lambda o: o.update(NOISE),
+)
 _object("blake2b update", hashlib.blake2b, lambda o: o.update(NOISE), lambda o: o.update(NOISE))
 
 
@@ -89,7 +115,9 @@ def _hmac_object() -> Any:
     return _hmac.new(b"k", None, "sha256")
 
 
-_object("_hmac.HMAC update", _hmac_object, lambda o: o.update(NOISE), lambda o: o.update(NOISE), needs=">=3.14")
+_object(
+    "_hmac.HMAC update", _hmac_object, lambda o: o.update(NOISE), lambda o: o.update(NOISE), needs=">=3.14"
+)
 
 
 def _zstd() -> Any:
@@ -98,7 +126,13 @@ def _zstd() -> Any:
     return zstd.ZstdCompressor()
 
 
-_object("zstd.ZstdCompressor.compress", _zstd, lambda o: o.compress(NOISE), lambda o: o.compress(b"x"), needs=">=3.14")
+_object(
+    "zstd.ZstdCompressor.compress",
+    _zstd,
+    lambda o: o.compress(NOISE),
+    lambda o: o.compress(b"x"),
+    needs=">=3.14",
+)
 
 
 def _zlib_decompressor() -> Any:
@@ -174,4 +208,6 @@ def _() -> Forks:
 @row("os.scandir, os.listdir / child: its own", strace=("getdents64",), delay=5_000)
 def _() -> Forks:
     folder = _folder()
-    return Forks(lambda: (os.listdir(folder), list(os.scandir(folder))), lambda: list(os.scandir(folder)), forks=60)
+    return Forks(
+        lambda: (os.listdir(folder), list(os.scandir(folder))), lambda: list(os.scandir(folder)), forks=60
+    )

@@ -39,13 +39,17 @@ def _() -> Forks:
 @row("sqlite3 long query / child: the same connection")
 def _() -> Forks:
     connection = _open()
-    return Forks(lambda: connection.execute(LONG).fetchone(), lambda: connection.execute("select 1").fetchone())
+    return Forks(
+        lambda: connection.execute(LONG).fetchone(), lambda: connection.execute("select 1").fetchone()
+    )
 
 
 @row("sqlite3 long query / child: its own, opened before")
 def _() -> Forks:
     connection, other = _open(), _open()
-    return Forks(lambda: connection.execute(LONG).fetchone(), lambda: other.execute("select 1").fetchone(), forks=200)
+    return Forks(
+        lambda: connection.execute(LONG).fetchone(), lambda: other.execute("select 1").fetchone(), forks=200
+    )
 
 
 @row("sqlite3 long query / child: connects anew")
@@ -80,7 +84,13 @@ def _() -> Forks:
 
 @row("sqlite3.connect, first in the process", **SHIM)
 def _() -> Forks:
-    return Forks(lambda: sqlite3.connect(":memory:"), lambda: sqlite3.connect(":memory:"), blocks=True, forks=1, settle=0.0)
+    return Forks(
+        lambda: sqlite3.connect(":memory:"),
+        lambda: sqlite3.connect(":memory:"),
+        blocks=True,
+        forks=1,
+        settle=0.0,
+    )
 
 
 @row("sqlite3 waiting for a file's lock / child: its own")
@@ -95,7 +105,9 @@ def _() -> Forks:
         other.execute("select 1").fetchone()
         _open(_file()).close()
 
-    return Forks(lambda: connection.execute("insert into t values (1, 2)"), child, blocks=True, forks=40, settle=0.3)
+    return Forks(
+        lambda: connection.execute("insert into t values (1, 2)"), child, blocks=True, forks=40, settle=0.3
+    )
 
 
 @row("sqlite3 waiting for a file's lock / child: closes it")

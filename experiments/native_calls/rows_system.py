@@ -25,7 +25,9 @@ LIBC = ctypes.CDLL(None)
 @row("syslog.syslog / child: syslog", strace=("connect",), delay=10_000)
 def _() -> Forks:
     syslog.openlog("experiment", 0, syslog.LOG_USER)
-    return Forks(lambda: syslog.syslog(syslog.LOG_DEBUG, "x"), lambda: syslog.syslog(syslog.LOG_DEBUG, "x"), forks=100)
+    return Forks(
+        lambda: syslog.syslog(syslog.LOG_DEBUG, "x"), lambda: syslog.syslog(syslog.LOG_DEBUG, "x"), forks=100
+    )
 
 
 @row("syslog.syslog / child: openlog", strace=("connect",), delay=10_000)
@@ -102,7 +104,9 @@ def _library(keep: list[str] = []) -> str:  # noqa: B006
 
         folder = tempfile.mkdtemp(dir=os.environ.get("SCRATCH"))
         with open(f"{folder}/slow.c", "w") as file:
-            file.write("#include <unistd.h>\n__attribute__((constructor)) static void slow(void) { usleep(60000); }\n")
+            file.write(
+                "#include <unistd.h>\n__attribute__((constructor)) static void slow(void) { usleep(60000); }\n"
+            )
         subprocess.run(["gcc", "-shared", "-fPIC", "-o", f"{folder}/slow.so", f"{folder}/slow.c"], check=True)
         keep.append(f"{folder}/slow.so")
     return keep[0]
@@ -169,7 +173,9 @@ def _() -> KeepsGil:
     numbers = itertools.count()
 
     def call() -> None:
-        name = f"slow{next(numbers)}"  # a library that is loaded already would be found without running anything
+        name = (
+            f"slow{next(numbers)}"  # a library that is loaded already would be found without running anything
+        )
         path = _library().replace("slow.so", name + ".so")
         shutil.copy(_library(), path)
         loader = importlib.machinery.ExtensionFileLoader(name, path)
@@ -243,7 +249,9 @@ def _() -> Forks | str:
     time.sleep(0.3)
     begun = time.monotonic()
     # A fork that waits keeps the GIL, so only another process can empty the pipe.
-    pid = os.posix_spawn("/bin/sh", ["sh", "-c", f"sleep 1; cat <&{r} >/dev/null & sleep 1; kill $!"], os.environ)
+    pid = os.posix_spawn(
+        "/bin/sh", ["sh", "-c", f"sleep 1; cat <&{r} >/dev/null & sleep 1; kill $!"], os.environ
+    )
     child = os.fork()
     if child == 0:
         os._exit(0)
@@ -289,7 +297,9 @@ def _() -> Forks:
 @row("faulthandler.dump_traceback_later / child: cancels it")
 def _() -> Forks:
     faulthandler.dump_traceback_later(1000)
-    return Forks(lambda: time.sleep(100), lambda: faulthandler.cancel_dump_traceback_later(), blocks=True, forks=5)
+    return Forks(
+        lambda: time.sleep(100), lambda: faulthandler.cancel_dump_traceback_later(), blocks=True, forks=5
+    )
 
 
 @row("faulthandler.dump_traceback_later / child: leaves it alone")

@@ -60,10 +60,23 @@ def _tls(name: str, hold: Any, child: Any, **options: Any) -> None:
         return Forks(hold, child, threads=threads, forks=forks)
 
 
-_tls("ssl.create_default_context / child: the same", ssl.create_default_context, ssl.create_default_context, forks=60)
+_tls(
+    "ssl.create_default_context / child: the same",
+    ssl.create_default_context,
+    ssl.create_default_context,
+    forks=60,
+)
 _tls("ssl.SSLContext / child: the same", _context, _context)
-_tls("ssl.create_default_context / child: hashlib.new", ssl.create_default_context, lambda: hashlib.new("sha512", b"x"))
-_tls("ssl.create_default_context / child: hashlib.sha256", ssl.create_default_context, lambda: hashlib.sha256(b"x"))
+_tls(
+    "ssl.create_default_context / child: hashlib.new",
+    ssl.create_default_context,
+    lambda: hashlib.new("sha512", b"x"),
+)
+_tls(
+    "ssl.create_default_context / child: hashlib.sha256",
+    ssl.create_default_context,
+    lambda: hashlib.sha256(b"x"),
+)
 _tls("ssl.create_default_context / child: RAND_bytes", ssl.create_default_context, lambda: ssl.RAND_bytes(16))
 
 
@@ -78,27 +91,35 @@ def _() -> Forks:
 def _() -> Forks:
     path = _bundle()
     context = _context()
-    return Forks(lambda: context.load_verify_locations(path), lambda: context.load_verify_locations(path), threads=1)
+    return Forks(
+        lambda: context.load_verify_locations(path), lambda: context.load_verify_locations(path), threads=1
+    )
 
 
 @row("load_verify_locations / child: its own context", **SHIM)
 def _() -> Forks:
     path = _bundle()
     context = _context()
-    return Forks(lambda: context.load_verify_locations(path), lambda: _context().load_verify_locations(path), threads=1)
+    return Forks(
+        lambda: context.load_verify_locations(path), lambda: _context().load_verify_locations(path), threads=1
+    )
 
 
 @row("set_default_verify_paths / child: its own context", **SHIM)
 def _() -> Forks:
     context = _context()
-    return Forks(context.set_default_verify_paths, lambda: _context().set_default_verify_paths(), threads=1, forks=50)
+    return Forks(
+        context.set_default_verify_paths, lambda: _context().set_default_verify_paths(), threads=1, forks=50
+    )
 
 
 @row("load_cert_chain / child: its own context", **SHIM)
 def _() -> Forks:
     cert, key = _files()
     context = _context()
-    return Forks(lambda: context.load_cert_chain(cert, key), lambda: _context().load_cert_chain(cert, key), forks=50)
+    return Forks(
+        lambda: context.load_cert_chain(cert, key), lambda: _context().load_cert_chain(cert, key), forks=50
+    )
 
 
 def _server(context: ssl.SSLContext, answer: bool = True) -> tuple[str, int]:
@@ -224,21 +245,21 @@ def _() -> Forks:
 
 @row("SSLSocket.read waiting for data / child: pending of it")
 def _() -> Forks:
-    address, client = _both()
+    address, client = _both(answer=False)
     tls = _kept(client.wrap_socket(socket.create_connection(address)))
     return Forks(lambda: tls.recv(10), lambda: tls.pending(), blocks=True, forks=5)
 
 
 @row("SSLSocket.read waiting for data / child: closes it")
 def _() -> Forks:
-    address, client = _both()
+    address, client = _both(answer=False)
     tls = _kept(client.wrap_socket(socket.create_connection(address)))
     return Forks(lambda: tls.recv(10), lambda: tls.close(), blocks=True, forks=5)
 
 
 @row("SSLSocket.read waiting for data / child: writes to it")
 def _() -> Forks:
-    address, client = _both()
+    address, client = _both(answer=False)
     tls = _kept(client.wrap_socket(socket.create_connection(address)))
     return Forks(lambda: tls.recv(10), lambda: tls.send(b"x"), blocks=True, forks=5)
 

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import os
+import re
 import select
 import shlex
 import shutil
@@ -80,7 +80,9 @@ def run_row(row: Row, python: str, widen: bool, scratch: Path) -> dict[str, Any]
         words = shlex.split(python)
         if words[0] == "chroot":
             target = words[1] + target
-        inner = f"mount --bind {shlex.quote(str(stand_in))} {shlex.quote(target)} && exec " + shlex.join(command)
+        inner = f"mount --bind {shlex.quote(str(stand_in))} {shlex.quote(target)} && exec " + shlex.join(
+            command
+        )
         command = ["unshare", "-m", "sh", "-c", inner]
         how = "mount"
     if widen and row.strace:
@@ -95,7 +97,9 @@ def run_row(row: Row, python: str, widen: bool, scratch: Path) -> dict[str, Any]
     elif widen and row.shim:
         shim = scratch / "hold.so"
         if not shim.exists():
-            subprocess.run(["gcc", "-shared", "-fPIC", "-O1", "-o", shim, HERE / "hold.c", "-ldl"], check=True)
+            subprocess.run(
+                ["gcc", "-shared", "-fPIC", "-O1", "-o", shim, HERE / "hold.c", "-ldl"], check=True
+            )
         env.update(HOLD_LIB=row.shim, HOLD_US=str(row.delay), LD_PRELOAD=str(shim))
         how = "shim"
     process = subprocess.Popen(
@@ -172,7 +176,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--no-gdb", action="store_true")
     parser.parse_args(namespace=options)
-    scratch = Path(tempfile.mkdtemp(prefix="native-calls-", dir=options.scratch and options.scratch.resolve()))
+    scratch = Path(
+        tempfile.mkdtemp(prefix="native-calls-", dir=options.scratch and options.scratch.resolve())
+    )
     try:
         for python in options.python or [sys.executable]:
             ask = [*shlex.split(python), "-c", "import platform; print(platform.python_version())"]

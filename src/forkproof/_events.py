@@ -6,9 +6,10 @@ counted; the program goes on.
 
 from __future__ import annotations
 
-import json
+import fcntl
 import os
 import time
+from _json import encode_basestring as _quoted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,7 +32,14 @@ class Writer:
         self._open()
 
     def _open(self) -> None:
-        self._fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        low = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            # Out of the way: a program may count on the number that its next file gets.
+            self._fd = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 200)
+        except OSError:
+            self._fd = low
+        else:
+            os.close(low)
         status = os.fstat(self._fd)
         self._identity = (status.st_dev, status.st_ino)
 
@@ -43,7 +51,7 @@ class Writer:
         return (status.st_dev, status.st_ino) == self._identity
 
     def write(self, event: dict[str, Any]) -> None:
-        line = (json.dumps(event, ensure_ascii=False, separators=(",", ":")) + "\n").encode("utf-8", "backslashreplace")
+        line = (_encoded(event) + "\n").encode("utf-8", "backslashreplace")
         try:
             if not self._is_still_ours():
                 self._open()
@@ -56,6 +64,22 @@ class Writer:
         if self._is_still_ours():
             os.close(self._fd)
         self._fd = -1
+
+
+def _encoded(value: Any) -> str:
+    """JSON, by the C half of the json module: the other half imports `re`, and an import that the program would have made
+    itself, perhaps in a thread and across a fork, is not to be made for it."""
+    if isinstance(value, str):
+        return _quoted(value)
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        return repr(value)
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{_quoted(key)}:{_encoded(item)}" for key, item in value.items()) + "}"
+    return "[" + ",".join(map(_encoded, value)) + "]"
 
 
 def now() -> str:

@@ -18,7 +18,21 @@ from types import CodeType
 from typing import Any
 
 Sighting = tuple[
-    int, int, int, int, int, int, int, Any, type | None, int, CodeType, int, int, type | None, list[tuple[CodeType, int]]
+    int,
+    int,
+    int,
+    int,
+    int,
+    int,
+    int,
+    Any,
+    type | None,
+    int,
+    CodeType,
+    int,
+    int,
+    type | None,
+    list[tuple[CodeType, int]],
 ]
 
 def install(

@@ -79,7 +79,12 @@ class _ForkWarning:
     """
 
     def match(self, text: str) -> bool:
-        return "is multi-threaded, use of " in text and "fork" in text and _native is not None and _native.last_clean()
+        return (
+            "is multi-threaded, use of " in text
+            and "fork" in text
+            and _native is not None
+            and _native.last_clean()
+        )
 
 
 def install(
@@ -278,7 +283,13 @@ def _exempt_mended(seen: list[Sighting]) -> None:
     s = _settings
     callbacks = None
     for sighting in seen:
-        kind, lock, code, named_at, holder = sighting[3], sighting[7], sighting[10], sighting[12], sighting[13]
+        kind, lock, code, named_at, holder = (
+            sighting[3],
+            sighting[7],
+            sighting[10],
+            sighting[12],
+            sighting[13],
+        )
         if kind not in (naming.LOCK, naming.RLOCK) or named_at < 0 or id(lock) in s.exempt:
             continue
         text = _native.expression(code, named_at)
@@ -313,7 +324,9 @@ def _audit(event: str, args: tuple[Any, ...]) -> None:
             {"forks": 0, "where": where, "waited": 0.0, "polls": 1, "outcome": "refused"},
             [hazard.to_json() for hazard in found.hazards],
         )
-        raise ForkRiskError(f"fork refused: thread {thread!r} {_verb(first.state)} {first.what}{more}; {first.advice}")
+        raise ForkRiskError(
+            f"fork refused: thread {thread!r} {_verb(first.state)} {first.what}{more}; {first.advice}"
+        )
 
 
 def _verb(state: str | None) -> str:
@@ -343,7 +356,7 @@ def _hazards(seen: list[Sighting] | None, left: list[Sighting] | None) -> list[d
     return [_hazard(s, cleared=False) for s in remaining] + [_hazard(s, cleared=True) for s in gone]
 
 
-def _risk(hazards: list[dict[str, Any]]) -> str:
+def _risk(hazards: list[dict[str, Any]]) -> Literal["none", "possible", "certain"]:
     remaining = {h["certainty"] for h in hazards if not h["cleared"]}
     return "certain" if "certain" in remaining else "possible" if remaining else "none"
 
@@ -356,7 +369,8 @@ def _reset(left: list[Sighting] | None) -> list[Sighting]:
     return [
         x
         for x in left or ()
-        if x[3] == naming.IMPORT or (x[4] and x[2] in (naming.HOLDS, naming.LEAVING) and x[3] in _CERTAIN_KINDS)
+        if x[3] == naming.IMPORT
+        or (x[4] and x[2] in (naming.HOLDS, naming.LEAVING) and x[3] in _CERTAIN_KINDS)
     ]
 
 
@@ -376,7 +390,9 @@ def _after_in_parent(report: tuple[Any, ...]) -> BaseException | None:
     return None
 
 
-def _emit_fork(facts: dict[str, Any], hazards: list[dict[str, Any]], repaired: list[str] | None = None) -> None:
+def _emit_fork(
+    facts: dict[str, Any], hazards: list[dict[str, Any]], repaired: list[str] | None = None
+) -> None:
     if _settings.writer is None:
         return
     _settings.writer.write(
@@ -413,10 +429,17 @@ def _after_in_child(message: tuple[Any, ...]) -> BaseException | None:
             if imports:
                 drop_imports([x[7] for x in imports], {x[0] for x in imports})
         return None
-    forks, seen, remaining, _waited, _polls, _outcome, _clean = body
+    forks, _seen, remaining, _waited, _polls, _outcome, _clean = body
     reset = _reset(remaining)
     if _settings.writer is not None:
-        born = {"v": 1, "event": "born", "time": now(), "pid": os.getpid(), "parent": os.getppid(), "fork": forks}
+        born = {
+            "v": 1,
+            "event": "born",
+            "time": now(),
+            "pid": os.getpid(),
+            "parent": os.getppid(),
+            "fork": forks,
+        }
         if reset:
             born["repaired"] = [_name(x) for x in reset]
         _settings.writer.write(born)
@@ -538,7 +561,15 @@ def _coarse_before() -> None:
         gone = [{**h, "cleared": True} for h in first if (h["thread"]["ident"], h["what"]) not in left]
         s.forks += 1
         if hazards or gone or s.writer is not None:
-            outcome = "clear" if not first else "observed" if s.policy == "observe" else "gave-up" if left else "waited"
+            outcome = (
+                "clear"
+                if not first
+                else "observed"
+                if s.policy == "observe"
+                else "gave-up"
+                if left
+                else "waited"
+            )
             facts = {"forks": s.forks, "where": _where(sys._getframe(1)), "waited": time.monotonic() - start}
             _emit_fork({**facts, "polls": polls, "outcome": outcome}, hazards + gone)
             if hazards and s.warn:

@@ -11,11 +11,13 @@ Guarantee: imports nothing, takes no lock, and touches nothing that the survivin
 from __future__ import annotations
 
 import sys
-from importlib import _bootstrap  # type: ignore[attr-defined]
+from importlib import _bootstrap as _untyped
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+_bootstrap: Any = _untyped
 
 
 def drop_imports(locks: list[Any], vanished: set[int]) -> list[str]:

@@ -17,8 +17,8 @@ static int PRECALL, CALL, CALL_KW, CALL_FUNCTION_EX, BEFORE_WITH, BEFORE_ASYNC_W
     LOAD_SPECIAL, FOR_ITER, SEND, EXTENDED_ARG, RETURN_VALUE, RETURN_CONST, RERAISE, RAISE_VARARGS, JUMP_FORWARD,
     JUMP_BACKWARD, JUMP_BACKWARD_NO_INTERRUPT, PUSH_NULL, LOAD_FAST, LOAD_FAST_CHECK, LOAD_FAST_BORROW, LOAD_DEREF,
     LOAD_CLASSDEREF, LOAD_GLOBAL, LOAD_NAME, LOAD_ATTR, LOAD_METHOD, LOAD_CONST, LOAD_COMMON_CONSTANT,
-    LOAD_FAST_LOAD_FAST, LOAD_FAST_BORROW_LOAD_FAST_BORROW, STORE_FAST_LOAD_FAST, STORE_FAST, STORE_DEREF, CHECK_EXC_MATCH, RETURN_GENERATOR, CACHE, KW_NAMES,
-    GET_ANEXT, YIELD_VALUE, RESUME;
+    LOAD_FAST_LOAD_FAST, LOAD_FAST_BORROW_LOAD_FAST_BORROW, STORE_FAST_LOAD_FAST, STORE_FAST_STORE_FAST, STORE_FAST, STORE_DEREF, CHECK_EXC_MATCH, RETURN_GENERATOR, CACHE, KW_NAMES,
+    GET_ANEXT, YIELD_VALUE, RESUME, NOP, END_FOR, POP_ITER;
 
 static const struct {
     const char *name;
@@ -31,9 +31,9 @@ static const struct {
     OP(JUMP_BACKWARD_NO_INTERRUPT), OP(PUSH_NULL), OP(LOAD_FAST), OP(LOAD_FAST_CHECK), OP(LOAD_FAST_BORROW),
     OP(LOAD_DEREF), OP(LOAD_CLASSDEREF), OP(LOAD_GLOBAL), OP(LOAD_NAME), OP(LOAD_ATTR), OP(LOAD_METHOD),
     OP(LOAD_CONST), OP(LOAD_COMMON_CONSTANT), OP(LOAD_FAST_LOAD_FAST), OP(LOAD_FAST_BORROW_LOAD_FAST_BORROW),
-    OP(STORE_FAST_LOAD_FAST), OP(STORE_FAST), OP(STORE_DEREF),
+    OP(STORE_FAST_LOAD_FAST), OP(STORE_FAST_STORE_FAST), OP(STORE_FAST), OP(STORE_DEREF),
     OP(CHECK_EXC_MATCH), OP(RETURN_GENERATOR), OP(CACHE), OP(KW_NAMES), OP(GET_ANEXT), OP(YIELD_VALUE),
-    OP(RESUME),
+    OP(RESUME), OP(NOP), OP(END_FOR), OP(POP_ITER),
 #undef OP
 };
 
@@ -661,8 +661,12 @@ static CallRole alias_role(const Reader *r, Expression *e)
     }
     for (int at = 0; at < info->n_units; at = next_unit(info, at)) {
         const Unit *u = &info->units[at];
-        int target = -1;
-        if (u->depth > 0 && (u->op == STORE_FAST || u->op == STORE_DEREF)) {
+        int target = -1, lowest = u->depth - 1;
+        if (u->depth > 1 && u->op == STORE_FAST_STORE_FAST) {
+            target = e->index == (int)(u->arg >> 4) || e->index == (int)(u->arg & 15) ? e->index : -1;
+            lowest -= e->index != (int)(u->arg >> 4);
+        }
+        else if (u->depth > 0 && (u->op == STORE_FAST || u->op == STORE_DEREF)) {
             target = (int)u->arg;
         }
         else if (u->depth > 0 && u->op == STORE_FAST_LOAD_FAST) {
@@ -671,7 +675,7 @@ static CallRole alias_role(const Reader *r, Expression *e)
         if (target != e->index) {
             continue;
         }
-        int lowest = u->depth - 1, start = pusher(info, at - 1, lowest);
+        int start = pusher(info, at - 1, lowest);
         Expression lock;
         if (start < 0 || !parse_base(&info->units[start], info->units[start].depth < lowest, &lock)) {
             continue;
@@ -810,6 +814,13 @@ static CodeInfo *read_code(PyCodeObject *code)
                        strcmp(name, "acquire") == 0 || strcmp(name, "_acquire_restore") == 0 ||
                        strcmp(name, "acquire_lock") == 0;
         info->exits = strcmp(name, "__exit__") == 0 || strcmp(name, "__aexit__") == 0;
+        const char *slash = strrchr(file, '/');
+        if (strcmp(slash != NULL ? slash + 1 : file, "threading.py") == 0 && code->co_argcount > 0) {
+            info->permit = strcmp(name, "acquire") == 0 ? PERMIT_TAKEN
+                           : strcmp(name, "release") == 0 ? PERMIT_RETURNED
+                                                          : PERMIT_NONE;
+            info->permit_local = find_local(code, "rc");
+        }
         info->joins = strcmp(name, "_wait_for_tstate_lock") == 0;
         info->wait_self = info->wait_waiter = -1;
         if (names_locks(code)) {
@@ -916,6 +927,21 @@ int is_exit_call(const CodeInfo *info, int unit)
         }
     }
     return units[unit - 1].arg == units[unit - 2].arg && units[unit - 2].arg == units[unit - 3].arg;
+}
+
+int exit_call_after(const CodeInfo *info, int unit)
+{
+    for (int steps = 0; steps < 6 && unit < info->n_units; steps++) {
+        int op = info->units[unit].op;
+        if (is_call(op)) {
+            return is_exit_call(info, unit) ? unit : -1;
+        }
+        if (op != LOAD_CONST && op != LOAD_COMMON_CONSTANT && op != NOP && op != END_FOR && op != POP_ITER) {
+            return -1;
+        }
+        unit = next_unit(info, unit);
+    }
+    return -1;
 }
 
 /* ---------------------------------------------------------------------------------------------------------------------

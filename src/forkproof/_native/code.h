@@ -7,6 +7,7 @@
 
 #define MAX_ATTRIBUTES 4
 #define MAX_EXPRESSIONS 7
+enum { PERMIT_NONE, PERMIT_TAKEN, PERMIT_RETURNED };
 #define PENDING_LET_GO 0x80  /* in Unit.pending: _release_save has been called, _acquire_restore not yet */
 
 /* `base.attribute.attribute`: how a lock is reached from a frame. Evaluating it runs no user code. */
@@ -66,10 +67,12 @@ typedef struct {
     unsigned importlib : 1;    /* a frame of the import machinery */
     unsigned module_lock : 1;  /* importlib's _ModuleLock.acquire */
     unsigned wait : 1;         /* Condition.wait or a copy of it */
+    unsigned permit : 2;       /* acquire() or release() of threading, by name: perhaps a semaphore's */
     unsigned joins : 1;        /* Thread.join up to 3.12: the lock that it acquires says that a thread has ended */
     unsigned exits : 1;        /* __exit__ or __aexit__: its first parameter is being left */
     unsigned drives : 1;       /* it may go on with generators that it keeps in variables */
     unsigned enters : 1;       /* __enter__, acquire and the like: what it acquires it leaves held */
+    int permit_local;          /* `rc` of Semaphore.acquire */
     int wait_self, wait_waiter;
     Unit *units;
     CallSite *sites;
@@ -102,6 +105,9 @@ int delegates_at(const CodeInfo *info, int unit);
 int is_enter_call(const CodeInfo *info, int unit);
 /* Whether the call at `unit` passes three times None, as a `with` that ends without exception calls `__exit__`. */
 int is_exit_call(const CodeInfo *info, int unit);
+/* The unit of that call when nothing but its arguments stands between `unit` and it; else -1. Only a trace function makes a
+ * thread stop there. */
+int exit_call_after(const CodeInfo *info, int unit);
 
 /* Borrowed, or NULL. */
 PyObject *evaluate(const Expression *e, PyCodeObject *code, Frame *frame);

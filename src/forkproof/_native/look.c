@@ -42,6 +42,7 @@ typedef struct {
     int n_waiting;
     PyObject *let_go[MAX_LET_GO];
     int n_let_go;
+    PyObject *returned;             /* semaphore whose release(), further in, has given the permit back already */
     int importing;
     int steps;                      /* of resolving managers, against pathological objects */
 } Thread;
@@ -395,7 +396,13 @@ static void sight_generator(Thread *t, const Place *p, State state, PyObject *ge
     sight_frame_locks(t, &inner, state, nesting + 1);
     if (inner.unit >= 0 && inner.unit < inner.info->n_units && delegates_at(inner.info, inner.unit)) {
         const Unit *u = &inner.info->units[inner.unit];
-        sight_iterator(t, &inner, state, frame_slot(frame, code, u->depth - 2), nesting + 1);
+        PyObject *to = frame_slot(frame, code, u->depth - 2);
+#if PY_AT_LEAST(3, 15)
+        if (to == NULL) { /* as with FOR_ITER: two slots */
+            to = frame_slot(frame, code, u->depth - 3);
+        }
+#endif
+        sight_iterator(t, &inner, state, to, nesting + 1);
     }
 }
 
@@ -450,7 +457,7 @@ static void sight_manager(Thread *t, const Place *p, State state, PyObject *mana
         return;
     }
     if (kind == KIND_SEMAPHORE) {
-        if (state != STATE_ACQUIRING) {
+        if (state != STATE_ACQUIRING && t->returned != manager) {
             sight(t, p, state, kind, manager, 1);
         }
         return;
@@ -722,6 +729,12 @@ static int is_private(const Thread *t, PyObject *file)
         for (int i = 0; i < depth; i++) {
             seen += frame_slot(f, code, i) == file; /* compared only: what lies there may be stale */
         }
+#if !PY_AT_LEAST(3, 14)
+        for (int r = depth > 0 ? info->units[unit].with : 0; r; r = info->regions[r].outer) {
+            PyObject *exit = frame_slot(f, code, info->regions[r].slot);
+            seen += exit != NULL && manager_of(exit) == file; /* the bound __exit__ of `with file:` */
+        }
+#endif
     }
     return seen >= references;
 }
@@ -794,6 +807,63 @@ static PyObject *keywords_before(const Place *p, int base)
 #endif
 }
 
+/* The locks that `object.release()` gives back: itself, the lock whose own method a Condition borrows, or what the
+ * Python method of that name releases. -> how many, at most `room`. */
+static int locks_behind(Thread *t, PyObject *object, PyObject **locks, int room)
+{
+    Kind kind = object == NULL ? KIND_NONE : kind_of(object);
+    if (object == NULL || room < 1) {
+        return 0;
+    }
+    if (kind == KIND_LOCK || kind == KIND_RLOCK) {
+        locks[0] = object;
+        return 1;
+    }
+    if (kind != KIND_NONE || !PyType_HasFeature(Py_TYPE(object), Py_TPFLAGS_HEAPTYPE)) {
+        return 0;
+    }
+    LockMethod role;
+    PyObject *lock = lock_behind(object, name_release, &role);
+    if (lock != NULL) {
+        locks[0] = lock;
+        return 1;
+    }
+    PyObject *found[MAX_LET_GO];
+    int n = 0;
+    Resolve r = {.thread = t, .want = CALL_RELEASE, .collect = found, .n_collect = &n};
+    resolve_method(&r, object, name_release);
+    n = Py_MIN(n, room);
+    memcpy(locks, found, sizeof(found[0]) * (size_t)n);
+    return n;
+}
+
+/* Whether this code releases `lock` somewhere: then it uses it as a mutex. */
+static int releases(Thread *t, const Place *p, PyObject *lock)
+{
+    for (int i = 0; i < p->info->n_sites; i++) {
+        const CallSite *site = &p->info->sites[i];
+        if (site->role != CALL_RELEASE || site->expression < 0) {
+            continue;
+        }
+        PyObject *locks[4];
+        PyObject *object = evaluate(&p->info->expressions[site->expression], p->code, p->frame);
+        int n = locks_behind(t, object, locks, 4);
+        for (int k = 0; k < n; k++) {
+            if (locks[k] == lock) {
+                return 1;
+            }
+        }
+    }
+    for (int i = 0; i < p->code->co_nlocalsplus; i++) {
+        PyObject *local = frame_local(p->frame, i);
+        if (local != NULL && PyCFunction_Check(local) && PyCFunction_GET_SELF(local) == lock &&
+            lock_method_named(((PyCFunctionObject *)local)->m_ml->ml_name) == METHOD_RELEASE) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
 static void sight_call(Thread *t, Place *p, int base, Call *c, int nesting)
 {
     PyObject *callable = c->callable, *self = c->self;
@@ -849,15 +919,7 @@ static void sight_call(Thread *t, Place *p, int base, Call *c, int nesting)
         int before = t->look->n;
         sight_lock(t, p, STATE_ACQUIRING, self, kind, 1);
         if (t->look->n > before) {
-            int mutex = (method != METHOD_ACQUIRE || p->info->enters) && !p->info->joins;
-            for (int i = 0; i < p->info->n_sites && !mutex && !p->info->joins; i++) {
-                const CallSite *site = &p->info->sites[i];
-                if (site->role == CALL_RELEASE && site->expression >= 0) {
-                    PyObject *released = evaluate(&p->info->expressions[site->expression], p->code, p->frame);
-                    LockMethod role;
-                    mutex = released == self || (released != NULL && lock_behind(released, name_release, &role) == self);
-                }
-            }
+            int mutex = !p->info->joins && (method != METHOD_ACQUIRE || p->info->enters || releases(t, p, self));
             t->look->items[t->look->n - 1].mutex = (unsigned)mutex;
         }
         return;
@@ -965,24 +1027,14 @@ static void sight_frame_locks(Thread *t, Place *p, State state, int nesting)
             }
         }
         Kind kind = kind_of(object);
-        if (kind == KIND_LOCK || kind == KIND_RLOCK) {
-            sight_lock(t, p, now, object, kind, 1);
+        PyObject *locks[4];
+        int n = locks_behind(t, object, locks, 4);
+        Place inner = *p;
+        inner.manager = kind == KIND_NONE ? Py_TYPE(object) : p->manager;
+        for (int i = 0; i < n; i++) {
+            sight_lock(t, &inner, now, locks[i], kind_of(locks[i]), 1);
         }
-        else if (kind == KIND_NONE && PyType_HasFeature(Py_TYPE(object), Py_TPFLAGS_HEAPTYPE)) {
-            Place inner = *p;
-            inner.manager = Py_TYPE(object);
-            Resolve r = {.thread = t, .place = &inner, .state = now, .want = CALL_RELEASE, .certain = 1};
-            PyObject *release = plain_attribute(object, name_release);
-            PyObject *lock = release != NULL && PyCFunction_Check(release) ? PyCFunction_GET_SELF(release) : NULL;
-            Kind inside = lock == NULL ? KIND_NONE : kind_of(lock);
-            if (inside == KIND_LOCK || inside == KIND_RLOCK) {
-                sight_lock(t, &inner, now, lock, inside, 1); /* a Condition: its lock's own method */
-            }
-            else {
-                resolve_method(&r, object, name_release);
-            }
-        }
-        else if (kind == KIND_SEMAPHORE) {
+        if (kind == KIND_SEMAPHORE) {
             sight(t, p, now, kind, object, 1);
         }
     }
@@ -1060,6 +1112,32 @@ static void sight_wait(Thread *t, Place *p, int base)
     }
 }
 
+/* threading.Semaphore.acquire counts a permit as taken, and release as returned, under its condition's lock. In acquire the
+ * local `rc` is True from then on; release has counted once it is past entering the `with`. */
+static void sight_semaphore(Thread *t, Place *p, int base)
+{
+    PyObject *self = frame_local(p->frame, 0);
+    if (self == NULL || type_info(Py_TYPE(self))->kind != KIND_SEMAPHORE) {
+        return;
+    }
+    if (p->info->permit == PERMIT_TAKEN) {
+        if (p->info->permit_local >= 0 && frame_local(p->frame, p->info->permit_local) == Py_True) {
+            sight(t, p, STATE_HOLDS, KIND_SEMAPHORE, self, 1);
+        }
+    }
+    else {
+        int enter = p->info->n_units;
+        for (int i = 1; i < p->info->n_regions; i++) {
+            if (p->info->regions[i].enter >= 0) {
+                enter = Py_MIN(enter, p->info->regions[i].enter);
+            }
+        }
+        if (base > enter) {
+            t->returned = self;
+        }
+    }
+}
+
 static void sight_frame(Thread *t, Frame *frame, PyCodeObject *code, const CodeInfo *info, Frame *inner, int c_below)
 {
     Place p = {frame, code, info, frame_unit(frame, code), -1, NULL};
@@ -1074,6 +1152,9 @@ static void sight_frame(Thread *t, Frame *frame, PyCodeObject *code, const CodeI
     }
     if (info->wait) {
         sight_wait(t, &p, base);
+    }
+    if (info->permit) {
+        sight_semaphore(t, &p, base);
     }
     OpKind kind = op_kind(u->op);
     PyObject *result = NULL;
@@ -1178,15 +1259,14 @@ static void sight_frame(Thread *t, Frame *frame, PyCodeObject *code, const CodeI
                 site->expression >= 0 && call_result(&p, base, &result) &&
                 (result == Py_True || site->role == CALL_ACQUIRE_RESTORE) && (info->enters || !info->wait)) {
                 /* It has it, and only the GIL to go on is missing. */
+                PyObject *locks[4];
                 PyObject *object = evaluate(&info->expressions[site->expression], code, frame);
-                Kind k = object == NULL ? KIND_NONE : kind_of(object);
-                int mutex = info->enters;
-                for (int i = 0; i < info->n_sites && !mutex; i++) {
-                    mutex = info->sites[i].role == CALL_RELEASE && info->sites[i].expression == site->expression;
-                }
-                if (mutex && (k == KIND_LOCK || k == KIND_RLOCK)) {
-                    p.named_at = base;
-                    sight_lock(t, &p, STATE_HOLDS, object, k, 1);
+                int n = locks_behind(t, object, locks, 4);
+                for (int i = 0; i < n; i++) {
+                    if (info->enters || releases(t, &p, locks[i])) {
+                        p.named_at = base;
+                        sight_lock(t, &p, STATE_HOLDS, locks[i], kind_of(locks[i]), 1);
+                    }
                 }
             }
         }
@@ -1200,6 +1280,19 @@ static void sight_frame(Thread *t, Frame *frame, PyCodeObject *code, const CodeI
 #endif
         if (iterator != NULL) {
             sight_file(t, &p, iterator, NULL);
+        }
+    }
+    else if (kind == OP_OTHER) {
+        int call = exit_call_after(info, base);
+        if (call >= 0 && info->units[call].depth >= 0) {
+            PyObject *slot = frame_slot(frame, code, info->units[call].depth - 4);
+            PyObject *manager = manager_of(slot);
+#if PY_AT_LEAST(3, 14)
+            slot = frame_slot(frame, code, info->units[call].depth - 5);
+#endif
+            if (is_exit_of(slot, manager)) {
+                sight_manager(t, &p, STATE_LEAVING, manager, 0);
+            }
         }
     }
     sight_frame_locks(t, &p, STATE_HOLDS, 0);

@@ -36,7 +36,17 @@ class Call:
     """A family of C calls that may hold one lock. Immutable by convention; see the module's docstring for the fields."""
 
     __slots__ = (
-        "what", "names", "resource", "only", "gil_outside", "platforms", "python", "holds", "child", "source", "advice"
+        "advice",
+        "child",
+        "gil_outside",
+        "holds",
+        "names",
+        "only",
+        "platforms",
+        "python",
+        "resource",
+        "source",
+        "what"
     )  # fmt: skip
 
     what: str
@@ -80,7 +90,7 @@ class Call:
 class Lock:
     """A process-wide lock of a library (`h5py._objects.phil`) that is held in code without Python frames."""
 
-    __slots__ = ("path", "distribution", "versions", "what", "source", "advice")
+    __slots__ = ("advice", "distribution", "path", "source", "versions", "what")
 
     path: str
     distribution: str
@@ -184,7 +194,7 @@ def _strings(text: str, number: int) -> list[str]:
     """The strings of `"a", "b",`. What lies between the quotes can be anything but a quote or a backslash."""
     pieces = text.split('"')
     between = [piece.strip() for piece in pieces[0::2]]
-    commas = between[1:-1] + [between[-1] or ","]
+    commas = [*between[1:-1], between[-1] or ","]
     if "\\" in text or len(pieces) % 2 == 0 or between[0] or any(comma != "," for comma in commas):
         raise ValueError(f"catalogue: cannot read line {number}: {text}")
     return pieces[1::2]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from importlib import _bootstrap  # type: ignore[attr-defined]
+from importlib import _bootstrap as _untyped
 
 from .naming import place, thread_name
 
@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any
 
-LOOKUPS = frozenset({"getaddrinfo", "gethostbyname", "gethostbyname_ex", "gethostbyaddr", "getnameinfo", "getfqdn"})
+_bootstrap: Any = _untyped
+
+LOOKUPS = frozenset(
+    {"getaddrinfo", "gethostbyname", "gethostbyname_ex", "gethostbyaddr", "getnameinfo", "getfqdn"}
+)
 
 
 def look() -> list[dict[str, Any]]:
@@ -49,7 +53,11 @@ def _hazard(kind: str, certainty: str, what: str, ident: int, frame: FrameType) 
         "certainty": certainty,
         "cleared": False,
         "what": what,
-        "thread": {"name": thread_name(ident), "ident": ident, "native_id": getattr(thread, "native_id", None) or 0},
+        "thread": {
+            "name": thread_name(ident),
+            "ident": ident,
+            "native_id": getattr(thread, "native_id", None) or 0,
+        },
         "stack": stack,
         "advice": "do this before the thread starts, or fork before it starts",
         "state": "importing" if kind == "import-lock" else "inside",

@@ -33,7 +33,9 @@ ADVICE_LOCK = (
     "fork before the thread starts, or make the object in the child; if the child never uses it, "
     "forkproof.declare_safe(lock); else start children with multiprocessing's forkserver"
 )
-ADVICE_FILE = "flush and stop writing to it from other threads before forking, or give the child a file of its own"
+ADVICE_FILE = (
+    "flush and stop writing to it from other threads before forking, or give the child a file of its own"
+)
 
 
 def hazard(s: Sighting, calls: list[Call], foreign: dict[int, Any], *, cleared: bool) -> dict[str, Any]:
@@ -87,7 +89,7 @@ def module_of(file: str) -> str:
 
 
 def what(s: Sighting, calls: list[Call], foreign: dict[int, Any]) -> str:
-    state, kind, subject, manager = s[2], s[3], s[7], s[8]
+    kind, subject, manager = s[3], s[7], s[8]
     code, named_at, owner = s[10], s[12], s[13]
     if kind == IMPORT:
         name = getattr(subject, "name", None)

@@ -120,9 +120,9 @@ def _stop_with(pid: int, witness: _Witness) -> None:
         stopped = os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOHANG)
         if stopped:
             _take(stopped.si_status)
+            if not os.waitid(os.P_PID, pid, os.WCONTINUED | os.WSTOPPED | os.WNOHANG | os.WNOWAIT):
+                os.kill(pid, signal.SIGCONT)  # still as it was: only we were continued, not the group
             witness.saw(stopped.si_status)  # dealt with, if it was sent to the group
-            if not os.waitid(os.P_PID, pid, os.WCONTINUED | os.WNOHANG):
-                os.kill(pid, signal.SIGCONT)  # only we were continued, not the group
     except ChildProcessError:
         pass  # it has ended, and waits for `poll`
 

@@ -1,0 +1,53 @@
+"""What the programs of the guard's tests have in common; they are run as children, so it is text."""
+
+from __future__ import annotations
+
+from textwrap import dedent
+
+PRELUDE = '''
+import os, sys, threading, time, warnings
+import forkproof
+
+def thread(function, *args):
+    t = threading.Thread(target=function, args=args, daemon=True)
+    t.start()
+    return t
+
+def forked(child, limit=10.0):
+    """Run child() in a forked process: its exit status (0 fine, 1 an exception), or "hung"."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            child()
+            status = 0
+        except BaseException as error:
+            os.write(2, f"child: {type(error).__name__}: {error}\\n".encode())
+        finally:
+            os._exit(status)
+    end = time.monotonic() + limit
+    while time.monotonic() < end:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.001)
+    os.kill(pid, 9)
+    os.waitpid(pid, 0)
+    return "hung"
+
+def must_be_free(*locks):
+    for lock in locks:
+        assert lock.acquire(timeout=5), f"{lock} is held"
+        lock.release()
+
+def until(condition, limit=10.0):
+    end = time.monotonic() + limit
+    while not condition():
+        assert time.monotonic() < end, "it did not come about"
+        time.sleep(0.001)
+'''
+
+
+def program(body: str, *, install: str = "forkproof.install(warn=False)") -> str:
+    """A program that forks under Forkproof; `install` is how it is switched on ("" for not at all)."""
+    return PRELUDE + install + "\n" + dedent(body)

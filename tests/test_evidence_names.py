@@ -1,0 +1,188 @@
+"""What is held is told in words that a person recognises: the name by which the code that took it knows it."""
+
+# ruff: noqa: F811
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from typing import Any
+
+from looking import Stage, expect, hazards, holds
+from looking import stage as stage  # the fixture
+
+HERE = "test_evidence_names"
+lock_of_module = threading.Lock()
+
+
+class Store:
+    shared = threading.Lock()
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.inner = Inner()
+        self.permits = threading.Semaphore(1)
+
+    def direct(self, gate: Any) -> None:
+        with self._lock:
+            gate.wait()
+
+    def nested(self, gate: Any) -> None:
+        with self.inner.deep:
+            gate.wait()
+
+    def finally_(self, gate: Any) -> None:
+        self._lock.acquire()
+        try:
+            gate.wait()
+        finally:
+            self._lock.release()
+
+    def permit(self, gate: Any) -> None:
+        with self.permits:
+            gate.wait()
+
+    @classmethod
+    def of_class(cls, gate: Any) -> None:
+        with cls.shared:
+            gate.wait()
+
+    def captured(self, gate: Any) -> None:
+        def stop() -> None:
+            gate.wait(), self
+
+        with self._lock:
+            stop()
+
+    def get_lock(self) -> Any:
+        return self._lock
+
+    def called(self, gate: Any) -> None:
+        with self.get_lock():
+            gate.wait()
+
+
+class Inner:
+    def __init__(self) -> None:
+        self.deep = threading.RLock()
+
+
+class Derived(Store):
+    pass
+
+
+def name(stage: Stage, body: Any) -> str:
+    gate = stage.gate()
+    thread = stage.at(gate, body, gate)
+    (hazard,) = hazards(thread)
+    assert hazard.held_at is not None
+    assert hazard.held_at.file == __file__
+    return hazard.what
+
+
+def test_an_attribute_of_self(stage: Stage) -> None:
+    assert name(stage, Store().direct) == f"self._lock of {HERE}.Store"
+
+
+def test_the_class_is_the_objects_own(stage: Stage) -> None:
+    assert name(stage, Derived().direct) == f"self._lock of {HERE}.Derived"
+
+
+def test_an_attribute_of_an_attribute(stage: Stage) -> None:
+    assert name(stage, Store().nested) == f"self.inner.deep of {HERE}.Store"
+
+
+def test_acquired_until_a_finally(stage: Stage) -> None:
+    assert name(stage, Store().finally_) == f"self._lock of {HERE}.Store"
+
+
+def test_a_permit(stage: Stage) -> None:
+    assert name(stage, Store().permit) == f"a permit of self.permits of {HERE}.Store"
+
+
+def test_an_attribute_of_the_class(stage: Stage) -> None:
+    assert name(stage, Store.of_class) == f"cls.shared of {HERE}.Store"
+
+
+def test_a_self_in_a_cell(stage: Stage) -> None:
+    assert name(stage, Store().captured) == f"self._lock of {HERE}.Store"
+
+
+def test_a_call_that_gives_the_lock(stage: Stage) -> None:
+    assert name(stage, Store().called) == f"self.get_lock() of {HERE}.Store"
+
+
+def test_a_global(stage: Stage) -> None:
+    def body(gate: Any) -> None:
+        with lock_of_module:
+            gate.wait()
+
+    assert name(stage, body) == f"lock_of_module of {HERE}"
+
+
+def test_a_local_and_a_closure(stage: Stage) -> None:
+    outer = threading.Lock()
+
+    def local(gate: Any) -> None:
+        mine = threading.Lock()
+        with mine:
+            gate.wait()
+
+    def closure(gate: Any) -> None:
+        with outer:
+            gate.wait()
+
+    where = f"test_a_local_and_a_closure.<locals>.{{}} of {HERE}"
+    assert name(stage, local) == "mine in " + where.format("local")
+    assert name(stage, closure) == "outer in " + where.format("closure")
+
+
+def test_through_a_contextmanager_function(stage: Stage) -> None:
+    @contextmanager
+    def locked(lock: Any) -> Any:
+        with lock:
+            yield
+
+    def body(gate: Any) -> None:
+        with locked(lock_of_module):
+            gate.wait()
+
+    assert name(stage, body).startswith("lock in test_through_a_contextmanager_function.<locals>.locked")
+
+
+def test_no_value_of_a_local_is_read_out(stage: Stage) -> None:
+    gate = stage.gate()
+
+    class Telltale:
+        def __repr__(self) -> str:
+            raise AssertionError("looked at")
+
+        __str__ = __repr__
+
+    def body() -> None:
+        secret = Telltale()
+        password = "hunter2"
+        with lock_of_module:
+            gate.wait()
+        del secret, password
+
+    thread = stage.at(gate, body)
+    expect(thread, holds(lock_of_module))
+    assert "hunter2" not in repr(hazards(thread))
+
+
+def test_the_place_is_the_line_of_the_with(stage: Stage) -> None:
+    gate = stage.gate()
+
+    def body() -> None:
+        with lock_of_module:
+            x = 1
+            gate.wait()
+            del x
+
+    thread = stage.at(gate, body)
+    (hazard,) = hazards(thread)
+    assert hazard.held_at is not None
+    assert hazard.held_at.line == body.__code__.co_firstlineno + 1
+    assert hazard.held_at.function == "body"
+    assert [f.function for f in hazard.stack][:2] == ["wait", "body"]
+    assert hazard.stack[1].line == body.__code__.co_firstlineno + 3
