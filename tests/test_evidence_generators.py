@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator
 
 import pytest
 from looking import Mode, Stage, expect, holds, modes, play
@@ -251,7 +251,7 @@ def test_a_generator_that_nobody_in_the_thread_refers_to_is_not_of_it(stage: Sta
     """It belongs to whoever goes on with it: the list of another function does not make it this thread's."""
     lock, gate = threading.Lock(), stage.gate()
 
-    def gen() -> Iterator[int]:
+    def gen() -> Generator[int, None, None]:
         with lock:
             yield 1
 

@@ -88,11 +88,11 @@ def test_a_lock_that_before_hooks_take_is_no_hazard(stage: Stage) -> None:
     gate = stage.gate()
 
     def body() -> None:
-        with pools._global_shutdown_lock:  # type: ignore[attr-defined]
+        with pools._global_shutdown_lock:
             gate.wait()
 
     thread = stage.at(gate, body)
-    assert [s[7] is pools._global_shutdown_lock for s in sightings(thread)] == [True]  # type: ignore[attr-defined]
+    assert [s[7] is pools._global_shutdown_lock for s in sightings(thread)] == [True]
 
 
 def test_a_generator_that_has_not_begun_holds_nothing(stage: Stage) -> None:
@@ -283,7 +283,7 @@ def test_several_hundred_threads_each_with_its_own_lock(stage: Stage) -> None:
 
 def test_looking_again_and_again_while_threads_run_is_safe(stage: Stage) -> None:
     """Whatever they are at: no crash, no lock that is none, and nothing left when they have ended."""
-    locks = [threading.Lock(), threading.RLock(), threading.Condition()]
+    locks: list[Any] = [threading.Lock(), threading.RLock(), threading.Condition()]
     stop = False
 
     def body() -> None:
@@ -298,7 +298,7 @@ def test_looking_again_and_again_while_threads_run_is_safe(stage: Stage) -> None
                     lock.release()
 
     threads = [stage.start(body) for _ in range(6)]
-    known = {id(locks[0]), id(locks[1]), id(locks[2]._lock)}  # type: ignore[union-attr]
+    known = {id(locks[0]), id(locks[1]), id(locks[2]._lock)}
     mine = {t.ident for t in threads}
     try:
         for _ in range(3000):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
@@ -442,7 +442,7 @@ def test_closing_something_that_holds_a_lock_until_closed(stage: Stage) -> None:
     """`contextlib.closing(generator)`: the suspended generator is what holds."""
     lock, gate = threading.Lock(), stage.gate()
 
-    def gen() -> Iterator[int]:
+    def gen() -> Generator[int, None, None]:
         with lock:
             yield 1
 

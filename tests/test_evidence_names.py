@@ -76,7 +76,7 @@ def name(stage: Stage, body: Any) -> str:
     (hazard,) = hazards(thread)
     assert hazard.held_at is not None
     assert hazard.held_at.file == __file__
-    return hazard.what
+    return str(hazard.what)
 
 
 def test_an_attribute_of_self(stage: Stage) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import queue
+import sys
 import threading
 from typing import Any
 
@@ -18,8 +19,14 @@ kinds = pytest.mark.parametrize("kind", KINDS, ids=["Lock", "RLock"])
 
 
 def asleep(condition: threading.Condition, count: int = 1) -> None:
-    """Return once so many threads sleep in wait() of the condition."""
-    until(lambda: sum(c is condition for c, _ in _native.waiters()) == count)
+    """Return once so many threads sleep in wait() of the condition, and have let go of its lock."""
+
+    def sleeping() -> bool:
+        tops = [f for f in sys._current_frames().values() if f.f_code is threading.Condition.wait.__code__]
+        return sum(f.f_locals.get("self") is condition and "saved_state" in f.f_locals for f in tops) == count
+
+    until(sleeping)
+    assert sum(c is condition for c, _ in _native.waiters()) == count
     for _, waiter in _native.waiters():
         assert waiter.locked()
 
@@ -95,9 +102,9 @@ def test_before_release_save_and_after_acquire_restore_it_holds(stage: Stage, ki
 
         def _acquire_restore(self, state: Any) -> None:
             if kind is threading.RLock:
-                self._lock._acquire_restore(state)
+                self._lock._acquire_restore(state)  # type: ignore[attr-defined]
             else:
-                self._lock.acquire()
+                self._lock.acquire()  # type: ignore[attr-defined]
             after.wait()
 
     def save() -> Any:

@@ -31,13 +31,13 @@ CONTEND = """
     ],
 )
 def test_threads_that_only_ever_stand_at_the_acquiring_instruction(run: Run, locks: str, inner: str) -> None:
-    ended = run("-c", program(f"locks = {locks}\ninner = {inner}\n") + _dedent(CONTEND % 150), limit=120)
+    ended = run("-c", program(f"locks = {locks}\ninner = {inner}\n") + _dedent(CONTEND % 60), limit=120)
     assert ended.stdout == "{0}\n", ended.stderr
 
 
 def test_the_same_program_hangs_without_forkproof(run: Run) -> None:
     """The control of the test above: if this one passed a child, that one would prove nothing."""
-    body = program("locks = [threading.Lock()]\ninner = locks\n", install="") + _dedent(CONTEND % 150)
+    body = program("locks = [threading.Lock()]\ninner = locks\n", install="") + _dedent(CONTEND % 60)
     ended = run("-c", body.replace("timeout=5", "timeout=0.3"), limit=120)
     assert "1" in ended.stdout, ended.stderr
 
@@ -101,7 +101,7 @@ def test_a_lock_in_a_bound_method_variable(run: Run) -> None:
                 finally:
                     give()
         thread(work); thread(work)
-        print({forked(lambda: must_be_free(condition._lock)) for _ in range(80)})
+        print({forked(lambda: must_be_free(condition._lock)) for _ in range(60)})
     """
     ended = run("-c", program(body), limit=120)
     assert ended.stdout == "{0}\n", ended.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from textwrap import dedent
@@ -61,6 +62,16 @@ def watched(*parts: str, install: str = "forkproof.install(warn=False)") -> str:
     return program("\n".join(dedent(part) for part in parts), install=install)
 
 
+@pytest.fixture
+def terminals() -> None:
+    """For programs that make pseudo-terminals."""
+    try:
+        for end in os.openpty():
+            os.close(end)
+    except OSError as error:
+        pytest.skip(f"no terminals here: {error}")
+
+
 def with_events(path: Path, more: str = "") -> str:
     return f"forkproof.install(events={str(path)!r}, warn=False, {more})"
 
@@ -111,7 +122,11 @@ def test_raise_refuses_before_any_callback_has_run(run: Run) -> None:
 
 
 @pytest.mark.parametrize("fork", ["os.fork", "os.forkpty"])
-def test_raise_allows_a_fork_with_nothing_at_risk(run: Run, fork: str) -> None:
+def test_raise_allows_a_fork_with_nothing_at_risk(
+    run: Run, fork: str, request: pytest.FixtureRequest
+) -> None:
+    if fork == "os.forkpty":
+        request.getfixturevalue("terminals")
     body = f"give_back.set(); holder.join(); thread(threading.Event().wait); attempt({fork})"
     ended = run("-c", watched(HELD, ATTEMPT, body, install=RAISE))
     assert ended.stdout == "forked\n", ended.stderr
@@ -252,7 +267,9 @@ def test_a_warning_says_who_holds_what_and_how_to_mend_it(run: Run, tmp_path: Pa
 
 
 def test_no_warning_where_the_wait_was_enough(run: Run) -> None:
-    ended = run("-W", "always", "-c", watched(BUSY, "print(forked(free))", install="forkproof.install(wait=10)"))
+    ended = run(
+        "-W", "always", "-c", watched(BUSY, "print(forked(free))", install="forkproof.install(wait=10)")
+    )
     assert (ended.stdout, ended.stderr) == ("0\n", "")
 
 
@@ -264,7 +281,7 @@ def test_no_warning_with_warn_off(run: Run) -> None:
 @pytest.mark.parametrize("way", WAYS)
 def test_an_error_made_of_a_warning_is_shown_and_breaks_no_fork(run: Run, tmp_path: Path, way: str) -> None:
     path, _ = app(tmp_path, HELD, WAYS[way], 'print("over")')
-    ended = run("-W", "error", path)
+    ended = run("-W", "error", "-W", "ignore::DeprecationWarning", path)
     assert (ended.status, ended.stdout) == (0, "over\n"), ended.stderr
     shown = [line for line in ended.stderr.splitlines() if "ForkRiskWarning: fork at risk" in line]
     assert len([line for line in shown if "the child may hang" in line]) == 1, ended.stderr
@@ -274,7 +291,14 @@ def test_an_error_made_of_a_warning_is_shown_and_breaks_no_fork(run: Run, tmp_pa
 def test_an_error_made_of_a_warning_is_no_fault(run: Run) -> None:
     """Forkproof goes on: the lock is reset at the fork after it as well."""
     body = "print([forked(lambda: must_be_free(mine)) for _ in range(3)])"
-    ended = run("-W", "error", "-c", watched(HELD, body, install=LOUD).replace("timeout=5", "timeout=1"))
+    ended = run(
+        "-W",
+        "error",
+        "-W",
+        "ignore::DeprecationWarning",
+        "-c",
+        watched(HELD, body, install=LOUD).replace("timeout=5", "timeout=1"),
+    )
     assert ended.stdout == "[0, 0, 0]\n", ended.stderr
 
 
@@ -455,16 +479,18 @@ def test_a_blocked_file_is_named(run: Run, tmp_path: Path) -> None:
     ended = run("-c", watched(FULL_PIPE, "over(forked(int))", install=with_events(path, "wait=0.05")))
     assert ended.stderr.endswith("(0,)"), ended.stderr
     (fork,) = events(path, "fork")
-    assert [h["what"] for h in fork["hazards"] if h["certainty"] == "certain"] == ["sys.stdout (BufferedWriter)"]
+    assert [h["what"] for h in fork["hazards"] if h["certainty"] == "certain"] == [
+        "sys.stdout (BufferedWriter)"
+    ]
 
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Ways of forking, while three threads contend for a lock that the child takes
 
 
+@pytest.mark.usefixtures("terminals")
 def test_os_forkpty(run: Run) -> None:
     body = """
-        os_fork = os.forkpty
         statuses = set()
         for _ in range(25):
             pid, fd = os.forkpty()
@@ -480,6 +506,7 @@ def test_os_forkpty(run: Run) -> None:
     assert ended.stdout == "{0}\n", ended.stderr
 
 
+@pytest.mark.usefixtures("terminals")
 def test_pty_fork(run: Run) -> None:
     body = """
         import pty

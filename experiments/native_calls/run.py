@@ -127,6 +127,7 @@ def run_row(row: Row, python: str, widen: bool, scratch: Path) -> dict[str, Any]
                     os.write(process.stdin.fileno(), b"\n")
                 elif "result" in message:
                     result = message["result"]
+                    end = 0.0  # not at the end of the file: a row's helper processes may keep the pipe open
     finally:
         try:
             os.killpg(process.pid, signal.SIGKILL)

@@ -61,8 +61,16 @@ def assess() -> list[Sighting]:
 def waiters() -> list[tuple[Any, Any]]:
     """(condition, waiter) for each thread that stands in a Condition.wait."""
 
-def set_calls(calls: dict[Any, tuple[int, int, bool, bool]], awaited: tuple[str, ...]) -> None:
-    """`awaited`: modules whose import makes a refresh due. callable -> (entry, resource, only host names, GIL retaken outside). Resource: 0 process, 1 object, 2 stream."""
+def set_calls(
+    calls: dict[Any, tuple[int, int, bool, bool]],
+    unresolved: list[tuple[str, str, str | None, tuple[int, int, bool, bool]]],
+    awaited: tuple[str, ...],
+) -> None:
+    """callable -> (entry, resource, only host names, GIL retaken outside). Resource: 0 process, 1 object, 2 stream.
+
+    `unresolved`: (module, name, method, facts) of what could not be found yet. `awaited`: modules whose import makes
+    a refresh due.
+    """
 
 def set_semaphore(type: type) -> None: ...
 def add_foreign(lock: Any, marker: str) -> None:

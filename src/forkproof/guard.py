@@ -233,6 +233,7 @@ def _refresh() -> None:
     assert _native is not None
     s = _settings
     awaited = set()
+    unresolved: list[tuple[str, str, str | None, tuple[int, int, bool, bool]]] = []
     for index, call in enumerate(s.calls):
         facts = (index, _RESOURCES[call.resource], call.only == "host-name", call.gil_outside)
         for name in call.names:
@@ -242,11 +243,13 @@ def _refresh() -> None:
             found = catalogue.resolve(name) if module in sys.modules else None
             if found is None:
                 awaited.add(module)
+                parts = name.split(".")
+                unresolved.append((parts[0], parts[1], parts[2] if len(parts) == 3 else None, facts))
             else:
                 s.resolved.add(name)
                 s.known[found] = facts
     awaited.update(lock.path.partition(".")[0] for lock in s.locks)
-    _native.set_calls(s.known, tuple(awaited - sys.modules.keys()))
+    _native.set_calls(s.known, unresolved, tuple(awaited - sys.modules.keys()))
     for lock in s.locks:
         found = catalogue.resolve(lock.path)
         if found is not None and lock.concerns_loaded() and id(found) not in s.foreign:

@@ -51,6 +51,8 @@ static struct {
     int on, policy, repair, report_all;
     double wait;
     PyObject *consider, *after_parent, *after_child, *refresh, *fault;
+    PyObject *calls, *unresolved; /* the catalogue: dict of what is resolved, list of what is not */
+    Py_ssize_t modules_resolved;
     PyObject *awaited; /* names of catalogued modules that had not been imported at the last refresh */
     PyObject *warnings, *filter; /* the module, and our item of its `filters` */
     PyObject *before_hook, *parent_hook, *child_first_hook, *child_last_hook;
@@ -818,6 +820,36 @@ static int filter_is_first(void)
            (PyList_GET_SIZE(filters) && PyList_GET_ITEM(filters, 0) == g.filter);
 }
 
+/* The catalogued functions of libraries that have been imported since the last refresh, found without running Python code:
+ * between the program's call of fork() and the look no other thread is to get a turn that it would not have had. What is
+ * not found so (types that their module hides) waits for the refresh after the fork. */
+static void resolve_awaited(void)
+{
+    if (g.unresolved == NULL || g.calls == NULL || PyDict_GET_SIZE(g.modules) == g.modules_resolved) {
+        return;
+    }
+    g.modules_resolved = PyDict_GET_SIZE(g.modules);
+    int found = 0;
+    for (Py_ssize_t i = PyList_GET_SIZE(g.unresolved); i-- > 0;) {
+        PyObject *entry = PyList_GET_ITEM(g.unresolved, i); /* (module, name, method or None, facts) */
+        PyObject *library = PyDict_GetItemWithError(g.modules, PyTuple_GET_ITEM(entry, 0));
+        if (library == NULL || !PyModule_Check(library)) {
+            continue;
+        }
+        PyObject *object = PyDict_GetItemWithError(PyModule_GetDict(library), PyTuple_GET_ITEM(entry, 1));
+        if (object != NULL && PyTuple_GET_ITEM(entry, 2) != Py_None) {
+            object = PyType_Check(object) ? _PyType_Lookup((PyTypeObject *)object, PyTuple_GET_ITEM(entry, 2)) : NULL;
+        }
+        if (object != NULL && PyDict_SetItem(g.calls, object, PyTuple_GET_ITEM(entry, 3)) == 0) {
+            found = 1;
+        }
+    }
+    if (found && set_calls(g.calls) < 0) {
+        PyErr_Clear();
+    }
+    PyErr_Clear();
+}
+
 /* Whether a library of the catalogue has been imported since, or another filter stands before ours. */
 static int refresh_is_due(void)
 {
@@ -870,11 +902,12 @@ static PyObject *before(PyObject *module, PyObject *unused)
         g.armed = ident;
         Py_RETURN_NONE;
     }
-    if (refresh_is_due() && call_python(g.refresh, NULL, "refresh") < 0) {
+    if (g.policy != POLICY_OBSERVE && refresh_is_due() && call_python(g.refresh, NULL, "refresh") < 0) {
         g.turn = 0;
         Py_RETURN_NONE;
     }
     if (g.policy == POLICY_OBSERVE) {
+        resolve_awaited();
         /* PyOS_BeforeFork would take the import lock after us and wait for it while others move on; taken here, the look
          * is of the instant at which the fork happens. No Python code from here to there. */
         if (lock_imports() < 0) {
@@ -931,6 +964,9 @@ static PyObject *after_parent(PyObject *module, PyObject *unused)
     (void)module;
     (void)unused;
     in_parent(); /* for a fork that came to nothing before it reached the system call */
+    if (g.on && g.policy == POLICY_OBSERVE && refresh_is_due()) {
+        call_python(g.refresh, NULL, "refresh");
+    }
     if (g.on && (g.seen != NULL || g.report_all) && g.after_parent != NULL) {
         PyObject *argument = report();
         Py_CLEAR(g.seen);
@@ -1156,12 +1192,15 @@ static PyObject *waiters(PyObject *module, PyObject *unused)
 
 static PyObject *set_catalogue(PyObject *module, PyObject *args)
 {
-    PyObject *calls, *awaited;
+    PyObject *calls, *unresolved, *awaited;
     (void)module;
-    if (!PyArg_ParseTuple(args, "O!O!", &PyDict_Type, &calls, &PyTuple_Type, &awaited)) {
+    if (!PyArg_ParseTuple(args, "O!O!O!", &PyDict_Type, &calls, &PyList_Type, &unresolved, &PyTuple_Type, &awaited)) {
         return NULL;
     }
+    Py_XSETREF(g.calls, Py_NewRef(calls));
+    Py_XSETREF(g.unresolved, Py_NewRef(unresolved));
     Py_XSETREF(g.awaited, Py_NewRef(awaited));
+    g.modules_resolved = -1;
     if (set_calls(calls) < 0) {
         return NULL;
     }

@@ -15,15 +15,20 @@ Keys of a [[call]]:
     names        the C functions, dotted
     resource     "process": one lock for the whole process; "object": the object that the method is called on;
                  "stream": the buffered object that the file, the text stream or print() ends in
+    stream       (optional) for functions that are given no file: "stdin", "stdout" or "stderr" of sys
     only         (optional) "host-name": only when an argument is a host that is a name, not a numeric address
     gil_outside  true: the lock has been let go before the call waits for the GIL to return, so a thread that waits
                  for the GIL at the end of the call holds nothing any more
-    platforms    (optional) prefixes of sys.platform; python: (optional) versions, as in ">=3.11,<3.14"
+    platforms    (optional) prefixes of sys.platform, which is taken as "linux-gnu" where the C library is glibc (musl
+                 takes its own locks at a fork, so that they do not outlive it)
+    python       (optional) versions, as in ">=3.11,<3.14"
+    name_service (optional) only where /etc/nsswitch.conf has users or groups looked up by one of these modules
     holds, child, source, advice   sentences: what is held, what the child does, how it is known, the mend
 """
 
 from __future__ import annotations
 
+import os
 import sys
 
 TYPE_CHECKING = False
@@ -40,12 +45,14 @@ class Call:
         "child",
         "gil_outside",
         "holds",
+        "name_service",
         "names",
         "only",
         "platforms",
         "python",
         "resource",
         "source",
+        "stream",
         "what"
     )  # fmt: skip
 
@@ -53,7 +60,9 @@ class Call:
     names: tuple[str, ...]
     resource: str
     only: str | None
+    stream: str | None
     gil_outside: bool
+    name_service: tuple[str, ...]
     platforms: tuple[str, ...]
     python: str
     holds: str
@@ -69,7 +78,9 @@ class Call:
         self.names = tuple(entry["names"])
         self.resource = entry["resource"]
         self.only = entry.get("only")
+        self.stream = entry.get("stream")
         self.gil_outside = entry["gil_outside"]
+        self.name_service = tuple(entry.get("name_service", ()))
         self.platforms = tuple(entry.get("platforms", ()))
         self.python = entry.get("python", "")
         self.holds = entry["holds"]
@@ -201,10 +212,38 @@ def _strings(text: str, number: int) -> list[str]:
 
 
 def calls(platform: str | None = None, version: tuple[int, ...] | None = None) -> list[Call]:
-    """The families that matter on this interpreter (or on the one named)."""
-    platform = sys.platform if platform is None else platform
+    """The families that matter on this interpreter and machine; or, if one is named, on any machine like it."""
+    named = platform is not None
+    platform = platform_here() if platform is None else platform
     version = sys.version_info[:3] if version is None else version
-    return [call for call in all_calls() if call.applies(platform, version)]
+    found = [call for call in all_calls() if call.applies(platform, version)]
+    if named or not any(call.name_service for call in found):
+        return found
+    services = _name_services()
+    return [call for call in found if not call.name_service or not services.isdisjoint(call.name_service)]
+
+
+def platform_here() -> str:
+    """`sys.platform`, with "-gnu" where the C library is glibc."""
+    try:
+        glibc = sys.platform == "linux" and bool(os.confstr("CS_GNU_LIBC_VERSION"))
+    except (AttributeError, OSError, ValueError):  # musl does not know the name
+        glibc = False
+    return sys.platform + ("-gnu" if glibc else "")
+
+
+def _name_services(path: str = "/etc/nsswitch.conf") -> set[str]:
+    """The modules by which the C library looks users and groups up on this machine."""
+    found: set[str] = set()
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            for line in file:
+                database, _, modules = line.partition("#")[0].partition(":")
+                if database.strip() in ("passwd", "group"):
+                    found.update(modules.split())
+    except OSError:
+        pass
+    return found
 
 
 def all_calls() -> list[Call]:
@@ -245,10 +284,22 @@ def resolve(name: str) -> object | None:
             inside: object = getattr(found, "__dict__", {}).get(part)
             if inside is None and found is module:
                 inside = _hidden_type(".".join(parts[:cut]), part)
+            elif inside is None and not isinstance(found, type):
+                inside = _c_attribute(found, part)
             if inside is None:
                 return None
             found = inside
         return found
+    return None
+
+
+def _c_attribute(found: object, name: str) -> object | None:
+    """An attribute that a C type keeps outside any `__dict__` (`_bit_generator` of numpy's `RandomState`)."""
+    for kind in type(found).__mro__:
+        descriptor = kind.__dict__.get(name)
+        if type(descriptor).__name__ in ("getset_descriptor", "member_descriptor"):
+            got: object = descriptor.__get__(found)
+            return got
     return None
 
 
