@@ -753,7 +753,8 @@ def test_a_logging_handlers_lock_is_no_hazard(run: Run) -> None:
     body = """
         thread(Handler().handle, logging.makeLogRecord({}))
         inside.wait()
-        print([hazard.what for hazard in forkproof.assess().hazards])
+        print([hazard.what for hazard in forkproof.assess().hazards], flush=True)
+        os._exit(0)     # logging.shutdown() would wait for the handler
     """
     ended = run("-c", watched(HANDLER, body))
     assert ended.stdout == "[]\n", ended.stderr
@@ -774,7 +775,8 @@ def test_a_logging_handlers_lock_costs_no_wait_and_no_warning(run: Run) -> None:
         thread(Handler().handle, logging.makeLogRecord({}))
         inside.wait()
         start = time.monotonic()
-        print(forked(int), time.monotonic() - start < 5)
+        print(forked(int), time.monotonic() - start < 5, flush=True)
+        os._exit(0)     # logging.shutdown() would wait for the handler
     """
     ended = run("-c", watched(HANDLER, body, install="forkproof.install(wait=10)"))
     assert (ended.stdout, ended.stderr) == ("0 True\n", "")

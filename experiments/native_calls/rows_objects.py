@@ -54,11 +54,11 @@ def _decompressor(name: str, module: Any, kind: Any) -> None:
 
     def make() -> Any:
         if not payload:
-            payload.append(module.compress(NOISE[:500_000] * 8, **({"preset": 0} if module is lzma else {})))
+            payload.append(module.compress(NOISE * 6, **({"preset": 0} if module is lzma else {})))
         return kind()
 
     def hold(thing: Any) -> None:
-        thing.decompress(payload.pop() if payload else b"", 300_000)
+        thing.decompress(payload.pop() if payload else b"", 500_000)
 
     _object(name, make, hold, lambda o: None if o.eof else o.decompress(b"", 1), settle=0.01, forks=15)
 

@@ -285,6 +285,27 @@ def _() -> Forks:
     return Forks(call, call, threads=2, forks=50)
 
 
+@row("hashlib.pbkdf2_hmac / child: create_default_context", **SHIM)
+def _() -> Forks:
+    """Its locks are taken for reading, which hurts only a child that takes them for writing."""
+
+    def call() -> None:
+        hashlib.pbkdf2_hmac("sha256", b"password", b"salt", 20)
+
+    return Forks(call, ssl.create_default_context, threads=2, forks=50)
+
+
+@row("hashlib.scrypt and hmac.digest / child: create_default_context", **SHIM)
+def _() -> Forks:
+    import hmac
+
+    def call() -> None:
+        hashlib.scrypt(b"password", salt=b"salt", n=16, r=8, p=1)
+        hmac.digest(b"key", b"message", "sha256")
+
+    return Forks(call, ssl.create_default_context, threads=2, forks=50)
+
+
 @row("hashlib.pbkdf2_hmac, long / child: the same")
 def _() -> Forks:
     return Forks(lambda: hashlib.pbkdf2_hmac("sha256", b"password", b"salt", 400_000),

@@ -47,6 +47,8 @@ typedef struct {
     int tried;           /* attempts to take it at this fork */
 } Lost;
 
+/* What every fork writes to lies in one page: after a fork, the first write to a page costs a fault (in a virtual machine
+ * several microseconds), and a bare fork would not have had it. What only the slow way writes to comes after. */
 static struct {
     int on, policy, repair, report_all;
     double wait;
@@ -64,12 +66,7 @@ static struct {
     int n_waiting;
 
     Look look;
-    Owned owned[MAX_OWNED];
-    int n_owned;
-    PyObject *held[MAX_HELD]; /* what the forking thread has itself, or can never come because of it */
-    int n_held;
-    Lost lost[MAX_LOST];
-    int n_lost;
+    int n_owned, n_held, n_lost;
 
     unsigned long armed;     /* ident of the thread whose fork is under way */
     int import_locked;
@@ -85,7 +82,12 @@ static struct {
     PyObject *exempt;        /* dict id -> None, of locks and of thread idents */
 
     int fail_at, step;       /* tests: pretend that the step fails */
-} g;
+
+    Waiter first_waiters[128];
+    Owned owned[MAX_OWNED];
+    PyObject *held[MAX_HELD]; /* what the forking thread has itself, or can never come because of it */
+    Lost lost[MAX_LOST];
+} g __attribute__((aligned(4096)));
 
 static int step_fails(void)
 {
@@ -1362,6 +1364,9 @@ int guard_init(PyObject *module)
         }
     }
     g.random = (uint32_t)(monotonic() * 1e9) | 1;
+    g.look.waiters = g.first_waiters;
+    g.look.room_waiters = (int)Py_ARRAY_LENGTH(g.first_waiters);
+    g.look.lent = 1;
     if (!registered) {
         registered = 1;
         if (pthread_atfork(NULL, in_parent, in_child) != 0) {

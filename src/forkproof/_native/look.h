@@ -35,6 +35,7 @@ typedef struct {
     int n, room;
     Waiter *waiters;
     int n_waiters, room_waiters;
+    int lent;     /* `waiters` is not from the heap: it is left behind when it is outgrown */
     int threads;  /* Python threads besides the forking one */
     int failed;   /* out of memory: the look is not complete */
 } Look;

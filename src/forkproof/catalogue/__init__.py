@@ -296,7 +296,7 @@ def resolve(name: str) -> object | None:
 def _c_attribute(found: object, name: str) -> object | None:
     """An attribute that a C type keeps outside any `__dict__` (`_bit_generator` of numpy's `RandomState`)."""
     for kind in type(found).__mro__:
-        descriptor = kind.__dict__.get(name)
+        descriptor: Any = kind.__dict__.get(name)
         if type(descriptor).__name__ in ("getset_descriptor", "member_descriptor"):
             got: object = descriptor.__get__(found)
             return got

@@ -67,11 +67,23 @@ def place(code: CodeType, offset: int) -> dict[str, Any]:
     return {"file": code.co_filename, "line": line, "function": code.co_name}
 
 
+_names: dict[int, str] = {}
+
+
 def thread_name(ident: int) -> str:
-    """Without threading's own lock, which may be the one that is held."""
+    """Without threading's own lock, which may be the one that is held. Of a thread that has ended since, the last name."""
     thread = threading._active.get(ident)  # type: ignore[attr-defined]
     name = getattr(thread, "_name", None)
-    return name if isinstance(name, str) else f"thread {ident}"
+    if isinstance(name, str):
+        return name
+    return _names.get(ident, f"thread {ident}")
+
+
+def remember_names(seen: list[Sighting]) -> None:
+    """Before a wait, in which threads may end: what those that were seen are called."""
+    _names.clear()
+    for s in seen:
+        _names[s[0]] = thread_name(s[0])
 
 
 def class_name(kind: type) -> str:
