@@ -85,16 +85,18 @@ def _asleep(pid: int) -> str:
 
 
 def _wait(pid: int) -> tuple[str, int]:
-    """How the child ended: ("ok" | "error" | "hung", status)."""
+    """How the child ended: ("ok" | "error" | "hung" | "slow", status)."""
     end = time.monotonic() + CHILD_LIMIT
-    very_end = end + 8.0  # a child that merely runs slowly on a busy machine has not hung
+    very_end = end + 20.0  # a child that merely runs slowly on a busy machine has not hung
     while True:
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
             return ("error" if status else "ok"), status
         now = time.monotonic()
-        if now > very_end or (now > end and _asleep(pid) not in ("", "0", "1")):
+        if now > end and _asleep(pid) not in ("", "0", "1"):
             return "hung", 0
+        if now > very_end:
+            return "slow", 0
         time.sleep(0.001)
 
 
@@ -145,10 +147,10 @@ def run_forks(trial: Forks) -> dict[str, Any]:
             if hung == 1:
                 _say(hung=pid)
                 os.read(CONTROL, 1)  # the runner has looked
+        if how in ("hung", "slow"):
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
-        elif how == "error":
-            failed += 1
+        failed += how in ("error", "slow")
     return {
         "kind": "forks",
         "forks": forks,

@@ -324,7 +324,7 @@ def _raw_pipe() -> io.FileIO:
 
 
 def _raw_child(raw: Any) -> None:
-    os.write(raw.name_of_the_other_end, b"x")
+    os.write(raw.name_of_the_other_end, b"xx")  # one for the thread of the parent that waits
     raw.read(1)
 
 

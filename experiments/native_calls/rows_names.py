@@ -123,13 +123,13 @@ def _() -> Forks:
     )
 
 
-@row("gethostbyname_ex", strace=("openat",), path="/etc/hosts")
+@row("gethostbyname_ex")
 def _() -> Forks:
     def look() -> object:
         return socket.gethostbyname_ex("localhost")
 
     look()
-    return Forks(look, look, threads=2, forks=120)
+    return Forks(look, look, threads=3, forks=500, gap=0.002)
 
 
 @row("gethostbyname_ex, first in the process", strace=("openat",), path="/etc/resolv.conf", delay=1_000_000)
@@ -140,22 +140,22 @@ def _() -> Forks:
     return Forks(look, look, forks=3, settle=0.3)
 
 
-@row("gethostbyaddr", strace=("openat",), path="/etc/hosts")
+@row("gethostbyaddr")
 def _() -> Forks:
     def look() -> object:
         return socket.gethostbyaddr("127.0.0.1")
 
     look()
-    return Forks(look, look, threads=2, forks=120)
+    return Forks(look, look, threads=3, forks=500, gap=0.002)
 
 
-@row("getnameinfo", strace=("openat",), path="/etc/hosts")
+@row("getnameinfo")
 def _() -> Forks:
     def look() -> object:
         return socket.getnameinfo(("127.0.0.1", 80), 0)
 
     look()
-    return Forks(look, look, threads=2, forks=120)
+    return Forks(look, look, threads=3, forks=500, gap=0.002)
 
 
 @row("getnameinfo, first in the process", strace=("openat",), path="/etc/hosts", delay=1_000_000)
@@ -264,15 +264,13 @@ _user_rows("getgrnam", "grp", "root", "/etc/group")
 _user_rows("getgrgid", "grp", 0, "/etc/group")
 
 
-def _module(name: str) -> str:
-    for folder in ("/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu", "/lib64", "/usr/lib64"):
-        if os.path.exists(f"{folder}/{name}"):
-            return f"{folder}/{name}"
-    return ""
-
-
-@row("getpwnam, its name service module being loaded", strace=("mmap", "openat"), delay=100_000,
-     path=_module("libnss_systemd.so.2"))  # fmt: skip
+@row(
+    "getpwnam, its name service module being loaded / child: imports an extension module",
+    root="passwd: files systemd\\n:/etc/nsswitch.conf",
+    strace=("openat",),
+    path="/lib/x86_64-linux-gnu/libcap.so.2",  # which the module itself needs
+    delay=700_000,
+)
 def _() -> Forks:
     import pwd
 
@@ -282,7 +280,12 @@ def _() -> Forks:
         except KeyError:
             pass
 
-    return Forks(look, look, blocks=True, forks=3, settle=0.15)
+    def child() -> None:
+        import _lzma
+
+        assert _lzma
+
+    return Forks(look, child, blocks=True, forks=3, settle=0.3)
 
 
 @row("getpwnam of an unknown user (libnss_systemd)", strace=("connect",))

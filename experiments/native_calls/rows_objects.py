@@ -51,11 +51,15 @@ _object(
 def _decompressor(name: str, module: Any, kind: Any) -> None:
     """The object is given much compressed data at the first call; each later one decompresses a part of it."""
     payload: list[bytes] = []
+    made: list[Any] = []
 
     def make() -> Any:
-        if not payload:
-            payload.append(module.compress(NOISE * 6, **({"preset": 0} if module is lzma else {})))
-        return kind()
+        if not made:  # in the parent; a child only makes an object of its own
+            payload.append(
+                module.compress((NOISE * 4).hex().encode(), **({"preset": 0} if module is lzma else {}))
+            )
+        made.append(kind())
+        return made[-1]
 
     def hold(thing: Any) -> None:
         thing.decompress(payload.pop() if payload else b"", 500_000)

@@ -131,7 +131,10 @@ def _() -> Forks:
 
 @row("dlopen by a C library without the GIL / child: dlopen")
 def _() -> Forks:
-    """What libraries do that load plug-ins: here dlopen called through ctypes' foreign functions."""
+    """What libraries do that load plug-ins: here dlopen called through ctypes' foreign functions.
+
+    Rarely a child does not hang but is aborted by the loader (seen once in 480), which finds its lists half-changed.
+    """
     path = _library().encode()
     LIBC.dlopen.restype = ctypes.c_void_p
     LIBC.dlclose.argtypes = [ctypes.c_void_p]

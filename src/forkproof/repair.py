@@ -36,6 +36,9 @@ def drop_imports(locks: list[Any], vanished: set[int]) -> list[str]:
             if getattr(spec, "_initializing", False):
                 del sys.modules[name]
             dropped.append(name)
+    blocking = getattr(
+        _bootstrap._blocking_on, "data", _bootstrap._blocking_on
+    )  # 3.12 on: a weak dictionary of its own
     for ident in vanished:
-        _bootstrap._blocking_on.pop(ident, None)
+        blocking.pop(ident, None)
     return dropped

@@ -759,6 +759,15 @@ static int take_turn(unsigned long ident)
     return 1;
 }
 
+static void take_out(PyObject *list, PyObject *hook)
+{
+    for (Py_ssize_t i = list == NULL ? 0 : PyList_GET_SIZE(list); i-- > 0;) {
+        if (PyList_GET_ITEM(list, i) == hook && PyList_SetSlice(list, i, i + 1, NULL) < 0) {
+            PyErr_Clear();
+        }
+    }
+}
+
 static int keep_last(PyObject *list, PyObject *hook)
 {
     Py_ssize_t n = list == NULL ? 0 : PyList_GET_SIZE(list);
@@ -774,6 +783,20 @@ static int keep_last(PyObject *list, PyObject *hook)
         }
     }
     return 0;
+}
+
+/* The parent's hook is in its list only when it will have something to say, and last then. Most forks do without. */
+static void want_parent_hook(PyObject *list, int wanted)
+{
+    Py_ssize_t n = list == NULL ? 0 : PyList_GET_SIZE(list);
+    int last = n > 0 && PyList_GET_ITEM(list, n - 1) == g.parent_hook;
+    if (list == NULL || (wanted && last)) {
+        return;
+    }
+    take_out(list, g.parent_hook);
+    if (wanted && PyList_Append(list, g.parent_hook) < 0) {
+        PyErr_Clear();
+    }
 }
 
 static int anything_matters(void)
@@ -895,8 +918,8 @@ static PyObject *before(PyObject *module, PyObject *unused)
     Py_CLEAR(g.left);
 
     PyInterpreterState *interpreter = PyThreadState_GetInterpreter(me);
-    keep_last(interpreter->after_forkers_parent, g.parent_hook);
     keep_last(interpreter->after_forkers_child, g.child_last_hook);
+    want_parent_hook(interpreter->after_forkers_parent, g.report_all);
     PyErr_Clear();
     PyThreadState *head = PyInterpreterState_ThreadHead(interpreter);
     if (head == me && PyThreadState_Next(head) == NULL) {
@@ -936,11 +959,11 @@ static PyObject *before(PyObject *module, PyObject *unused)
         }
         if (anything_matters()) {
             g.seen = step_fails() ? PyErr_NoMemory() : at_risk();
+            if (g.seen == NULL) {
+                turn_off("look");
+            }
             unlock_imports();
             if (g.seen == NULL || call_python(g.consider, g.seen, "consider") < 0) {
-                if (PyErr_Occurred()) {
-                    turn_off("look");
-                }
                 g.turn = 0;
                 Py_RETURN_NONE;
             }
@@ -951,6 +974,9 @@ static PyObject *before(PyObject *module, PyObject *unused)
     }
     PyErr_Clear();
     g.clean = g.left == NULL || PyList_GET_SIZE(g.left) == 0;
+    if (g.seen != NULL || g.left != NULL || (g.policy == POLICY_OBSERVE && refresh_is_due())) {
+        want_parent_hook(interpreter->after_forkers_parent, 1);
+    }
     g.armed = ident;
     Py_RETURN_NONE;
 }
@@ -969,7 +995,7 @@ static PyObject *after_parent(PyObject *module, PyObject *unused)
     if (g.on && g.policy == POLICY_OBSERVE && refresh_is_due()) {
         call_python(g.refresh, NULL, "refresh");
     }
-    if (g.on && (g.seen != NULL || g.report_all) && g.after_parent != NULL) {
+    if (g.on && (g.seen != NULL || g.left != NULL || g.report_all) && g.after_parent != NULL) {
         PyObject *argument = report();
         Py_CLEAR(g.seen);
         Py_CLEAR(g.left);
@@ -1046,7 +1072,7 @@ static PyObject *child_last(PyObject *module, PyObject *unused)
     int ours = g.in_child;
     g.in_child = 0;
     g.look.n = 0;
-    if (g.on && ours && (g.seen != NULL || g.report_all) && g.after_child != NULL) {
+    if (g.on && ours && (g.seen != NULL || g.left != NULL || g.report_all) && g.after_child != NULL) {
         PyObject *argument = Py_BuildValue("(iN)", 1, report());
         Py_CLEAR(g.seen);
         Py_CLEAR(g.left);
@@ -1071,15 +1097,6 @@ static PyMethodDef hook_definitions[] = {
     {"forkproof_first_in_child", child_first, METH_NOARGS, NULL},
     {"forkproof_last_in_child", child_last, METH_NOARGS, NULL},
 };
-
-static void take_out(PyObject *list, PyObject *hook)
-{
-    for (Py_ssize_t i = list == NULL ? 0 : PyList_GET_SIZE(list); i-- > 0;) {
-        if (PyList_GET_ITEM(list, i) == hook && PyList_SetSlice(list, i, i + 1, NULL) < 0) {
-            PyErr_Clear();
-        }
-    }
-}
 
 static PyObject *install(PyObject *module, PyObject *args, PyObject *keywords)
 {

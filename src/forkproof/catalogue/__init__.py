@@ -298,7 +298,10 @@ def _c_attribute(found: object, name: str) -> object | None:
     for kind in type(found).__mro__:
         descriptor: Any = kind.__dict__.get(name)
         if type(descriptor).__name__ in ("getset_descriptor", "member_descriptor"):
-            got: object = descriptor.__get__(found)
+            try:
+                got: object = descriptor.__get__(found)
+            except Exception:  # an empty slot, or a getter of some library that does not care to answer
+                return None
             return got
     return None
 

@@ -31,17 +31,17 @@ def mends(callbacks: list[Callable[[], object]], lock: object, attribute: str) -
 
 
 def _reaches(callback: object, lock: object, attribute: str) -> bool:
-    keeper = renews = False
+    """The lock may have another name where it is kept than where it was taken (`self.acquire()` takes `self.lock`)."""
+    kept_as: set[str] = set()
+    codes: list[CodeType] = []
     for item in _reachable(callback):
         if isinstance(item, FunctionType):
+            codes.extend(_codes(item.__code__))
             if item.__globals__.get(attribute) is lock:
-                keeper = True
-            renews = renews or any(_renews(code, attribute) for code in _codes(item.__code__))
-        elif _own(item).get(attribute) is lock:
-            keeper = True
-        if keeper and renews:
-            return True
-    return False
+                kept_as.add(attribute)
+        else:
+            kept_as.update(name for name, value in _own(item).items() if value is lock)
+    return any(_renews(code, name) for name in kept_as for code in codes)
 
 
 def _own(item: object) -> dict[str, Any]:
