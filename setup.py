@@ -8,8 +8,8 @@ setup(
     ext_modules=[
         Extension(
             "forkproof._native",
-            sources=sorted(glob("src/forkproof/_native/*.c")),
-            depends=sorted(glob("src/forkproof/_native/*.h")),
+            sources=sorted(glob("src/forkproof/_c/*.c")),
+            depends=sorted(glob("src/forkproof/_c/*.h")),
             extra_compile_args=[
                 "-O2",
                 "-Wall",

@@ -1,6 +1,6 @@
 """The policies around the C hooks: what to wait for, what to say, and what the program is told.
 
-`_native/guard.c` does the looking, the owning and the resetting, where no Python code may run. It calls in here only where
+`_c/guard.c` does the looking, the owning and the resetting, where no Python code may run. It calls in here only where
 no lock is owned: `_consider` before it begins to wait, `_after_in_parent` and `_after_in_child` when the fork is done.
 An exception in any of them turns Forkproof off and is reported once; the fork itself goes on as it would have.
 """

@@ -1,6 +1,6 @@
 """What the child puts right of imports that vanished threads were in the middle of.
 
-Locks are reset in C, inside fork() itself (`_native/guard.c`). Imports need Python, and run first of all callbacks in the
+Locks are reset in C, inside fork() itself (`_c/guard.c`). Imports need Python, and run first of all callbacks in the
 child: the module lock of a vanished thread is dropped, so that the next import makes a fresh one, and the module that was
 half imported leaves `sys.modules`, so that it is imported anew. Matched by the fork's record, never by the owner's ident,
 which the child's first new thread may get again.
