@@ -65,7 +65,7 @@ def run_row(row: Row, python: str, widen: bool, scratch: Path) -> dict[str, Any]
     command = [*shlex.split(python), *([] if row.site else ["-S"]), str(HERE / "rows.py"), row.name]
     env = {k: v for k, v in os.environ.items() if k not in ("PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE")}
     env["PYTHONDONTWRITEBYTECODE"] = "1"  # leave no cache files of other interpreters beside the sources
-    env["SCRATCH"] = str(scratch)
+    env["SCRATCH"] = env["TMPDIR"] = str(scratch)  # removed at the end, whatever the row leaves behind
     how = "plain"
     if row.root:
         if os.geteuid() != 0:
