@@ -104,7 +104,8 @@ def install(
                 that cannot be refused (subprocess with preexec_fn).
     wait        seconds that one fork may be held up.
     repair      reset in the child what the wait could not clear, with a warning.
-    hang_after  seconds after which a child that stands still is reported.
+    hang_after  seconds after which a child that stands still is to be reported. Checked and kept; the watch in the
+                child that will use it, and on_hang, is not there yet: no hang is reported today.
     events      a file to append one JSON object a line to (docs/events.md).
     warn        issue ForkRiskWarning at a fork that went ahead at risk.
 
@@ -565,15 +566,12 @@ def _coarse_before() -> None:
         gone = [{**h, "cleared": True} for h in first if (h["thread"]["ident"], h["what"]) not in left]
         s.forks += 1
         if hazards or gone or s.writer is not None:
-            outcome = (
-                "clear"
-                if not first
-                else "observed"
-                if s.policy == "observe"
-                else "gave-up"
-                if left
-                else "waited"
-            )
+            if not first:
+                outcome = "clear"
+            elif s.policy == "observe":
+                outcome = "observed"
+            else:
+                outcome = "gave-up" if left else "waited"
             facts = {"forks": s.forks, "where": _where(sys._getframe(1)), "waited": time.monotonic() - start}
             _emit_fork({**facts, "polls": polls, "outcome": outcome}, hazards + gone)
             if hazards and s.warn:

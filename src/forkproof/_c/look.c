@@ -189,13 +189,6 @@ static void add_waiter(Look *l, PyObject *condition, PyObject *waiter)
     l->waiters[l->n_waiters++] = (Waiter){condition, waiter};
 }
 
-void look_clear(Look *l)
-{
-    PyMem_RawFree(l->items);
-    PyMem_RawFree(l->lent ? NULL : l->waiters);
-    memset(l, 0, sizeof(*l));
-}
-
 /* The first parameter, also where a closure has made a cell of it. */
 static PyObject *first_local(const Frame *frame)
 {

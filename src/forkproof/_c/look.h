@@ -45,7 +45,6 @@ int look_init(void);
 void look(Look *l, PyThreadState *self);
 /* What `self`, the forking thread, holds by its own frames. */
 void look_at(Look *l, PyThreadState *self);
-void look_clear(Look *l);
 
 /* The catalogue: dict callable -> (index, resource, only) as set from Python; see evidence/_calls.py. */
 enum { RESOURCE_PROCESS, RESOURCE_OBJECT, RESOURCE_STREAM };
