@@ -93,5 +93,14 @@ def code_units(code: CodeType) -> list[tuple[int, int, int]]:
     """For each code unit: stack depth (-1 unreachable, -2 inside an instruction), slot of the innermost `with` (-1 none),
     and the bits of locks whose release is still to come."""
 
+def forks(count: int = ..., /) -> int:
+    """How many forks this process has made; with `count` it goes on from there."""
+
+def follow_exec(function: Callable[[Any, Any, Any], object]) -> None:
+    """Calls `function(path, arguments, environment or None)` before each os.exec* from here on; adds an audit hook, for ever."""
+
+def environment() -> dict[bytes, bytes]:
+    """The environment of C, which exec hands on where it is given none."""
+
 def fail_at(step: int) -> None:
     """Tests: let the n-th step of the hooks fail as if memory had run out; 0 for none."""

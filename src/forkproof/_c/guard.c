@@ -14,6 +14,7 @@
  * leaves the fork as it would have been.
  */
 #include "guard.h"
+#include "follow.h"
 #include <pthread.h>
 #include <signal.h>
 
@@ -1272,6 +1273,15 @@ static PyObject *last_clean(PyObject *module, PyObject *unused)
     return PyBool_FromLong(g.on && g.clean);
 }
 
+static PyObject *forks(PyObject *module, PyObject *args)
+{
+    (void)module;
+    if (!PyArg_ParseTuple(args, "|k", &g.forks)) {
+        return NULL;
+    }
+    return PyLong_FromUnsignedLong(g.forks);
+}
+
 static PyObject *fail_at(PyObject *module, PyObject *number)
 {
     (void)module;
@@ -1350,6 +1360,9 @@ PyMethodDef guard_methods[] = {
     {"expression", expression, METH_VARARGS, NULL},
     {"child_callbacks", child_callbacks, METH_NOARGS, NULL},
     {"code_units", code_units, METH_O, NULL},
+    {"forks", forks, METH_VARARGS, NULL},
+    {"follow_exec", follow_exec, METH_O, NULL},
+    {"environment", environment, METH_NOARGS, NULL},
     {"fail_at", fail_at, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };
