@@ -253,7 +253,7 @@ if len(sys.argv) < 4:
 WAYS = {
     "execv": "os.execv(sys.executable, [sys.executable, *sys.argv, 'x'])",
     "execv, putenv": "os.putenv('PYTHONPATH', '/else'); os.execv(sys.executable, [sys.executable, *sys.argv, 'x'])",
-    "execl": "os.execl(sys.executable, 'python', '-u', '-W', 'error', *sys.argv, 'x')",
+    "execl": "os.execl(sys.executable, sys.executable, '-u', '-W', 'error', *sys.argv, 'x')",
     "execve, os.environ": "os.execve(sys.executable, [sys.executable, *sys.argv, 'x'], os.environ)",
     "execve, a dict": "os.execve(sys.executable, [sys.executable, *sys.argv, 'x'], {**os.environ, 'PYTHONPATH': 'a:b'})",
     "execve, bytes": "os.execve(os.fsencode(sys.executable), [*map(os.fsencode, [sys.executable, *sys.argv]), b'x'], dict(os.environb))",
@@ -286,6 +286,22 @@ def test_a_program_that_replaces_itself_by_one_out_of_reach_is_left_alone(
 ) -> None:
     code = f"import os, sys; os.execv(sys.executable, [sys.executable, *'{options}'.split(), 'who.py'])"
     assert_same(*both(run, "-c", code, cwd=folder))
+
+
+def test_the_interpreter_is_the_one_that_runs_and_not_what_its_name_finds(run: Run, folder: Path) -> None:
+    """sys.executable is what argv[0] finds on PATH; what is there may be anything."""
+    (folder / "bin").mkdir()
+    (folder / "bin" / "python").write_text("#!/bin/sh\nenv\n")
+    (folder / "bin" / "python").chmod(0o755)
+    code = f"""
+import os, sys
+os.environ["PATH"] = {str(folder / "bin")!r} + ":" + os.environ["PATH"]
+again = "import os, sys; print(sys.executable, flush=True); os.execv(sys.executable, [sys.executable])"
+os.execl(sys.executable, "python", "-c", again)
+"""
+    plain, watched = both(run, "-c", code, cwd=folder)
+    assert str(folder / "bin" / "python") in plain.stdout
+    assert_same(plain, watched)
 
 
 @pytest.mark.parametrize("name", ["env", "script", "script for env"])

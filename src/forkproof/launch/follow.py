@@ -92,7 +92,9 @@ def _is_followed(path: Any, arguments: Any) -> bool:
 
 
 def _is_this_interpreter(status: os.stat_result) -> bool:
-    return bool(sys.executable) and os.path.samestat(status, os.stat(sys.executable))
+    # Not sys.executable where it can be helped: that is what argv[0] would find on PATH, perhaps another interpreter.
+    running = "/proc/self/exe" if sys.platform == "linux" else sys.executable
+    return bool(running) and os.path.samestat(status, os.stat(running))
 
 
 def _ignores_environment(line: list[str]) -> bool:
