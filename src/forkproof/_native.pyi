@@ -6,7 +6,7 @@ state     0 holds, 1 acquiring, 2 leaving, 3 inside a native call, 4 importing
 kind      0 Lock, 1 RLock, 2 buffered file, 3 catalogued lock object, 4 semaphore, 5 native call, 6 import
 subject   the lock, file, semaphore, callable or module lock itself
 manager   the class through which it was taken, or None
-entry     index into the catalogue's calls
+entry     index into the catalogue's calls; -1: a lock that no frame shows to be held, its owner does
 code, offset    where the frame that shows it stands (offset in bytes, as f_lasti)
 named_at  offset of the instruction that took it, for `expression`; -1 none
 self      class of the first parameter of that frame, or None
@@ -60,6 +60,10 @@ def assess() -> list[Sighting]:
 
 def waiters() -> list[tuple[Any, Any]]:
     """(condition, waiter) for each thread that stands in a Condition.wait."""
+
+def locked() -> list[Any]:
+    """Every Lock and RLock of the process that is locked at this moment, signals included; at most 20 ms are spent on it. In a
+    child that has just been forked: what the parent's threads had locked."""
 
 def set_calls(
     calls: dict[Any, tuple[int, int, bool, bool]],

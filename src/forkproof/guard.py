@@ -17,6 +17,7 @@ from . import catalogue
 from ._errors import ForkRiskError, ForkRiskWarning
 from ._events import Writer, now
 from .evidence import coarse, mended, naming
+from .evidence.keeper import keeper
 from .repair import drop_imports
 
 TYPE_CHECKING = False
@@ -295,12 +296,18 @@ def _exempt_mended(seen: list[Sighting]) -> None:
             sighting[12],
             sighting[13],
         )
-        if kind not in (naming.LOCK, naming.RLOCK) or named_at < 0 or id(lock) in s.exempt:
+        if kind not in (naming.LOCK, naming.RLOCK) or id(lock) in s.exempt:
             continue
-        text = _native.expression(code, named_at)
-        if text is None:
-            continue
-        root, _, attribute = text.rpartition(".")
+        if sighting[9] == naming.UNSEEN:
+            kept = keeper(lock)
+            if kept is None:
+                continue
+            attribute, root, holder = kept[0], "self" if kept[2] else "", kept[2]
+        else:
+            text = _native.expression(code, named_at) if named_at >= 0 else None
+            if text is None:
+                continue
+            root, _, attribute = text.rpartition(".")
         if callbacks is None:
             callbacks = _native.child_callbacks()
         key = (id(lock), attribute, len(callbacks))

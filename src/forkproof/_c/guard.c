@@ -15,6 +15,7 @@
  */
 #include "guard.h"
 #include "follow.h"
+#include "heap.h"
 #include <pthread.h>
 #include <signal.h>
 
@@ -28,6 +29,9 @@
 #define POLL 0.0005        /* seconds between looks while an import or a native call is waited for */
 #define HURRY 200          /* microseconds: the switch interval while a fork waits; at 5 ms each turn of each busy thread
                             * is 5 ms more before the forking one has the GIL back */
+#define MAX_UNSEEN 64
+#define WALK_LIMIT 0.02    /* seconds for one search of the heap, ... */
+#define WALK_SHARE 200     /* ... which is not done again before this many times as long as it took */
 #define DRAIN 0.0001       /* seconds with the GIL held, for native calls to come to their end */
 
 enum { POLICY_OBSERVE, POLICY_WAIT };
@@ -89,6 +93,14 @@ static struct {
     PyObject *held[MAX_HELD]; /* what the forking thread has itself, or can never come because of it */
     Lost lost[MAX_LOST];
 } g __attribute__((aligned(4096)));
+
+/* Locks that were found to be held though no frame shows it; see look_for_unseen. */
+static struct {
+    PyObject *found[MAX_UNSEEN]; /* weak references */
+    int n;
+    double due;                  /* when to search again */
+    int inherited;               /* in a child: idents of threads that are gone may have come back */
+} unseen;
 
 static int step_fails(void)
 {
@@ -236,6 +248,7 @@ static void in_child(void)
     g.turn = 0;
     g.n_waiting = 0;
     g.in_child = 1;
+    unseen.inherited |= g.look.threads > 0;
     release_signals();
 }
 
@@ -310,6 +323,82 @@ static void find_held(PyThreadState *me)
             lock_method_named(((PyCFunctionObject *)callback)->m_ml->ml_name) == METHOD_ACQUIRE) {
             add_held(PyCFunction_GET_SELF(callback));
         }
+    }
+}
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * What no frame shows
+ *
+ * An RLock names its owner, so that another thread has it is certain however it was taken. Those that frames do not explain
+ * are searched for now and then, and once found looked at before every fork. A plain Lock names nobody: most of those that
+ * are locked and that no frame explains are signals, so none of them is a hazard.
+ */
+
+typedef struct {
+    PyThreadState *me;
+    PyObject *found[MAX_UNSEEN]; /* borrowed */
+    int n;
+} Search;
+
+static PyThreadState *thread_with(unsigned long ident, PyThreadState *me)
+{
+    PyThreadState *ts = PyInterpreterState_ThreadHead(PyThreadState_GetInterpreter(me));
+    while (ts != NULL && (ts == me || (unsigned long)ts->thread_id != ident)) {
+        ts = PyThreadState_Next(ts);
+    }
+    return ts;
+}
+
+/* -> whether another thread has it and no frame shows it. One that has ended with its lock held leaves this process no better
+ * off than the child. */
+static int add_owner(PyObject *rlock, PyThreadState *me)
+{
+    unsigned long owner = rlock_owner(rlock);
+    PyThreadState *thread = owner == 0 ? NULL : thread_with(owner, me);
+    return thread != NULL && sight_unseen(&g.look, thread, rlock, !unseen.inherited);
+}
+
+static int visit_lock(void *context, PyObject *lock, Kind kind)
+{
+    Search *s = context;
+    if (kind == KIND_RLOCK && add_owner(lock, s->me)) {
+        s->found[s->n++] = lock;
+    }
+    return s->n == MAX_UNSEEN;
+}
+
+/* Completes the look that has just been done. `search`: the whole heap, if that is due. */
+static void look_for_unseen(PyThreadState *me, int search)
+{
+    int kept = 0;
+    for (int i = 0; i < unseen.n; i++) {
+        PyObject *rlock = referent(unseen.found[i]);
+        if (rlock == NULL) {
+            Py_CLEAR(unseen.found[i]);
+            continue;
+        }
+        unseen.found[kept++] = unseen.found[i];
+        add_owner(rlock, me);
+    }
+    unseen.n = kept;
+    double start = search && g.look.threads ? monotonic() : 0;
+    if (start < unseen.due || start == 0) {
+        return;
+    }
+    Search s = {.me = me};
+    heap_locks(visit_lock, &s, WALK_LIMIT);
+    unseen.due = monotonic() + WALK_SHARE * (monotonic() - start);
+    int collects = PyGC_Disable(); /* a collection runs code of the program's */
+    for (int i = 0; i < s.n && unseen.n < MAX_UNSEEN; i++) {
+        PyObject *reference = PyWeakref_NewRef(s.found[i], NULL);
+        if (reference == NULL) {
+            PyErr_Clear();
+            continue;
+        }
+        unseen.found[unseen.n++] = reference;
+    }
+    if (collects) {
+        PyGC_Enable();
     }
 }
 
@@ -606,6 +695,7 @@ static void settle(PyThreadState *me)
         double elapsed = monotonic() - start;
         int n = 0, pending = 0, draining = 0;
         look(&g.look, me);
+        look_for_unseen(me, 0);
         g.polls++;
         if (g.look.failed) {
             break;
@@ -941,6 +1031,7 @@ static PyObject *before(PyObject *module, PyObject *unused)
             Py_RETURN_NONE;
         }
         look(&g.look, me);
+        look_for_unseen(me, 1);
         g.polls = 1;
         if (anything_matters()) {
             find_held(me);
@@ -954,6 +1045,7 @@ static PyObject *before(PyObject *module, PyObject *unused)
             Py_RETURN_NONE;
         }
         look(&g.look, me);
+        look_for_unseen(me, 1);
         g.polls = 1;
         if (anything_matters()) {
             find_held(me);
@@ -1189,8 +1281,54 @@ static PyObject *assess(PyObject *module, PyObject *unused)
         return PyList_New(0); /* asked from inside a fork of another thread: its look is in use */
     }
     look(&g.look, me);
+    unseen.due = 0;
+    look_for_unseen(me, 1);
     find_held(me);
     return at_risk();
+}
+
+typedef struct {
+    PyObject **found; /* strong */
+    size_t n, room;
+} Locked;
+
+static int visit_locked(void *context, PyObject *lock, Kind kind)
+{
+    Locked *l = context;
+    (void)kind;
+    if (!is_locked(lock)) {
+        return 0;
+    }
+    if (l->n == l->room) {
+        size_t room = l->room ? 2 * l->room : 64;
+        PyObject **grown = PyMem_RawRealloc(l->found, room * sizeof(*grown));
+        if (grown == NULL) {
+            return 1;
+        }
+        l->found = grown;
+        l->room = room;
+    }
+    l->found[l->n++] = Py_NewRef(lock);
+    return 0;
+}
+
+static PyObject *locked(PyObject *module, PyObject *unused)
+{
+    Locked l = {NULL, 0, 0};
+    (void)module;
+    (void)unused;
+    heap_locks(visit_locked, &l, WALK_LIMIT);
+    PyObject *list = PyList_New((Py_ssize_t)l.n);
+    for (size_t i = 0; i < l.n; i++) {
+        if (list != NULL) {
+            PyList_SET_ITEM(list, (Py_ssize_t)i, l.found[i]);
+        }
+        else {
+            Py_DECREF(l.found[i]);
+        }
+    }
+    PyMem_RawFree(l.found);
+    return list;
 }
 
 static PyObject *waiters(PyObject *module, PyObject *unused)
@@ -1351,6 +1489,7 @@ PyMethodDef guard_methods[] = {
     {"look", look_now, METH_NOARGS, NULL},
     {"assess", assess, METH_NOARGS, NULL},
     {"waiters", waiters, METH_NOARGS, NULL},
+    {"locked", locked, METH_NOARGS, NULL},
     {"set_calls", set_catalogue, METH_VARARGS, NULL},
     {"set_semaphore", set_semaphore, METH_O, NULL},
     {"add_foreign", add_foreign, METH_VARARGS, NULL},

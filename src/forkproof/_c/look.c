@@ -16,7 +16,7 @@
 #define MAX_LET_GO 16
 
 static PyObject *name_enter, *name_exit, *name_aenter, *name_aexit, *name_gen, *name_exit_callbacks, *name_owner, *name_buffer, *name_func,
-    *name_file, *name_release, *name_args;
+    *name_file, *name_release, *name_args, *name_lock;
 
 static PyObject *module_locks; /* importlib._bootstrap._module_locks */
 static PyTypeObject *text_type;
@@ -74,6 +74,7 @@ int look_init(void)
         {&name_aenter, "__aenter__"}, {&name_aexit, "__aexit__"},
         {&name_exit_callbacks, "_exit_callbacks"}, {&name_owner, "owner"}, {&name_buffer, "buffer"},
         {&name_func, "func"}, {&name_args, "args"}, {&name_file, "file"}, {&name_release, "release"},
+        {&name_lock, "lock"},
     };
     for (size_t i = 0; i < Py_ARRAY_LENGTH(names); i++) {
         *names[i].slot = PyUnicode_InternFromString(names[i].text);
@@ -1242,7 +1243,7 @@ static void sight_frame_locks(Thread *t, Place *p, State state, int nesting)
 }
 
 /* Borrowed: while the GIL is held a module lock that is in use is kept by its user. */
-static PyObject *referent(PyObject *reference)
+PyObject *referent(PyObject *reference)
 {
     if (!PyWeakref_CheckRef(reference)) {
         return NULL;
@@ -1259,6 +1260,45 @@ static PyObject *referent(PyObject *reference)
     PyObject *object = PyWeakref_GET_OBJECT(reference);
     return object == Py_None ? NULL : object;
 #endif
+}
+
+/* From 3.12 on a module lock has an RLock inside, which the import machinery holds for a moment now and then. */
+static int is_of_import(PyObject *rlock)
+{
+    PyObject *key, *value;
+    Py_ssize_t position = 0;
+    while (PyDict_Next(module_locks, &position, &key, &value)) {
+        PyObject *lock = referent(value);
+        if (lock != NULL && plain_attribute(lock, name_lock) == rlock) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+int sight_unseen(Look *l, PyThreadState *thread, PyObject *rlock, int certain)
+{
+    for (int i = 0; i < l->n; i++) {
+        const Sighting *s = &l->items[i];
+        if (s->subject == rlock && s->thread == thread && s->state != STATE_ACQUIRING) {
+            return 0;
+        }
+    }
+    int through_c;
+    Frame *frame = thread_top(thread);
+    while (frame != NULL && (frame_is_shim(frame) || frame_code(frame) == NULL)) {
+        frame = frame_outer(frame, &through_c);
+    }
+    Sighting *s = frame == NULL || is_of_import(rlock) ? NULL : add(l);
+    if (s == NULL) {
+        return 0;
+    }
+    PyCodeObject *code = frame_code(frame);
+    *s = (Sighting){
+        .thread = thread, .state = STATE_HOLDS, .kind = KIND_RLOCK, .certain = (unsigned)certain, .subject = rlock,
+        .entry = -1, .frame = frame, .code = code, .unit = frame_unit(frame, code), .named_at = -1,
+    };
+    return 1;
 }
 
 static void sight_import(Thread *t, Place *p, PyObject *waited_for)
