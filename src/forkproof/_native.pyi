@@ -55,8 +55,8 @@ def uninstall() -> None: ...
 def look() -> list[Sighting]:
     """Every other thread, whatever matters or not."""
 
-def assess() -> list[Sighting]:
-    """What would be at risk if this thread forked now."""
+def assess(search: bool = True, /) -> list[Sighting]:
+    """What would be at risk if this thread forked now. `search` the heap even where that is not due."""
 
 def waiters() -> list[tuple[Any, Any]]:
     """(condition, waiter) for each thread that stands in a Condition.wait."""

@@ -175,6 +175,10 @@ def uninstall() -> None:
 
 def assess() -> Assessment:
     """What would be at risk if this thread forked now. Works with and without `install`."""
+    return _assess(search=True)
+
+
+def _assess(*, search: bool) -> Assessment:
     from .model import Assessment, Hazard
 
     if _native is None:
@@ -187,7 +191,7 @@ def assess() -> Assessment:
         _native.set_exempt(_settings.exempt)
         _probe()
         _refresh()
-    seen = _native.assess()
+    seen = _native.assess(search)
     _exempt_mended(seen)
     found = [_hazard(s, cleared=False) for s in seen if id(s[7]) not in _settings.exempt]
     return Assessment(risk=_risk(found), hazards=tuple(Hazard.from_json(h) for h in found))
@@ -326,7 +330,7 @@ def _exempt_mended(seen: list[Sighting]) -> None:
 def _audit(event: str, args: tuple[Any, ...]) -> None:
     if event not in ("os.fork", "os.forkpty") or not _settings.installed or _settings.policy != "raise":
         return
-    found = assess()
+    found = _assess(search=False)
     if found.hazards:
         first = found.hazards[0]
         more = f" and {len(found.hazards) - 1} more" if len(found.hazards) > 1 else ""

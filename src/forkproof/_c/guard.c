@@ -1272,16 +1272,21 @@ static PyObject *look_now(PyObject *module, PyObject *unused)
     return look_as_list(&l);
 }
 
-static PyObject *assess(PyObject *module, PyObject *unused)
+static PyObject *assess(PyObject *module, PyObject *args)
 {
+    int search = 1;
     (void)module;
-    (void)unused;
+    if (!PyArg_ParseTuple(args, "|p", &search)) {
+        return NULL;
+    }
     PyThreadState *me = PyThreadState_Get();
     if (g.turn != 0) {
         return PyList_New(0); /* asked from inside a fork of another thread: its look is in use */
     }
     look(&g.look, me);
-    unseen.due = 0;
+    if (search) {
+        unseen.due = 0;
+    }
     look_for_unseen(me, 1);
     find_held(me);
     return at_risk();
@@ -1487,7 +1492,7 @@ PyMethodDef guard_methods[] = {
     {"install", (PyCFunction)(void (*)(void))install, METH_VARARGS | METH_KEYWORDS, NULL},
     {"uninstall", uninstall, METH_NOARGS, NULL},
     {"look", look_now, METH_NOARGS, NULL},
-    {"assess", assess, METH_NOARGS, NULL},
+    {"assess", assess, METH_VARARGS, NULL},
     {"waiters", waiters, METH_NOARGS, NULL},
     {"locked", locked, METH_NOARGS, NULL},
     {"set_calls", set_catalogue, METH_VARARGS, NULL},
