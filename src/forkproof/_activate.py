@@ -12,6 +12,12 @@ if TYPE_CHECKING:
 
 def activate(options: dict[str, Any]) -> None:
     """Install with the launcher's options. Warnings are off: the launcher reports."""
+    if options["emulate"] or options["trace_lookups"]:
+        from .lab.emulate import emulate
+
+        emulate(options["emulate"], options["trace_lookups"])
+    if options["policy"] is None:
+        return  # a program that the program has started: only what is emulated goes on
     install(
         policy=options["policy"],
         wait=options["wait"],

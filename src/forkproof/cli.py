@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 
 import click
 
+from forkproof.lab.emulate import parse
 from forkproof.launch.launcher import STRICT_STATUS, Options, run
 from forkproof.launch.target import LaunchError, Target
 from forkproof.report import EventLines, Pairing, Terminal
@@ -58,6 +59,13 @@ class _Seconds(click.FloatRange):
         if not math.isfinite(seconds):
             self.fail(f"{value} is not a length of time.", param, ctx)
         return seconds
+
+
+def _emulations(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> Any:
+    try:
+        return tuple(map(parse, values))
+    except ValueError as error:
+        raise click.BadParameter(f"{error}.", ctx, param) from None
 
 
 class _RunCommand(click.Command):
@@ -112,6 +120,19 @@ class _RunCommand(click.Command):
     help="What to do then.",
 )
 @click.option("--events", metavar="FILE", help="Write every fork to FILE, as JSON lines (docs/events.md).")
+@click.option(
+    "--emulate",
+    metavar="NAME[:DELAY_MS]",
+    callback=_emulations,
+    multiple=True,
+    help="Behave as another platform does. getaddrinfo-lock: one lock of the process around name look-ups, as in "
+    "CPython on macOS (2.7 to 2.7.11, 3.0 to 3.5.1), OpenBSD and NetBSD; held DELAY_MS longer (docs/emulate.md).",
+)
+@click.option(
+    "--trace-lookups",
+    is_flag=True,
+    help="Write each name look-up to stderr: getting lock, got lock, released.",
+)
 @click.option("--strict", is_flag=True, help=f"For CI: exit with {STRICT_STATUS} if any fork was at risk.")
 def run_command(program: tuple[str, ...], no_repair: bool, **options: object) -> None:
     """Run a Python program as python would, with every fork watched.

@@ -23,6 +23,8 @@ Keys of a [[call]]:
                  takes its own locks at a fork, so that they do not outlive it)
     python       (optional) versions, as in ">=3.11,<3.14"
     name_service (optional) only where /etc/nsswitch.conf has users or groups looked up by one of these modules
+    emulated     (optional) only where `forkproof run --emulate` of that name is on; such entries come first, for the
+                 first that names a function is the one that counts
     holds, child, source, advice   sentences: what is held, what the child does, how it is known, the mend
 """
 
@@ -37,12 +39,17 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+emulated: set[str] = set()
+"""What `lab.emulate` has switched on in this process."""
+
+
 class Call:
     """A family of C calls that may hold one lock. Immutable by convention; see the module's docstring for the fields."""
 
     __slots__ = (
         "advice",
         "child",
+        "emulated",
         "gil_outside",
         "holds",
         "name_service",
@@ -65,6 +72,7 @@ class Call:
     name_service: tuple[str, ...]
     platforms: tuple[str, ...]
     python: str
+    emulated: str | None
     holds: str
     child: str
     source: str
@@ -83,6 +91,7 @@ class Call:
         self.name_service = tuple(entry.get("name_service", ()))
         self.platforms = tuple(entry.get("platforms", ()))
         self.python = entry.get("python", "")
+        self.emulated = entry.get("emulated")
         self.holds = entry["holds"]
         self.child = entry["child"]
         self.source = entry["source"]
@@ -90,6 +99,8 @@ class Call:
 
     def applies(self, platform: str, version: tuple[int, ...]) -> bool:
         """Whether this family is a hazard on such a platform (as `sys.platform`) and interpreter (as (3, 12, 1))."""
+        if self.emulated is not None and self.emulated not in emulated:
+            return False
         if self.platforms and not any(platform.startswith(p) for p in self.platforms):
             return False
         return version_matches(self.python, version)

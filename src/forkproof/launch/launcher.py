@@ -36,6 +36,9 @@ class Options:
     on_hang: str = "report"
     events: str | None = None
     strict: bool = False
+    emulate: tuple[tuple[str, float], ...] = ()
+    """Names and delays in seconds, as `lab.emulate.parse` reads them."""
+    trace_lookups: bool = False
 
 
 def run(target: Target, options: Options) -> NoReturn:
@@ -132,6 +135,7 @@ def _interpreter_options() -> list[str]:
 
 
 def _environment(options: Options, events: str) -> dict[bytes, bytes]:
+    """What the program is started with, for `_start/sitecustomize.py`."""
     return marked(
         os.environb,
         {
@@ -140,6 +144,8 @@ def _environment(options: Options, events: str) -> dict[bytes, bytes]:
             "repair": options.repair,
             "hang_after": options.hang_after,
             "on_hang": options.on_hang,
+            "emulate": options.emulate,
+            "trace_lookups": options.trace_lookups,
             "events": events,
         },
     )
