@@ -16,8 +16,12 @@ def activate(options: dict[str, Any]) -> None:
         from .lab.emulate import emulate
 
         emulate(options["emulate"], options["trace_lookups"])
+    if options["change"]:
+        from .lab.intervene import intervene
+
+        intervene(options["change"])
     if options["policy"] is None:
-        return  # a program that the program has started: only what is emulated goes on
+        return  # an experiment without Forkproof, or a program that the program has started
     install(
         policy=options["policy"],
         wait=options["wait"],

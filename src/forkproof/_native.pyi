@@ -83,6 +83,10 @@ def add_foreign(lock: Any, marker: str) -> None:
 def set_exempt(exempt: dict[Any, Any]) -> None:
     """The dict itself is read at each fork: keys id(lock), or (thread ident,)."""
 
+def set_judged(judged: dict[Any, Any]) -> None:
+    """For experiments: `consider` is called again, with nothing owned, whenever a look finds a subject that matters and
+    whose id is not a key of the dict. It must put each in here, or among the exempt."""
+
 def last_clean() -> bool:
     """Whether nothing was left at risk at the last fork of this process."""
 

@@ -68,7 +68,7 @@ def _emulations(ctx: click.Context, param: click.Parameter, values: tuple[str, .
         raise click.BadParameter(f"{error}.", ctx, param) from None
 
 
-class _RunCommand(click.Command):
+class _ProgramCommand(click.Command):
     """From the script (or -m, or -c) on, everything is the program's, as it is with python."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -87,7 +87,7 @@ class _RunCommand(click.Command):
         return ["[OPTIONS]", "SCRIPT [ARGS]... | -m MODULE [ARGS]... | -c CODE [ARGS]..."]
 
 
-@commands.command("run", cls=_RunCommand)
+@commands.command("run", cls=_ProgramCommand)
 @click.option(
     "--policy",
     type=click.Choice(["observe", "wait", "raise"]),
@@ -147,6 +147,65 @@ def run_command(program: tuple[str, ...], no_repair: bool, **options: object) ->
       python -X dev -m forkproof run app.py      with options of python's own
     """
     run(Target(program), Options(repair=not no_repair, **options))  # type: ignore[arg-type]  # click has checked
+
+
+@commands.command("verify", cls=_ProgramCommand)
+@click.option(
+    "--runs", type=click.IntRange(2, 1000), default=8, show_default=True, help="Runs of each change."
+)
+@click.option(
+    "--limit",
+    metavar="SECONDS",
+    type=_Seconds(min=0.1),
+    help="What has not ended by then hangs. [default: 10, or 10 times what the slowest good run took, from 3 on]",
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(1),
+    help="How many runs may work at once; 1 for programs that cannot run beside each other. [default: processors]",
+)
+@click.option(
+    "--emulate",
+    metavar="NAME[:DELAY_MS]",
+    callback=_emulations,
+    multiple=True,
+    help="As of run, for all the runs.",
+)
+@click.option("--preload", metavar="MODULE", multiple=True, help="Import MODULE first, in all the runs.")
+@click.option("--json", "as_json", is_flag=True, help="The table and the conclusion as JSON.")
+def verify_command(program: tuple[str, ...], as_json: bool, jobs: int | None, **asked: Any) -> int:
+    """Run a program again and again with one thing about its forks changed, and say what makes its hang come and go.
+
+    \b
+    As it is; only watched; forking 0.1 s later; made safe; then, from what was at risk at its forks, waiting
+    for each hazard alone and for all but that; with the modules imported first that were being imported;
+    with the getaddrinfo lock of other platforms (run --emulate); multiprocessing by forkserver and spawn.
+
+    \b
+      forkproof verify app.py
+      forkproof verify --runs 20 --limit 5 -m package.module
+      forkproof verify --emulate getaddrinfo-lock --preload encodings.idna app.py
+
+    The program must end by itself. It gets no input; its output is not shown. A run counts as one that hangs
+    or fails by how all of its processes end. Nothing is left running.
+
+    Exit status: 0 no run hangs or fails as it is, 1 some do, 2 nothing can be said of this program.
+    """
+    try:
+        from forkproof.lab.conclude import conclude
+        from forkproof.lab.table import Watcher, print_json, print_report
+        from forkproof.lab.verify import Asked, verify
+    except ModuleNotFoundError as error:
+        if error.name != "psutil":
+            raise
+        raise LaunchError("verify needs psutil; install it with: pip install 'forkproof[cli]'") from None
+    if jobs is not None:
+        asked["jobs"] = jobs
+    with Watcher(as_json).watching() as watcher:
+        lab = verify(Target(program), Asked(**asked), watcher.show)
+    conclusion = conclude(lab)
+    (print_json if as_json else print_report)(lab, conclusion, sys.stdout)
+    return {"acquitted": 0, "impossible": 2}.get(conclusion.verdict, 1)
 
 
 @commands.command("report")

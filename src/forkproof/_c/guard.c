@@ -85,6 +85,7 @@ static struct {
     int in_child;            /* set in the child handler, cleared by the last child hook */
     uint32_t random;
     PyObject *exempt;        /* dict id -> None, of locks and of thread idents */
+    PyObject *judged;        /* experiments: dict of the ids that `consider` has let stand; NULL: it is asked once a fork */
 
     int fail_at, step;       /* tests: pretend that the step fails */
 
@@ -678,6 +679,32 @@ static int own(PyObject *object, Kind kind, double seconds)
     return 1;
 }
 
+static int call_python(PyObject *function, PyObject *argument, const char *where);
+
+/* Experiments (lab/intervene.py) wait for some hazards and not for others, and have to be asked about each that comes. */
+static int unjudged(void)
+{
+    for (int i = 0; g.judged != NULL && i < g.look.n; i++) {
+        const Sighting *s = &g.look.items[i];
+        PyObject *key = matters(s) == MATTERS_NOT ? NULL : PyLong_FromVoidPtr(s->subject);
+        int known = key == NULL || PyDict_Contains(g.judged, key) != 0;
+        Py_XDECREF(key);
+        if (!known) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+static int judge(void)
+{
+    PyObject *list = look_as_list(&g.look);
+    int status = list == NULL ? -1 : call_python(g.consider, list, "consider");
+    Py_XDECREF(list);
+    PyErr_Clear();
+    return status;
+}
+
 /* Looks until everything that matters is owned or given up. Returns with the import lock taken and the last look done. */
 static void settle(PyThreadState *me)
 {
@@ -699,6 +726,14 @@ static void settle(PyThreadState *me)
         g.polls++;
         if (g.look.failed) {
             break;
+        }
+        if (elapsed < g.wait && unjudged()) {
+            unlock_imports();
+            let_go(); /* Python code runs only where nothing is owned */
+            if (judge() < 0) {
+                break;
+            }
+            continue;
         }
         for (int i = 0; i < g.look.n; i++) {
             const Sighting *s = &g.look.items[i];
@@ -1398,6 +1433,16 @@ static PyObject *add_foreign(PyObject *module, PyObject *args)
     Py_RETURN_NONE;
 }
 
+static PyObject *set_judged(PyObject *module, PyObject *judged)
+{
+    if (!PyDict_CheckExact(judged)) {
+        PyErr_SetString(PyExc_TypeError, "set_judged needs a dict");
+        return NULL;
+    }
+    Py_XSETREF(g.judged, Py_NewRef(judged));
+    Py_RETURN_NONE;
+}
+
 static PyObject *set_exempt(PyObject *module, PyObject *exempt)
 {
     (void)module;
@@ -1499,6 +1544,7 @@ PyMethodDef guard_methods[] = {
     {"set_semaphore", set_semaphore, METH_O, NULL},
     {"add_foreign", add_foreign, METH_VARARGS, NULL},
     {"set_exempt", set_exempt, METH_O, NULL},
+    {"set_judged", set_judged, METH_O, NULL},
     {"last_clean", last_clean, METH_NOARGS, NULL},
     {"probe_buffered", probe_buffered, METH_O, NULL},
     {"expression", expression, METH_VARARGS, NULL},

@@ -11,10 +11,17 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import BinaryIO, NoReturn
+def _environment(options: Options, events: str) -> dict[bytes, bytes]:
+    """What the program is started with, for `_start/sitecustomize.py`."""
+    return marked(
+        os.environb,
+        {
+            "events": events,
+        },
+    )
 
 from forkproof.launch.follow import marked
 from forkproof.launch.supervise import end_as, supervise
@@ -29,7 +36,8 @@ STRICT_STATUS = 70
 class Options:
     """What `forkproof run` was asked for."""
 
-    policy: str = "wait"
+    policy: str | None = "wait"
+    """None: without Forkproof."""
     wait: float = 1.0
     repair: bool = True
     hang_after: float = 5.0
@@ -39,17 +47,19 @@ class Options:
     emulate: tuple[tuple[str, float], ...] = ()
     """Names and delays in seconds, as `lab.emulate.parse` reads them."""
     trace_lookups: bool = False
+    change: Mapping[str, Any] | None = None
+    """An experiment's, for `lab.intervene`."""
 
 
 def run(target: Target, options: Options) -> NoReturn:
     """Run the program and end as it ended. LaunchError if it cannot be started; then nothing was."""
-    _check_interpreter()
+    check_interpreter()
     target.check()
     _open_standard_streams()
     with _events_file(options.events) as (path, file):
         follower = _Follower(file, Terminal(sys.stderr))
-        command = [sys.executable, *_interpreter_options(), *target.line]
-        returncode = supervise(command, _environment(options, path), follower.read)
+        command = [sys.executable, *interpreter_options(), *target.line]
+        returncode = supervise(command, environment(options, path), follower.read)
         follower.finish()
     if options.strict and returncode == 0 and follower.at_risk:
         returncode = STRICT_STATUS
@@ -114,7 +124,7 @@ def _open_standard_streams() -> None:
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
 
 
-def _check_interpreter() -> None:
+def check_interpreter() -> None:
     if sys.flags.no_site or sys.flags.ignore_environment:
         raise LaunchError(
             "python's options -S, -E and -I keep forkproof out of the program; "
@@ -122,7 +132,7 @@ def _check_interpreter() -> None:
         )
 
 
-def _interpreter_options() -> list[str]:
+def interpreter_options() -> list[str]:
     """The options that this interpreter was given (`python -X dev -m forkproof run ...`)."""
     options: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     for name, value in sys._xoptions.items():  # older Pythons leave some out
@@ -134,7 +144,7 @@ def _interpreter_options() -> list[str]:
     return options
 
 
-def _environment(options: Options, events: str) -> dict[bytes, bytes]:
+def environment(options: Options, events: str | None) -> dict[bytes, bytes]:
     """What the program is started with, for `_start/sitecustomize.py`."""
     return marked(
         os.environb,
@@ -146,6 +156,7 @@ def _environment(options: Options, events: str) -> dict[bytes, bytes]:
             "on_hang": options.on_hang,
             "emulate": options.emulate,
             "trace_lookups": options.trace_lookups,
+            "change": options.change,
             "events": events,
         },
     )

@@ -29,7 +29,7 @@ def _step_aside():
     options = marshal.loads(bytes.fromhex(packed))  # type: dict[str, object]
     former = options["pythonpath"]
     if options.get("emulate") or options.get("trace_lookups"):
-        passed_on = dict(options, policy=None)
+        passed_on = dict(options, policy=None, change=None)
         os.environ["_FORKPROOF_RUN"] = python + ":" + marshal.dumps(passed_on).hex()
         return options
     del os.environ["_FORKPROOF_RUN"]
