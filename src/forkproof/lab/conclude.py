@@ -6,6 +6,7 @@ is no chance; else no difference has been shown. Chance is 1 in 20, shared among
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -92,16 +93,20 @@ def _the(name: str) -> str:
 
 
 def _place(hazard: Hazard) -> str:
-    """The innermost line of the holder that is not the interpreter's own machinery."""
+    """Who held it, at the innermost line that is not the standard library's."""
     thread = f"thread {hazard.thread.name!r}" if hazard.thread else "a thread"
     if not hazard.stack:
         return thread
-    frame = hazard.stack[-1]
-    for candidate in hazard.stack:
-        if not candidate.file.startswith("<"):
-            frame = candidate
-            break
+    frame = next((frame for frame in hazard.stack if not _is_standard(frame.file)), None) or next(
+        (frame for frame in hazard.stack if not frame.file.startswith("<frozen")), hazard.stack[0]
+    )
     return f"{thread}, at {frame.file}:{frame.line} in {frame.function}"
+
+
+def _is_standard(file: str) -> bool:
+    return file.startswith("<frozen") or (
+        file.startswith(os.path.dirname(os.__file__) + os.sep) and "site-packages" not in file
+    )
 
 
 def _acquit(lab: Laboratory) -> Conclusion:
@@ -174,7 +179,7 @@ class _Case:
         for method in ("forkserver", "spawn"):
             row = lab.row(method)
             if row:
-                sentences.append(f"{_rate(row)} {trouble} {row.change.title}.")
+                sentences.append(f"{_rate(row)} {row.change.title}.")
         return Conclusion("convicted" if causes else "open", tuple(sentences), tuple(causes))
 
     def _could_show(self) -> bool:
@@ -196,8 +201,8 @@ class _Case:
             return ["At the forks of those runs no other thread was seen to hold anything."], []
         enough = [(suspect, row) for suspect, row in singly if self.ends(row)]
         needed = [(s, r) for s, r in enough if self._is_needed(s, alone=len(singly) == 1)]
-        if len(enough) == 1 or len(needed) == 1:
-            suspect, row = (needed or enough)[0]
+        if len(needed) == 1:
+            suspect, row = needed[0]
             words = [
                 f"{_rate(row)} when the fork waits for {_the(suspect.name)} and for nothing else: "
                 f"{_kind(suspect.hazard)} is the cause. It was held by {_place(suspect.hazard)}."
@@ -209,8 +214,8 @@ class _Case:
         if enough:
             names = [_the(suspect.name) for suspect, _ in enough]
             return [
-                f"Waiting for any one of these, and for nothing else, ends it: {', '.join(names)}. "
-                "These runs cannot tell which of them is the cause."
+                f"Waiting for one of these, and for nothing else, ends it: {', '.join(names)}. But so does waiting for "
+                "all but that: these runs cannot tell which is the cause."
             ], []
         lessen = [(suspect, row) for suspect, row in singly if self._differs(row)]
         if lessen:
@@ -227,7 +232,7 @@ class _Case:
         return alone if row is None else row.hits > 0
 
     def _without(self, suspect: Suspect) -> Row | None:
-        return next((row for other, row in self._pairs("without") if other is suspect), None)
+        return next((row for other, row in self._pairs("without") if other.name == suspect.name), None)
 
     def _pairs(self, what: str) -> list[tuple[Suspect, Row]]:
         start = f"{self._prefix}{what}-"

@@ -249,7 +249,7 @@ class Laboratory:
             left = {hazard.what: hazard for fork in forks for hazard in fork.hazards if not hazard.cleared}
             for key in {self._first_name(name) for name in left}:
                 seen[key] += 1
-            times.update(left)
+            times.update(left.keys())
             for name, hazard in left.items():
                 example.setdefault(name, hazard)
         suspects = []
@@ -347,7 +347,7 @@ def verify(target: Target, asked: Asked, show: Callable[[Laboratory], None]) -> 
             changes.append(replace(emulated(WATCHED, "imported-lock", title), change=first))
     if lab.multiprocessing:
         changes += [
-            Change(method, f"multiprocessing by {method}", change={"start_method": method})
+            Change(method, f"with multiprocessing by {method}", change={"start_method": method})
             for method in ("forkserver", "spawn")
         ]
     lab.run(changes)
