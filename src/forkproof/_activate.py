@@ -30,5 +30,6 @@ def activate(options: dict[str, Any]) -> None:
         on_hang=options["on_hang"],
         events=options["events"],
         warn=False,
+        hide_moot_warnings=options["hide_moot_warnings"],
     )
     follow(options)

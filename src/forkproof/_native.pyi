@@ -90,6 +90,9 @@ def set_judged(judged: dict[Any, Any]) -> None:
 def last_clean() -> bool:
     """Whether nothing was left at risk at the last fork of this process."""
 
+def born_clean() -> bool:
+    """Whether this process was forked, under watch, with nothing left at risk; and its parent too, if that was forked."""
+
 def probe_buffered(file: Any) -> bool | None: ...
 def expression(code: CodeType, offset: int) -> str | None:
     """The words by which the code knows the lock that is entered or called there: "self._lock"."""

@@ -133,8 +133,13 @@ class _ProgramCommand(click.Command):
     is_flag=True,
     help="Write each name look-up to stderr: getting lock, got lock, released.",
 )
+@click.option(
+    "--keep-warnings",
+    is_flag=True,
+    help="Keep what CPython and libraries say about every fork with threads, also where nothing was at risk.",
+)
 @click.option("--strict", is_flag=True, help=f"For CI: exit with {STRICT_STATUS} if any fork was at risk.")
-def run_command(program: tuple[str, ...], no_repair: bool, **options: object) -> None:
+def run_command(program: tuple[str, ...], no_repair: bool, keep_warnings: bool, **options: object) -> None:
     """Run a Python program as python would, with every fork watched.
 
     Arguments, streams, signals and exit status are the program's own. The report goes to stderr, and there
@@ -146,7 +151,7 @@ def run_command(program: tuple[str, ...], no_repair: bool, **options: object) ->
       forkproof run --strict --events forks.jsonl -c 'import app; app.main()'
       python -X dev -m forkproof run app.py      with options of python's own
     """
-    run(Target(program), Options(repair=not no_repair, **options))  # type: ignore[arg-type]  # click has checked
+    run(Target(program), Options(repair=not no_repair, hide_moot_warnings=not keep_warnings, **options))  # type: ignore[arg-type]  # click has checked
 
 
 @commands.command("verify", cls=_ProgramCommand)

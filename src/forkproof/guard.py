@@ -7,6 +7,7 @@ An exception in any of them turns Forkproof off and is reported once; the fork i
 
 from __future__ import annotations
 
+import builtins
 import os
 import sys
 import threading
@@ -66,26 +67,27 @@ class _Settings:
         self.audited = False
         self.coarse_hooks = False
         self.said_coarse = False
-        self.filter: tuple[Any, ...] | None = None
+        self.filters: list[tuple[Any, ...]] = []
         self.forks = 0
 
 
 _settings = _Settings()
 
 
-class _ForkWarning:
-    """Stands for the message in a warnings filter: hides CPython's own warning at a fork that nothing was at risk at.
+class _Moot:
+    """Stands for the message in a warnings filter: hides a blanket warning about a fork that nothing was at risk at.
 
-    `warnings` asks anew at each warning (3.12 to 3.15), so one filter can decide every time.
+    `warnings` asks anew at each warning, so one filter can decide every time.
     """
 
+    def __init__(self, entry: catalogue.Warning) -> None:
+        self._contains = entry.contains
+        self._in_child = entry.issued == "child"
+
     def match(self, text: str) -> bool:
-        return (
-            "is multi-threaded, use of " in text
-            and "fork" in text
-            and _native is not None
-            and _native.last_clean()
-        )
+        if not all(part in text for part in self._contains) or _native is None:
+            return False
+        return _native.born_clean() if self._in_child else _native.last_clean()
 
 
 def install(
@@ -96,6 +98,7 @@ def install(
     events: str | os.PathLike[str] | None = None,
     *,
     warn: bool = True,
+    hide_moot_warnings: bool = True,
     on_hang: Literal["report", "kill"] = "report",
 ) -> None:
     """Watch every fork of this process, and of the processes forked from it.
@@ -109,6 +112,8 @@ def install(
                 child that will use it, and on_hang, is not there yet: no hang is reported today.
     events      a file to append one JSON object a line to (docs/events.md).
     warn        issue ForkRiskWarning at a fork that went ahead at risk.
+    hide_moot_warnings  hide what CPython (3.12 on) and libraries say about every fork with threads, in the parent or in the
+                child, where nothing was at risk (catalogue/warnings.toml).
 
     Called again it replaces the settings. Raises ValueError for a setting that makes no sense and OSError for an events
     file that cannot be opened; nothing is installed then.
@@ -139,8 +144,12 @@ def install(
     _native.set_semaphore(threading.Semaphore)
     _native.set_exempt(s.exempt)
     _probe()
-    if s.filter is None and sys.version_info >= (3, 12):
-        s.filter = ("ignore", _ForkWarning(), DeprecationWarning, None, 0)
+    _remove_filters()
+    if hide_moot_warnings:
+        s.filters = [
+            ("ignore", _Moot(entry), getattr(builtins, entry.category), None, 0)
+            for entry in catalogue.blanket_warnings()
+        ]
     _native.install(
         policy=0 if policy == "observe" else 1,
         repair=repair,
@@ -152,7 +161,7 @@ def install(
         after_child=_after_in_child,
         fault=_fault,
         warnings=warnings,
-        filter=s.filter,
+        filter=s.filters[0] if s.filters else None,
     )
     s.installed = True
     _refresh()
@@ -164,10 +173,7 @@ def uninstall() -> None:
     s.installed = False
     if _native is not None:
         _native.uninstall()
-    if s.filter is not None:
-        filters: list[Any] = warnings.filters  # type: ignore[assignment]
-        filters[:] = [item for item in filters if item is not s.filter]
-        _filters_changed()
+    _remove_filters()
     if s.writer is not None:
         s.writer.close()
         s.writer = None
@@ -262,11 +268,23 @@ def _refresh() -> None:
             s.foreign[id(found)] = lock
             package = lock.path.partition(".")[0]
             _native.add_foreign(found, f"/{package}/")
-    if s.filter is not None:
+    if s.filters:
         filters: list[Any] = warnings.filters  # type: ignore[assignment]
-        if not filters or filters[0] is not s.filter:
-            filters[:] = [s.filter, *(item for item in filters if item is not s.filter)]
+        if not filters or filters[0] is not s.filters[0]:
+            filters[:] = [*s.filters, *_others(filters)]
             _filters_changed()
+
+
+def _others(filters: list[Any]) -> list[Any]:
+    return [item for item in filters if not any(item is ours for ours in _settings.filters)]
+
+
+def _remove_filters() -> None:
+    if _settings.filters:
+        filters: list[Any] = warnings.filters  # type: ignore[assignment]
+        filters[:] = _others(filters)
+        _settings.filters = []
+        _filters_changed()
 
 
 def _filters_changed() -> None:

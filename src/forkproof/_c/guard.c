@@ -83,6 +83,7 @@ static struct {
     double waited;
     int polls, outcome, clean;
     int in_child;            /* set in the child handler, cleared by the last child hook */
+    enum { NOT_BORN, BORN_CLEAN, BORN_AT_RISK } born; /* by a watched fork, and so were those before it back to install() */
     uint32_t random;
     PyObject *exempt;        /* dict id -> None, of locks and of thread idents */
     PyObject *judged;        /* experiments: dict of the ids that `consider` has let stand; NULL: it is asked once a fork */
@@ -219,7 +220,9 @@ static void in_parent(void)
 
 static void in_child(void)
 {
-    if (!g.armed || g.armed != PyThread_get_thread_ident()) {
+    int watched = g.armed && g.armed == PyThread_get_thread_ident();
+    g.born = watched && g.clean && g.born != BORN_AT_RISK ? BORN_CLEAN : BORN_AT_RISK;
+    if (!watched) {
         return;
     }
     for (int i = 0; i < g.n_owned; i++) {
@@ -1470,6 +1473,13 @@ static PyObject *forks(PyObject *module, PyObject *args)
     return PyLong_FromUnsignedLong(g.forks);
 }
 
+static PyObject *born_clean(PyObject *module, PyObject *unused)
+{
+    (void)module;
+    (void)unused;
+    return PyBool_FromLong(g.on && g.born == BORN_CLEAN);
+}
+
 static PyObject *fail_at(PyObject *module, PyObject *number)
 {
     (void)module;
@@ -1546,6 +1556,7 @@ PyMethodDef guard_methods[] = {
     {"set_exempt", set_exempt, METH_O, NULL},
     {"set_judged", set_judged, METH_O, NULL},
     {"last_clean", last_clean, METH_NOARGS, NULL},
+    {"born_clean", born_clean, METH_NOARGS, NULL},
     {"probe_buffered", probe_buffered, METH_O, NULL},
     {"expression", expression, METH_VARARGS, NULL},
     {"child_callbacks", child_callbacks, METH_NOARGS, NULL},

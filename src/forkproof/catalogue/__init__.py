@@ -1,6 +1,7 @@
 """What is known of the C functions a thread may be inside when the process forks: data, and this small reader of it.
 
-`calls.toml` lists families of calls, `locks.toml` locks of libraries that no Python frame shows. A *name* there is
+`calls.toml` lists families of calls, `locks.toml` locks of libraries that no Python frame shows, `warnings.toml` what other
+code says about forks without knowing whether they are at risk. A *name* there is
 dotted: a module and a function (`_socket.getaddrinfo`), or a module, a type and a method (`_io.BufferedWriter.write`),
 which means the descriptor in the type's own `__dict__`; or a type itself, for the call that makes one.
 
@@ -26,6 +27,14 @@ Keys of a [[call]]:
     emulated     (optional) only where `forkproof run --emulate` of that name is on; such entries come first, for the
                  first that names a function is the one that counts
     holds, child, source, advice   sentences: what is held, what the child does, how it is known, the mend
+
+Keys of a [[warning]]:
+    what         whose it is, and where
+    contains     texts that are all in its message
+    category     the built-in class
+    issued       "parent": at the fork, in the process that forks; "child": in the child, at any time afterwards
+    python       (optional) as above
+    meaning, moot, source   sentences: what it says to its reader, when there is nothing in it, how it is known
 """
 
 from __future__ import annotations
@@ -134,6 +143,28 @@ class Lock:
 
     def __repr__(self) -> str:
         return f"<Lock {self.path}>"
+
+
+class Warning:
+    """A blanket warning about forks. See the module's docstring for the fields."""
+
+    __slots__ = ("category", "contains", "issued", "meaning", "moot", "python", "source", "what")
+
+    what: str
+    contains: list[str]
+    category: str
+    issued: str
+    python: str
+    meaning: str
+    moot: str
+    source: str
+
+    def __init__(self, entry: dict[str, Any]) -> None:
+        unknown = entry.keys() - set(self.__slots__)
+        if unknown:
+            raise ValueError(f"catalogue: {entry.get('what')!r} has unknown keys {sorted(unknown)}")
+        for key in self.__slots__:
+            setattr(self, key, entry[key] if key != "python" else entry.get(key, ""))
 
 
 def version_matches(wanted: str, version: tuple[int, ...]) -> bool:
@@ -265,6 +296,12 @@ def all_calls() -> list[Call]:
 def all_locks() -> list[Lock]:
     """Every lock of a library that the catalogue knows, whatever its version."""
     return [Lock(entry) for entry in _read("locks.toml").get("lock", [])]
+
+
+def blanket_warnings() -> list[Warning]:
+    """Those that this interpreter's programs may see."""
+    every = [Warning(entry) for entry in _read("warnings.toml")["warning"]]
+    return [each for each in every if version_matches(each.python, sys.version_info[:3])]
 
 
 def is_harmless(holder: type | None, attribute: str) -> bool:

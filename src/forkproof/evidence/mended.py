@@ -3,7 +3,8 @@
 logging does (`Handler._at_fork_reinit`), OpenTelemetry does, many do: with `os.register_at_fork(after_in_child=...)`. Two
 things must be true of one of those callbacks, both read from objects and code without running anything: it can get at
 the object whose attribute (or at the module whose global) the lock is, and code that it reaches assigns that name anew, or
-names it together with `_at_fork_reinit`.
+names it together with `_at_fork_reinit`. Or it can get at the lock itself, in a container of locks, and what it reaches
+frees locks (PyMongo's `_release_locks`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _STORES = {opcode.opmap[name] for name in ("STORE_ATTR", "STORE_GLOBAL") if name in opcode.opmap}
+_FREES = {"release", "_at_fork_reinit"}
 _EXTENDED = opcode.opmap["EXTENDED_ARG"]
 _LIMIT = 500  # objects looked at for one callback; what reaches more than that is not understood
 _DEPTH = 4
@@ -34,13 +36,17 @@ def _reaches(callback: object, lock: object, attribute: str) -> bool:
     """The lock may have another name where it is kept than where it was taken (`self.acquire()` takes `self.lock`)."""
     kept_as: set[str] = set()
     codes: list[CodeType] = []
+    found = False
     for item in _reachable(callback):
+        found |= item is lock
         if isinstance(item, FunctionType):
             codes.extend(_codes(item.__code__))
             if item.__globals__.get(attribute) is lock:
                 kept_as.add(attribute)
         else:
             kept_as.update(name for name, value in _own(item).items() if value is lock)
+    if found and any(_FREES.intersection(code.co_names) for code in codes):
+        return True
     return any(_renews(code, name) for name in kept_as for code in codes)
 
 

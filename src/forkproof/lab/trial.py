@@ -70,7 +70,7 @@ class Limit:
 class Run:
     """A run that is going on. `fileno` is readable when there is something for `read`."""
 
-    def __init__(self, command: Sequence[str], env: Mapping[str, str], stderr: Path, limit: Limit) -> None:
+    def __init__(self, command: Sequence[str], env: Mapping[bytes, bytes], stderr: Path, limit: Limit) -> None:
         self.idle = False
         self.ended: Ended | None = None
         self._tail = b""
@@ -114,7 +114,7 @@ class Run:
 
 
 def _ward(
-    command: Sequence[str], env: Mapping[str, str], stderr: Path, limit: Limit, report: int
+    command: Sequence[str], env: Mapping[bytes, bytes], stderr: Path, limit: Limit, report: int
 ) -> NoReturn:
     """The warden's life. It ends all that it watches when it is told to, or when its parent ends."""
     status = 1
@@ -153,7 +153,7 @@ def _say(report: int, value: dict[str, Any]) -> None:
 
 
 def _watch(
-    command: Sequence[str], env: Mapping[str, str], stderr: Path, limit: Limit, report: int
+    command: Sequence[str], env: Mapping[bytes, bytes], stderr: Path, limit: Limit, report: int
 ) -> dict[str, Any]:
     with open(stderr, "wb") as errors:
         program = subprocess.Popen(

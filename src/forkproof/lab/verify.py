@@ -190,7 +190,7 @@ class Laboratory:
         )
         plain = not (options.policy or options.emulate or options.change)
         events = str(files / "events") if change.watched else None
-        env = dict(os.environ) if plain else environment(options, events)
+        env = dict(os.environb) if plain else environment(options, events)
         return Run(self._command, env, files / "stderr", self.limit)
 
     def _change(self, change: Change, files: Path) -> dict[str, Any]:

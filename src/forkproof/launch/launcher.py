@@ -14,14 +14,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-def _environment(options: Options, events: str) -> dict[bytes, bytes]:
-    """What the program is started with, for `_start/sitecustomize.py`."""
-    return marked(
-        os.environb,
-        {
-            "events": events,
-        },
-    )
+from typing import Any, BinaryIO, NoReturn
 
 from forkproof.launch.follow import marked
 from forkproof.launch.supervise import end_as, supervise
@@ -47,6 +40,7 @@ class Options:
     emulate: tuple[tuple[str, float], ...] = ()
     """Names and delays in seconds, as `lab.emulate.parse` reads them."""
     trace_lookups: bool = False
+    hide_moot_warnings: bool = True
     change: Mapping[str, Any] | None = None
     """An experiment's, for `lab.intervene`."""
 
@@ -156,6 +150,7 @@ def environment(options: Options, events: str | None) -> dict[bytes, bytes]:
             "on_hang": options.on_hang,
             "emulate": options.emulate,
             "trace_lookups": options.trace_lookups,
+            "hide_moot_warnings": options.hide_moot_warnings,
             "change": options.change,
             "events": events,
         },
