@@ -19,7 +19,8 @@ def lacking() -> str | None:
     wanted = ["pymongo"] if os.environ.get("MONGODB_URI") else ["pymongo", "secantus"]
     missing = [name for name in wanted if importlib.util.find_spec(name) is None]
     if missing:
-        return f"needs {' and '.join(missing)}: pip install 'forkproof[lab]', or set MONGODB_URI to a server of your own"
+        names = " and ".join({"secantus": "SecantusDB", "pymongo": "PyMongo"}[name] for name in missing)
+        return f"needs {names}: pip install 'forkproof[lab]', or set MONGODB_URI to a server of your own"
     return None
 
 

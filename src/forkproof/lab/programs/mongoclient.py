@@ -17,7 +17,9 @@ from pymongo.errors import PyMongoError
 
 
 def make(design):
+    began = time.monotonic()
     client = MongoClient(os.environ["MONGODB_URI"], connect=design != "lazy")
+    print(f"MongoClient() returned after {time.monotonic() - began:.3f} s", flush=True)
     if design == "blocking":
         client.admin.command("ping")
     return client
