@@ -44,10 +44,11 @@ def commands() -> None:
 
     \b
     Start here:
-      forkproof demo                  a program of twelve lines that hangs, explained and cured
+      forkproof demo                  the story of one such hang, on this machine
       forkproof run app.py            your own program, watched and made safe
       forkproof run --policy observe app.py
                                       only watched: nothing about it changes
+      forkproof verify app.py         which change makes its hang come and go
     """
 
 
@@ -234,8 +235,21 @@ def report_command(file: BinaryIO) -> None:
 
 
 @commands.command("demo")
-def demo_command() -> int:
-    """Show a small program that hangs, why it hangs, and that it need not."""
+@click.option("--act", "acts", type=click.IntRange(1, 6), multiple=True, help="Only this act (repeatable).")
+@click.option("--fast", is_flag=True, help="PyMongo's 30 s become 3, and the experiments half as many runs.")
+def demo_command(acts: tuple[int, ...], fast: bool) -> int:
+    """Tell the story that Forkproof grew from, with real programs on this machine.
+
+    \b
+      1  a program of twelve lines hangs
+      2  who held what
+      3  the getaddrinfo lock that macOS and the BSDs had in 2015
+      4  a MongoClient that finds no server for thirty seconds
+      5  the experiments and their table
+      6  the same programs under Forkproof
+
+    Acts 4 and 6 use PyMongo and SecantusDB (pip install 'forkproof[lab]'), or the server in MONGODB_URI.
+    """
     from forkproof.lab.demo import demo
 
-    return demo()
+    return demo(acts, fast=fast)

@@ -144,8 +144,9 @@ def install(
     _native.set_semaphore(threading.Semaphore)
     _native.set_exempt(s.exempt)
     _probe()
-    _remove_filters()
-    if hide_moot_warnings:
+    if not hide_moot_warnings:
+        _remove_filters()
+    elif not s.filters:
         s.filters = [
             ("ignore", _Moot(entry), getattr(builtins, entry.category), None, 0)
             for entry in catalogue.blanket_warnings()
