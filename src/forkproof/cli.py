@@ -180,12 +180,12 @@ def run_command(program: tuple[str, ...], no_repair: bool, keep_warnings: bool, 
 @click.option("--preload", metavar="MODULE", multiple=True, help="Import MODULE first, in all the runs.")
 @click.option("--json", "as_json", is_flag=True, help="The table and the conclusion as JSON.")
 def verify_command(program: tuple[str, ...], as_json: bool, jobs: int | None, **asked: Any) -> int:
-    """Run a program again and again with one thing about its forks changed, and say what makes its hang come and go.
+    """Run a program again and again, one thing about its forks changed, and say what makes its hang come and go.
 
-    \b
-    As it is; only watched; forking 0.1 s later; made safe; then, from what was at risk at its forks, waiting
-    for each hazard alone and for all but that; with the modules imported first that were being imported;
-    with the getaddrinfo lock of other platforms (run --emulate); multiprocessing by forkserver and spawn.
+    As it is; only watched; forking 0.1 s later; made safe; then, from what was at risk at its forks,
+    waiting for each hazard alone and for all but that; with the modules imported first that were being
+    imported; with the getaddrinfo lock of other platforms (run --emulate); multiprocessing by forkserver
+    and spawn.
 
     \b
       forkproof verify app.py
