@@ -70,7 +70,9 @@ class Limit:
 class Run:
     """A run that is going on. `fileno` is readable when there is something for `read`."""
 
-    def __init__(self, command: Sequence[str], env: Mapping[bytes, bytes], stderr: Path, limit: Limit) -> None:
+    def __init__(
+        self, command: Sequence[str], env: Mapping[bytes, bytes], stderr: Path, limit: Limit
+    ) -> None:
         self.idle = False
         self.ended: Ended | None = None
         self._tail = b""
