@@ -43,11 +43,11 @@ needed, other = threading.Lock(), threading.Lock()
 def hold_needed():
     with needed:
         both.wait()
-        time.sleep(1)
+        time.sleep(1.5)
 def hold_other():
     with other:
         both.wait()
-        time.sleep(1)
+        time.sleep(0.2)
 threading.Thread(target=hold_needed).start()
 threading.Thread(target=hold_other).start()
 both.wait()
