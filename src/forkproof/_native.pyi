@@ -62,7 +62,7 @@ def waiters() -> list[tuple[Any, Any]]:
     """(condition, waiter) for each thread that stands in a Condition.wait."""
 
 def locked() -> list[Any]:
-    """Every Lock and RLock of the process that is locked at this moment, signals included; at most 20 ms are spent on it. In a
+    """Every Lock and RLock of the process that is locked at this moment, signals included. In a
     child that has just been forked: what the parent's threads had locked."""
 
 def set_calls(

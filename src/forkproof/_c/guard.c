@@ -30,8 +30,8 @@
 #define HURRY 200          /* microseconds: the switch interval while a fork waits; at 5 ms each turn of each busy thread
                             * is 5 ms more before the forking one has the GIL back */
 #define MAX_UNSEEN 64
-#define WALK_LIMIT 0.02    /* seconds for one search of the heap, ... */
-#define WALK_SHARE 200     /* ... which is not done again before this many times as long as it took */
+#define SEARCH_LIMIT 2000000 /* objects passed in one search of the heap at a fork, ten nanoseconds each, ... */
+#define SEARCH_SHARE 200     /* ... which is not done again before this many times as long as it took */
 #define DRAIN 0.0001       /* seconds with the GIL held, for native calls to come to their end */
 
 enum { POLICY_OBSERVE, POLICY_WAIT };
@@ -367,8 +367,8 @@ static int visit_lock(void *context, PyObject *lock, Kind kind)
     return s->n == MAX_UNSEEN;
 }
 
-/* Completes the look that has just been done. `search`: the whole heap, if that is due. */
-static void look_for_unseen(PyThreadState *me, int search)
+/* Completes the look that has just been done. `limit`: of a search of the heap, if one is due; 0 for none. */
+static void look_for_unseen(PyThreadState *me, size_t limit)
 {
     int kept = 0;
     for (int i = 0; i < unseen.n; i++) {
@@ -381,13 +381,13 @@ static void look_for_unseen(PyThreadState *me, int search)
         add_owner(rlock, me);
     }
     unseen.n = kept;
-    double start = search && g.look.threads ? monotonic() : 0;
+    double start = limit && g.look.threads ? monotonic() : 0;
     if (start < unseen.due || start == 0) {
         return;
     }
     Search s = {.me = me};
-    heap_locks(visit_lock, &s, WALK_LIMIT);
-    unseen.due = monotonic() + WALK_SHARE * (monotonic() - start);
+    heap_locks(visit_lock, &s, limit);
+    unseen.due = monotonic() + SEARCH_SHARE * (monotonic() - start);
     int collects = PyGC_Disable(); /* a collection runs code of the program's */
     for (int i = 0; i < s.n && unseen.n < MAX_UNSEEN; i++) {
         PyObject *reference = PyWeakref_NewRef(s.found[i], NULL);
@@ -1031,7 +1031,7 @@ static PyObject *before(PyObject *module, PyObject *unused)
             Py_RETURN_NONE;
         }
         look(&g.look, me);
-        look_for_unseen(me, 1);
+        look_for_unseen(me, SEARCH_LIMIT);
         g.polls = 1;
         if (anything_matters()) {
             find_held(me);
@@ -1045,7 +1045,7 @@ static PyObject *before(PyObject *module, PyObject *unused)
             Py_RETURN_NONE;
         }
         look(&g.look, me);
-        look_for_unseen(me, 1);
+        look_for_unseen(me, SEARCH_LIMIT);
         g.polls = 1;
         if (anything_matters()) {
             find_held(me);
@@ -1287,7 +1287,7 @@ static PyObject *assess(PyObject *module, PyObject *args)
     if (search) {
         unseen.due = 0;
     }
-    look_for_unseen(me, 1);
+    look_for_unseen(me, search ? SIZE_MAX : SEARCH_LIMIT);
     find_held(me);
     return at_risk();
 }
@@ -1322,7 +1322,7 @@ static PyObject *locked(PyObject *module, PyObject *unused)
     Locked l = {NULL, 0, 0};
     (void)module;
     (void)unused;
-    heap_locks(visit_locked, &l, WALK_LIMIT);
+    heap_locks(visit_locked, &l, SIZE_MAX);
     PyObject *list = PyList_New((Py_ssize_t)l.n);
     for (size_t i = 0; i < l.n; i++) {
         if (list != NULL) {
