@@ -197,8 +197,8 @@ def test_a_thread_inside_sqlite(stage: Stage) -> None:
         connection.execute("select stop()").fetchall()
 
     thread = stage.at(gate, body)
-    seen = [(naming.STATES[s[2]], bool(s[4])) for s in sightings(thread)]
-    assert seen == [("inside", False)]
+    seen = [(naming.STATES[s[2]], bool(s[4]), bool(s[6])) for s in sightings(thread)]
+    assert seen == [("inside", False, False)], "Python code lies above the call: it is not about to end"
     assert told_of(thread) == ["SQLite"]
     gate.open()
     thread.join()

@@ -14,6 +14,7 @@
  * leaves the fork as it would have been.
  */
 #include "guard.h"
+#include "park.h"
 #include <pthread.h>
 #include <signal.h>
 
@@ -22,6 +23,7 @@
 #define MAX_OWNED 256
 #define MAX_HELD 256
 #define MAX_LOST 128
+#define MAX_STOPPED 32
 #define TAKE_LIMIT 0.05    /* seconds for one lock; under eight contenders none took longer (internals: trap 21) */
 #define UNSEEN_LIMIT 0.01  /* seconds for a lock that is locked while no frame shows who has it */
 #define POLL 0.0005        /* seconds between looks while an import or a native call is waited for */
@@ -190,6 +192,7 @@ static void let_go(void)
 static void disarm(void)
 {
     let_go();
+    let_run(NULL);
     unlock_imports();
     g.armed = 0;
     g.turn = 0;
@@ -213,6 +216,7 @@ static void in_child(void)
         /* the reference stays: dropping it could run a finalizer here */
     }
     g.n_owned = 0;
+    forget_parked();
     if (g.repair && g.policy == POLICY_WAIT) {
         /* What the wait could not clear, and a thread that is gone held for certain. The look is the last one before the
          * fork; its frames and locks are copied with the process and nothing has touched them since. */
@@ -469,15 +473,15 @@ static double patience(const Sighting *s)
     return g.wait / (double)(1 << Py_MIN(entry->failures, 10));
 }
 
-static int visible_holder(PyObject *subject)
+static PyThreadState *visible_holder(PyObject *subject)
 {
     for (int i = 0; i < g.look.n; i++) {
         const Sighting *s = &g.look.items[i];
         if (s->subject == subject && (s->state == STATE_HOLDS || s->state == STATE_LEAVING)) {
-            return 1;
+            return s->thread;
         }
     }
-    return 0;
+    return NULL;
 }
 
 static int given_up(const Sighting *s)
@@ -494,10 +498,16 @@ static int given_up(const Sighting *s)
     return 0;
 }
 
-/* A native call that is over but for the GIL, which we hold, holds nothing any more. */
-static int is_drained(const Sighting *s)
+/* A native call that waits for the GIL, which we hold: it is over, or it wants to run Python code in its middle. */
+static int is_back(const Sighting *s)
 {
-    return s->kind == KIND_CALL && s->draining && waits_for_gil((unsigned long)s->thread->native_thread_id);
+    return s->kind == KIND_CALL && s->innermost && waits_for_gil((unsigned long)s->thread->native_thread_id);
+}
+
+/* One that is over but for the GIL holds nothing any more; and a thread that is parked stands between two instructions. */
+static int is_over(const Sighting *s, int back)
+{
+    return (back && s->draining) || (s->kind == KIND_CALL && s->innermost && is_parked(s->thread));
 }
 
 /* The innermost frame of the library whose lock somebody has; NULL where the thread is not inside it. */
@@ -551,7 +561,7 @@ static PyObject *at_risk(void)
     }
     for (int i = 0; i < g.look.n; i++) {
         const Sighting *s = &g.look.items[i];
-        if (matters(s) == MATTERS_NOT || is_drained(s)) {
+        if (matters(s) == MATTERS_NOT || is_over(s, is_back(s))) {
             continue;
         }
         if (s->state == STATE_ACQUIRING && visible_holder(s->subject)) {
@@ -595,6 +605,7 @@ static void settle(PyThreadState *me)
     int gave_up = 0, drains = 0;
     PyObject *need[MAX_OWNED];
     Kind kinds[MAX_OWNED];
+    PyThreadState *stop[MAX_STOPPED];
 
     unsigned long usual = *switch_interval();
     hold_signals();
@@ -603,7 +614,7 @@ static void settle(PyThreadState *me)
     }
     for (;;) {
         double elapsed = monotonic() - start;
-        int n = 0, pending = 0, draining = 0;
+        int n = 0, pending = 0, calls = 0, back = 0;
         look(&g.look, me);
         g.polls++;
         if (g.look.failed) {
@@ -612,7 +623,11 @@ static void settle(PyThreadState *me)
         for (int i = 0; i < g.look.n; i++) {
             const Sighting *s = &g.look.items[i];
             Matters m = matters(s);
-            if (m == MATTERS_NOT || given_up(s) || is_drained(s)) {
+            if (m == MATTERS_NOT || given_up(s)) {
+                continue;
+            }
+            int waits = is_back(s);
+            if (is_over(s, waits)) {
                 continue;
             }
             double limit = patience(s);
@@ -626,7 +641,10 @@ static void settle(PyThreadState *me)
             }
             if (m == MATTERS_WAIT) {
                 pending++;
-                draining += s->kind == KIND_CALL && s->draining;
+                calls += s->kind == KIND_CALL && s->innermost;
+                if (waits && back < MAX_STOPPED) {
+                    stop[back++] = s->thread;
+                }
                 continue;
             }
             int known = 0;
@@ -663,24 +681,30 @@ static void settle(PyThreadState *me)
             continue; /* to take it may have let the GIL go */
         }
         unlock_imports(); /* never kept while others are to move: an import needs it at every step */
-        if (pending && draining == pending && drains < 20) {
-            /* The GIL is ours: such calls come to their end within their own time and then wait for it. */
-            struct timespec pause = {0, (long)(DRAIN * 1e9)};
-            drains++;
-            let_go();
-            nanosleep(&pause, NULL);
-            continue;
-        }
         if (pending) {
-            drains = 0;
-            let_go(); /* that thread may need what we own */
-            sleep_without_gil(POLL);
+            let_go(); /* such a thread may need what we own */
+            if (back) {
+                stop_one(me, stop, back, POLL); /* it comes out of its call, and stays there */
+            }
+            else if (calls == pending && drains < 20) {
+                /* The GIL is ours: such calls come to their end within their own time and then wait for it. */
+                struct timespec pause = {0, (long)(DRAIN * 1e9)};
+                drains++;
+                nanosleep(&pause, NULL);
+            }
+            else {
+                drains = 0;
+                if (calls < pending) {
+                    let_run(NULL); /* Python code that is waited for may need a thread that is parked */
+                }
+                sleep_without_gil(POLL);
+            }
             continue;
         }
         for (int i = 0; i < n; i++) {
             Py_INCREF(need[i]);
         }
-        int taken = 1;
+        int taken = 1, failed = 0;
         for (int i = 0; i < n; i++) {
             int k = i + (int)(random_bits() % (uint32_t)(n - i));
             PyObject *object = need[k];
@@ -691,12 +715,21 @@ static void settle(PyThreadState *me)
             if (!taken) {
                 continue;
             }
-            int unseen = kind == KIND_LOCK && is_locked(object) && !visible_holder(object);
+            PyThreadState *holder = visible_holder(object);
+            if (holder != NULL && is_parked(holder)) {
+                /* It has come out of its call, and not yet to where it lets go of the lock: on to its next stop. */
+                let_run(holder);
+                stop_one(me, &holder, 1, POLL);
+                taken = 0;
+                continue;
+            }
+            int unseen = kind == KIND_LOCK && is_locked(object) && holder == NULL;
             double limit = unseen ? UNSEEN_LIMIT : Py_MIN(TAKE_LIMIT, Py_MAX(g.wait, 0.002));
             if (own(object, kind, limit)) {
                 continue;
             }
             taken = 0;
+            failed = 1;
             for (int j = 0; j < g.look.n; j++) {
                 if (g.look.items[j].subject == object) {
                     note(g.look.items[j].thread->id, object)->tried++;
@@ -712,9 +745,10 @@ static void settle(PyThreadState *me)
         for (int i = 0; i < n; i++) {
             Py_DECREF(need[i]);
         }
-        if (!taken) {
+        if (failed) {
             /* Its holder may be waiting for one that we have: give all back and come again in another order. */
             let_go();
+            let_run(NULL);
             sleep_without_gil((double)(random_bits() % 2000) * 1e-6);
         }
     }

@@ -10,7 +10,9 @@
  *   PyCodeObject           co_nlocalsplus, co_code_adaptive                                        (cpython/code.h)
  *   PyGenObject            gi_iframe, gi_frame_state                                (cpython/genobject.h, 3.14+ as above)
  *   PyInterpreterState     before_forkers, after_forkers_parent, after_forkers_child               (pycore_interp.h)
- *   the GIL's struct       its address range, to see that a thread waits for it; interval            (pycore_gil.h)
+ *   the GIL's struct       cond, to see that a thread waits for it; interval                         (pycore_gil.h)
+ *   pending calls          3.12: ceval.pending.busy; 3.13+: .handling_thread                (pycore_ceval_state.h)
+ *   trace functions        3.11: c_tracefunc, c_profilefunc, tracing, cframe->use_tracing       (cpython/pystate.h)
  *
  * Guarantee: on an interpreter that is not listed here the extension is an empty module that refuses to import.
  */
@@ -22,6 +24,7 @@
 #define Py_BUILD_CORE_MODULE 1
 #endif
 #include <Python.h>
+#include <pthread.h>
 
 #if PY_VERSION_HEX < 0x030B0000 || PY_VERSION_HEX >= 0x03100000 || defined(Py_GIL_DISABLED) || defined(PYPY_VERSION)
 #define FORKPROOF_UNKNOWN_INTERPRETER 1
@@ -30,6 +33,7 @@
 #include "internal/pycore_frame.h"
 #include "internal/pycore_interp.h"
 #include "internal/pycore_code.h"
+#include "internal/pycore_ceval.h"
 #include "internal/pycore_gil.h"
 #include "internal/pycore_runtime.h"
 #if PY_VERSION_HEX >= 0x030E0000
@@ -188,24 +192,27 @@ static inline Frame *suspended_frame(PyObject *generator)
     return (Frame *)&gen->gi_iframe;
 }
 
-static inline int address_is_gil(uintptr_t address)
+static inline struct _gil_runtime_state *the_gil(void)
 {
 #if PY_AT_LEAST(3, 12)
-    uintptr_t gil = (uintptr_t)PyInterpreterState_Get()->ceval.gil;
+    return PyInterpreterState_Get()->ceval.gil;
 #else
-    uintptr_t gil = (uintptr_t)&_PyRuntime.ceval.gil;
+    return &_PyRuntime.ceval.gil;
 #endif
-    return address >= gil && address < gil + sizeof(struct _gil_runtime_state);
+}
+
+/* Whether a thread that sleeps on this address waits to be given the GIL. The struct's other condition is not meant: a
+ * thread sleeps on that when it has just let the GIL go, on its way into a call. */
+static inline int address_is_gil(uintptr_t address)
+{
+    uintptr_t condition = (uintptr_t)&the_gil()->cond;
+    return address >= condition && address < condition + sizeof(PyCOND_T);
 }
 
 /* What sys.setswitchinterval sets, in microseconds. */
 static inline unsigned long *switch_interval(void)
 {
-#if PY_AT_LEAST(3, 12)
-    return &PyInterpreterState_Get()->ceval.gil->interval;
-#else
-    return &_PyRuntime.ceval.gil.interval;
-#endif
+    return &the_gil()->interval;
 }
 
 static inline void *code_extra_get(PyCodeObject *code, Py_ssize_t index)

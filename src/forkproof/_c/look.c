@@ -35,6 +35,7 @@ typedef struct {
     Look *look;
     PyThreadState *thread;
     int first;                      /* index of this thread's first sighting */
+    Frame *inner;                   /* the frame further in than the one that is looked at; NULL for the innermost */
     /* Conditions whose wait() stands in frames further in, and has let go; the locks behind them are looked up only when
      * somebody asks. An idle look writes nothing to the program's objects, not even reference counts: after a fork each
      * page written to costs a fault. */
@@ -952,7 +953,8 @@ static void sight_call(Thread *t, Place *p, int base, Call *c, int nesting)
     Sighting *s = sight(t, p, STATE_INSIDE, KIND_CALL, subject, 0);
     if (s != NULL) {
         s->entry = call->entry;
-        s->draining = (unsigned)call->gil_outside; /* refined by the guard, which asks the system */
+        s->innermost = t->inner == NULL;
+        s->draining = s->innermost && call->gil_outside; /* the guard asks the system whether it waits for the GIL */
     }
 }
 
@@ -1135,8 +1137,9 @@ static void sight_semaphore(Thread *t, Place *p, int base)
     }
 }
 
-static void sight_frame(Thread *t, Frame *frame, PyCodeObject *code, const CodeInfo *info, Frame *inner, int c_below)
+static void sight_frame(Thread *t, Frame *frame, PyCodeObject *code, const CodeInfo *info, int c_below)
 {
+    Frame *inner = t->inner;
     Place p = {frame, code, info, frame_unit(frame, code), -1, NULL};
     if (p.unit < 0 || p.unit >= info->n_units || info->units[p.unit].depth < 0) {
         return;
@@ -1298,7 +1301,7 @@ static void sight_frame(Thread *t, Frame *frame, PyCodeObject *code, const CodeI
 static void look_at_thread(Look *l, PyThreadState *ts)
 {
     Thread t = {.look = l, .thread = ts, .first = l->n};
-    Frame *frame = thread_top(ts), *inner = NULL;
+    Frame *frame = thread_top(ts);
     while (frame != NULL && frame_is_shim(frame)) {
         frame = frame->previous;
     }
@@ -1311,9 +1314,9 @@ static void look_at_thread(Look *l, PyThreadState *ts)
             info = code == NULL ? NULL : code_info(code);
         }
         if (info != NULL && (c_below || !info->boring)) {
-            sight_frame(&t, frame, code, info, inner, c_below);
+            sight_frame(&t, frame, code, info, c_below);
         }
-        inner = frame;
+        t.inner = frame;
         frame = frame_outer(frame, &c_below);
     }
 }

@@ -13,7 +13,8 @@ typedef struct {
     Kind kind;
     unsigned certain : 1;  /* frames prove it; else it is possible */
     unsigned mutex : 1;    /* acquiring: it is used as a mutex there, not as a signal */
-    unsigned draining : 1; /* inside: the thread only waits for the GIL any more, the native lock is free */
+    unsigned innermost : 1; /* inside: the call runs no Python code, it can come to its end without the GIL */
+    unsigned draining : 1; /* inside: and once it waits for the GIL again its native lock is free */
     PyObject *subject;     /* borrowed: the lock, the file, the semaphore; for a call the callable; for an import the lock */
     PyTypeObject *manager; /* borrowed: the class whose `with` or method took it; NULL when it was taken directly */
     int entry;             /* of the catalogue, for calls */
