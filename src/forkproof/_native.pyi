@@ -3,6 +3,7 @@
 A sighting is a tuple:
     (ident, native_id, state, kind, certain, mutex, draining, subject, manager, entry, code, offset, named_at, self, stack)
 state     0 holds, 1 acquiring, 2 leaving, 3 inside a native call, 4 importing
+draining  inside: the native lock is free as soon as the thread waits for the GIL again
 kind      0 Lock, 1 RLock, 2 buffered file, 3 catalogued lock object, 4 semaphore, 5 native call, 6 import
 subject   the lock, file, semaphore, callable or module lock itself
 manager   the class through which it was taken, or None
@@ -62,11 +63,13 @@ def waiters() -> list[tuple[Any, Any]]:
     """(condition, waiter) for each thread that stands in a Condition.wait."""
 
 def set_calls(
-    calls: dict[Any, tuple[int, int, bool, bool]],
-    unresolved: list[tuple[str, str, str | None, tuple[int, int, bool, bool]]],
+    calls: dict[Any, tuple[int, int, bool, bool, int]],
+    unresolved: list[tuple[str, str, str | None, tuple[int, int, bool, bool, int]]],
     awaited: tuple[str, ...],
 ) -> None:
-    """callable -> (entry, resource, only host names, GIL retaken outside). Resource: 0 process, 1 object, 2 stream.
+    """callable -> (entry, resource, only host names, GIL retaken outside, streams). Resource: 0 process, 1 object, 2 stream,
+    3 the iterator that is the first argument. Streams, for a call that is given none: 1 stdin + 2 stdout + 4 stderr; for
+    resource 3: how many references it has of its own.
 
     `unresolved`: (module, name, method, facts) of what could not be found yet. `awaited`: modules whose import makes
     a refresh due.

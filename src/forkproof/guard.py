@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .model import Assessment
 
     Policy = Literal["observe", "wait", "raise"]
+    _Facts = tuple[int, int, bool, bool, int]
 
 try:
     from . import _native
@@ -38,6 +39,8 @@ else:
     _why_coarse = ""
 
 _RESOURCES = {"process": 0, "object": 1, "stream": 2}
+_CONSUMES = 3
+_STREAMS = {"stdin": 1, "stdout": 2, "stderr": 4}
 _OUTCOMES = ("clear", "observed", "waited", "gave-up")
 _CERTAIN_KINDS = (naming.LOCK, naming.RLOCK, naming.BUFFERED)
 
@@ -55,7 +58,7 @@ class _Settings:
         self.warn = True
         self.writer: Writer | None = None
         self.calls: list[catalogue.Call] = []
-        self.known: dict[Any, tuple[int, int, bool, bool]] = {}
+        self.known: dict[Any, _Facts] = {}
         self.resolved: set[str] = set()
         self.locks: list[catalogue.Lock] = []
         self.foreign: dict[int, catalogue.Lock] = {}
@@ -233,10 +236,13 @@ def _refresh() -> None:
     """Modules have come or gone, or another filter stands before ours."""
     assert _native is not None
     s = _settings
+    for name, keeps in catalogue.consumers().items() if not s.known else ():
+        s.known[catalogue.resolve(name)] = (0, _CONSUMES, False, False, int(keeps))
     awaited = set()
-    unresolved: list[tuple[str, str, str | None, tuple[int, int, bool, bool]]] = []
+    unresolved: list[tuple[str, str, str | None, _Facts]] = []
     for index, call in enumerate(s.calls):
-        facts = (index, _RESOURCES[call.resource], call.only == "host-name", call.gil_outside)
+        streams = sum(_STREAMS[name] for name in call.streams)
+        facts = (index, _RESOURCES[call.resource], call.only == "host-name", call.gil_outside, streams)
         for name in call.names:
             if name in s.resolved:
                 continue

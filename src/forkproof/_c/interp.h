@@ -153,6 +153,16 @@ static inline PyObject *frame_slot(const Frame *f, PyCodeObject *code, int slot)
     return frame_local(f, code->co_nlocalsplus + slot);
 }
 
+/* Whether a local or slot has a reference to the object that the object counts: one that is borrowed (3.14+) is not. */
+static inline int frame_refers(const Frame *f, int index, PyObject *object)
+{
+#if PY_AT_LEAST(3, 14)
+    return f->localsplus[index].bits == (uintptr_t)object;
+#else
+    return f->localsplus[index] == object;
+#endif
+}
+
 /* How many slots are in use, exactly, on 3.14+; -1 where the interpreter does not keep it (internals: trap 4). */
 static inline int frame_depth(const Frame *f, PyCodeObject *code)
 {

@@ -47,8 +47,8 @@ void look(Look *l, PyThreadState *self);
 /* What `self`, the forking thread, holds by its own frames. */
 void look_at(Look *l, PyThreadState *self);
 
-/* The catalogue: dict callable -> (index, resource, only) as set from Python; see evidence/_calls.py. */
-enum { RESOURCE_PROCESS, RESOURCE_OBJECT, RESOURCE_STREAM };
+/* The catalogue: dict callable -> (entry, resource, only host names, GIL retaken outside, streams) as set from Python. */
+enum { RESOURCE_PROCESS, RESOURCE_OBJECT, RESOURCE_STREAM, RESOURCE_CONSUMES };
 int set_calls(PyObject *calls);
 
 /* Whether the thread is in a futex wait on the GIL, as /proc says; 0 where that cannot be known. */
