@@ -162,3 +162,56 @@ def test_a_thread_with_a_trace_function_keeps_it(run: Run) -> None:
         os._exit(0)
     """
     assert _answers(run, body) == "still traced\n"
+
+
+@pytest.mark.parametrize("kind", ["Lock", "RLock"])
+def test_a_catalogued_lock_that_is_one_of_threadings(run: Run, kind: str) -> None:
+    """As numpy.random's: it is taken, named and reset like any other, and followed when the library replaces it."""
+    body = f"""
+        import types
+        from forkproof import catalogue
+        library = types.ModuleType("library_with_a_lock")
+        library.lock = threading.{kind}()
+        sys.modules["library_with_a_lock"] = library
+        facts = dict(path="library_with_a_lock.lock", distribution="library-with-a-lock", what="its lock", source="", advice="")
+        catalogue.all_locks = lambda: [catalogue.Lock(facts)]
+        forkproof.install(warn=False)
+        library.lock = threading.{kind}()                  # replaced after it was found
+        hold = library.lock.__enter__, library.lock.__exit__
+        def work():
+            while True:
+                sum(map(call, range(2)))                   # held where no frame shows it
+        def call(i):
+            return hold[i](*[None] * 3 * i) and 0 or sum(range(3000)) * 0
+        thread(work)
+        def child(): must_be_free(library.lock)
+        if {kind == "RLock"}:
+            told = until(lambda: [h for h in forkproof.assess().hazards if h.what == "its lock"])
+            assert told[0].thread.name == "Thread-1 (work)"
+    """
+    assert _answers(run, body) == "{0}\n"
+
+
+def test_what_is_imported_while_the_fork_waits_is_known_to_it(run: Run) -> None:
+    body = """
+        data = os.urandom(300_000)
+        for name in list(sys.modules):
+            if name in ("lzma", "_lzma"): del sys.modules[name]
+        began = threading.Event()
+        class Slow:
+            def find_spec(self, name, path, target=None):
+                if name == "lzma":
+                    began.set()
+                    time.sleep(0.1)
+        sys.meta_path.insert(0, Slow())
+        shared = []
+        def work():
+            import lzma
+            shared.append(lzma.LZMACompressor(preset=0))
+            while True: shared[0].compress(data)
+        thread(work)
+        began.wait()
+        def child():
+            if shared: shared[0].compress(data)
+    """
+    assert _answers(run, body, forks=5) == "{0}\n"

@@ -76,8 +76,10 @@ def set_calls(
     """
 
 def set_semaphore(type: type) -> None: ...
-def add_foreign(lock: Any, marker: str) -> None:
-    """`marker`: what the file names of its library's frames contain. A lock object (acquire, release) that is owned at every fork because frames do not show who holds it."""
+def add_foreign(lock: Any, marker: str, path: tuple[str, ...]) -> None:
+    """`marker`: what the file names of its library's frames contain. A lock object (acquire, release) that is owned at every fork because frames do not show who holds it.
+
+    `path`: a module and attributes, by which the lock is found anew at each fork."""
 
 def set_exempt(exempt: dict[Any, Any]) -> None:
     """The dict itself is read at each fork: keys id(lock), or (thread ident,)."""

@@ -262,12 +262,21 @@ def _refresh() -> None:
         if found is not None and lock.concerns_loaded() and id(found) not in s.foreign:
             s.foreign[id(found)] = lock
             package = lock.path.partition(".")[0]
-            _native.add_foreign(found, f"/{package}/")
+            _native.add_foreign(found, f"/{package}/", catalogue.steps(lock.path))
     if s.filter is not None:
         filters: list[Any] = warnings.filters  # type: ignore[assignment]
         if not filters or filters[0] is not s.filter:
             filters[:] = [s.filter, *(item for item in filters if item is not s.filter)]
             _filters_changed()
+
+
+def _find_replaced() -> None:
+    """A library may have replaced its lock since the last refresh; the extension has followed it, and the names do here."""
+    s = _settings
+    for lock in set(s.foreign.values()):
+        found = catalogue.resolve(lock.path)
+        if found is not None:
+            s.foreign[id(found)] = lock
 
 
 def _filters_changed() -> None:
@@ -351,6 +360,7 @@ def _verb(state: str | None) -> str:
 
 
 def _hazard(s: Sighting, *, cleared: bool) -> dict[str, Any]:
+    _find_replaced()
     return naming.hazard(s, _settings.calls, _settings.foreign, cleared=cleared)
 
 
@@ -427,6 +437,7 @@ def _emit_fork(
 
 
 def _name(s: Sighting) -> str:
+    _find_replaced()
     return naming.what(s, _settings.calls, _settings.foreign)
 
 

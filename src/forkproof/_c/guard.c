@@ -523,6 +523,17 @@ static Frame *frame_of_library(PyThreadState *thread, PyObject *marker)
     return NULL;
 }
 
+/* The innermost frame that runs code of a program's. */
+static Frame *first_frame(PyThreadState *thread)
+{
+    int through_c;
+    Frame *f = thread_top(thread);
+    while (f != NULL && (frame_is_shim(f) || frame_code(f) == NULL)) {
+        f = frame_outer(f, &through_c);
+    }
+    return f;
+}
+
 /* A catalogued lock is held in code without frames: that somebody has it shows by trying, who by where threads stand. */
 static void add_foreign_holders(Look *part, PyThreadState *me)
 {
@@ -533,18 +544,21 @@ static void add_foreign_holders(Look *part, PyThreadState *me)
         if (is_owned(lock)) {
             continue;
         }
-        if (take(lock, KIND_FOREIGN, 0)) {
-            give_back(lock, KIND_FOREIGN);
+        Kind kind = kind_of(lock);
+        if (take(lock, kind, 0)) {
+            give_back(lock, kind);
             continue;
         }
+        unsigned long owner = kind == KIND_RLOCK ? rlock_owner(lock) : 0;
         PyThreadState *ts = PyInterpreterState_ThreadHead(PyThreadState_GetInterpreter(me));
         for (; ts != NULL; ts = PyThreadState_Next(ts)) {
-            Frame *f = ts == me ? NULL : frame_of_library(ts, marker);
+            Frame *f = ts == me ? NULL : owner ? ((unsigned long)ts->thread_id == owner ? first_frame(ts) : NULL)
+                                               : frame_of_library(ts, marker);
             if (f != NULL && part->n < part->room) {
                 PyCodeObject *code = frame_code(f);
                 part->items[part->n++] = (Sighting){
-                    .thread = ts, .state = STATE_HOLDS, .kind = KIND_FOREIGN, .subject = lock, .frame = f,
-                    .code = code, .unit = frame_unit(f, code), .named_at = -1,
+                    .thread = ts, .state = STATE_HOLDS, .kind = kind, .certain = owner != 0, .subject = lock,
+                    .frame = f, .code = code, .unit = frame_unit(f, code), .named_at = -1,
                 };
             }
         }
@@ -596,6 +610,47 @@ static int own(PyObject *object, Kind kind, double seconds)
     }
     g.owned[g.n_owned++] = (Owned){object, kind};
     return 1;
+}
+
+static int is_catalogued(PyObject *lock)
+{
+    PyObject *id = PyDict_GET_SIZE(foreign_locks) ? PyLong_FromVoidPtr(lock) : NULL;
+    int found = id != NULL && PyDict_Contains(foreign_locks, id) == 1;
+    Py_XDECREF(id);
+    PyErr_Clear();
+    return found;
+}
+
+/* A lock that compiled code takes again as soon as it has let go of it, without a pause in which who waits could have it:
+ * its holder is stopped between two calls. */
+static int own_between(PyThreadState *me, PyObject *lock, Kind kind, double seconds)
+{
+    double end = monotonic() + seconds;
+    int naps = 0;
+    do {
+        if (own(lock, kind, 0)) {
+            return 1;
+        }
+        PyThreadState *back[MAX_STOPPED];
+        int n = 0;
+        PyThreadState *ts = PyInterpreterState_ThreadHead(PyThreadState_GetInterpreter(me));
+        for (; ts != NULL && n < MAX_STOPPED; ts = PyThreadState_Next(ts)) {
+            if (ts != me && !is_parked(ts) && waits_for_gil((unsigned long)ts->native_thread_id)) {
+                back[n++] = ts;
+            }
+        }
+        if (n) {
+            stop_one(me, back, n, POLL);
+        }
+        else if (++naps % 20) {
+            struct timespec pause = {0, (long)(DRAIN * 1e9)};
+            nanosleep(&pause, NULL); /* with the GIL: it comes to wait for it */
+        }
+        else {
+            sleep_without_gil(POLL);
+        }
+    } while (monotonic() < end);
+    return 0;
 }
 
 /* Looks until everything that matters is owned or given up. Returns with the import lock taken and the last look done. */
@@ -667,8 +722,14 @@ static void settle(PyThreadState *me)
                     gave_up = 1;
                     continue;
                 }
-                need[n] = value;
-                kinds[n++] = KIND_FOREIGN;
+                int known = 0;
+                for (int k = 0; k < n; k++) {
+                    known |= need[k] == value;
+                }
+                if (!known) {
+                    need[n] = value;
+                    kinds[n++] = kind_of(value);
+                }
             }
         }
         if (!pending && n == 0) {
@@ -723,9 +784,10 @@ static void settle(PyThreadState *me)
                 taken = 0;
                 continue;
             }
-            int unseen = kind == KIND_LOCK && is_locked(object) && holder == NULL;
+            int catalogued = is_catalogued(object);
+            int unseen = kind == KIND_LOCK && is_locked(object) && holder == NULL && !catalogued;
             double limit = unseen ? UNSEEN_LIMIT : Py_MIN(TAKE_LIMIT, Py_MAX(g.wait, 0.002));
-            if (own(object, kind, limit)) {
+            if (catalogued ? own_between(me, object, kind, limit) : own(object, kind, limit)) {
                 continue;
             }
             taken = 0;
@@ -927,6 +989,52 @@ static int refresh_is_due(void)
     return 0;
 }
 
+/* A library may replace its lock. What the catalogue's path leads to now; no Python code runs. New reference or NULL. */
+static PyObject *follow(PyObject *path)
+{
+    PyObject *at = Py_XNewRef(PyDict_GetItemWithError(g.modules, PyTuple_GET_ITEM(path, 0)));
+    for (Py_ssize_t i = 1; at != NULL && i < PyTuple_GET_SIZE(path); i++) {
+        PyObject *name = PyTuple_GET_ITEM(path, i), *descriptor = _PyType_Lookup(Py_TYPE(at), name);
+        PyObject *next = NULL;
+        if (PyModule_Check(at)) {
+            next = Py_XNewRef(PyDict_GetItemWithError(PyModule_GetDict(at), name));
+        }
+        else if (descriptor != NULL &&
+                 (Py_IS_TYPE(descriptor, &PyGetSetDescr_Type) || Py_IS_TYPE(descriptor, &PyMemberDescr_Type))) {
+            next = Py_TYPE(descriptor)->tp_descr_get(descriptor, at, (PyObject *)Py_TYPE(at));
+        }
+        else {
+            next = Py_XNewRef(plain_attribute(at, name));
+        }
+        Py_SETREF(at, next);
+    }
+    PyErr_Clear();
+    return at;
+}
+
+static void follow_foreign(void)
+{
+    PyObject *key, *value;
+    Py_ssize_t position = 0;
+    while (PyDict_Next(foreign_locks, &position, &key, &value)) {
+        PyObject *now = follow(PyTuple_GET_ITEM(value, 2));
+        if (now == NULL || now == PyTuple_GET_ITEM(value, 0)) {
+            Py_XDECREF(now);
+            continue;
+        }
+        PyObject *entry = PyTuple_Pack(3, now, PyTuple_GET_ITEM(value, 1), PyTuple_GET_ITEM(value, 2));
+        PyObject *id = PyLong_FromVoidPtr(now);
+        if (entry != NULL && id != NULL && PyDict_SetItem(foreign_locks, id, entry) == 0) {
+            PyDict_DelItem(foreign_locks, key);
+        }
+        Py_XDECREF(entry);
+        Py_XDECREF(id);
+        Py_DECREF(now);
+        PyErr_Clear();
+        position = 0; /* the dict has changed */
+    }
+}
+
 static PyObject *before(PyObject *module, PyObject *unused)
 {
     (void)module;
@@ -965,6 +1073,7 @@ static PyObject *before(PyObject *module, PyObject *unused)
         g.turn = 0;
         Py_RETURN_NONE;
     }
+    follow_foreign();
     if (g.policy == POLICY_OBSERVE) {
         resolve_awaited();
         /* PyOS_BeforeFork would take the import lock after us and wait for it while others move on; taken here, the look
@@ -1003,6 +1112,20 @@ static PyObject *before(PyObject *module, PyObject *unused)
             }
             find_held(me);
             settle(me);
+            for (int i = 0; i < 3 && refresh_is_due(); i++) {
+                /* What was imported while we waited may be in the catalogue, and at work already. */
+                double waited = g.waited;
+                let_go();
+                let_run(NULL);
+                unlock_imports();
+                release_signals();
+                if (call_python(g.refresh, NULL, "refresh") < 0) {
+                    g.turn = 0;
+                    Py_RETURN_NONE;
+                }
+                settle(me);
+                g.waited += waited;
+            }
             g.left = at_risk();
         }
     }
@@ -1221,6 +1344,7 @@ static PyObject *assess(PyObject *module, PyObject *unused)
     if (g.turn != 0) {
         return PyList_New(0); /* asked from inside a fork of another thread: its look is in use */
     }
+    follow_foreign();
     look(&g.look, me);
     find_held(me);
     return at_risk();
@@ -1274,9 +1398,9 @@ static PyObject *set_semaphore(PyObject *module, PyObject *type)
 
 static PyObject *add_foreign(PyObject *module, PyObject *args)
 {
-    PyObject *object, *marker;
+    PyObject *object, *marker, *path;
     (void)module;
-    if (!PyArg_ParseTuple(args, "OU", &object, &marker)) {
+    if (!PyArg_ParseTuple(args, "OUO!", &object, &marker, &PyTuple_Type, &path)) {
         return NULL;
     }
     PyObject *id = PyLong_FromVoidPtr(object);

@@ -301,6 +301,13 @@ def resolve(name: str) -> object | None:
     return None
 
 
+def steps(name: str) -> tuple[str, ...]:
+    """The longest part of a dotted name that is an imported module, and the attributes from there on."""
+    parts = name.split(".")
+    cut = next((n for n in range(len(parts) - 1, 0, -1) if ".".join(parts[:n]) in sys.modules), 1)
+    return (".".join(parts[:cut]), *parts[cut:])
+
+
 def _c_attribute(found: object, name: str) -> object | None:
     """An attribute that a C type keeps outside any `__dict__` (`_bit_generator` of numpy's `RandomState`)."""
     for kind in type(found).__mro__:
