@@ -186,8 +186,9 @@ def test_a_catalogued_lock_that_is_one_of_threadings(run: Run, kind: str) -> Non
         thread(work)
         def child(): must_be_free(library.lock)
         if {kind == "RLock"}:
-            told = until(lambda: [h for h in forkproof.assess().hazards if h.what == "its lock"])
-            assert told[0].thread.name == "Thread-1 (work)"
+            told = set()
+            until(lambda: told.update(h.thread.name for h in forkproof.assess().hazards if h.what == "its lock") or told)
+            assert told == {{"Thread-1 (work)"}}
     """
     assert _answers(run, body) == "{0}\n"
 
@@ -195,8 +196,6 @@ def test_a_catalogued_lock_that_is_one_of_threadings(run: Run, kind: str) -> Non
 def test_what_is_imported_while_the_fork_waits_is_known_to_it(run: Run) -> None:
     body = """
         data = os.urandom(300_000)
-        for name in list(sys.modules):
-            if name in ("lzma", "_lzma"): del sys.modules[name]
         began = threading.Event()
         class Slow:
             def find_spec(self, name, path, target=None):
@@ -213,5 +212,7 @@ def test_what_is_imported_while_the_fork_waits_is_known_to_it(run: Run) -> None:
         began.wait()
         def child():
             if shared: shared[0].compress(data)
+        print({forked(child) for _ in range(5)})
     """
-    assert _answers(run, body, forks=5) == "{0}\n"
+    ended = run("-c", program(body))
+    assert ended.stdout == "{0}\n", ended.stderr
