@@ -216,3 +216,30 @@ def test_what_is_imported_while_the_fork_waits_is_known_to_it(run: Run) -> None:
     """
     ended = run("-c", program(body))
     assert ended.stdout == "{0}\n", ended.stderr
+
+
+def test_a_warning_of_ours_never_waits_for_the_lock_of_warnings(run: Run) -> None:
+    """From 3.14 on it is a lock in C that a fork does not reset. The one that has it here does not let go before the end."""
+    body = """
+        import _warnings, io
+        lock, held = threading.Lock(), threading.Event()
+        done = []
+        def work():
+            with getattr(warnings, "_lock", lock):
+                held.set()
+                while not done: time.sleep(0.001)
+        def child():
+            warnings.warn("in the child")
+        thread(work)
+        held.wait()
+        began = time.monotonic()
+        forkproof.assess()
+        ask = __import__("forkproof.guard").guard
+        ask._warn([dict(cleared=False, thread=None, state="holds", what="a lock", advice="none")], sys._getframe(), "x")
+        assert time.monotonic() - began < 5
+        # os.fork() itself waits for it in the parent, to warn of the threads; so it is let go of meanwhile.
+        threading.Timer(1.5, done.append, [1]).start()
+        print({forked(child)})
+    """
+    ended = run("-W", "ignore", "-c", program(body, install="forkproof.install(warn=False, wait=0.2)"))
+    assert ended.stdout == "{0}\n", ended.stderr

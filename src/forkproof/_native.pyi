@@ -87,6 +87,10 @@ def set_exempt(exempt: dict[Any, Any]) -> None:
 def last_clean() -> bool:
     """Whether nothing was left at risk at the last fork of this process."""
 
+def enter_warnings() -> bool:
+    """Takes the lock of `warnings` (3.14 on) if that needs no waiting; True also where there is none."""
+
+def leave_warnings() -> None: ...
 def probe_buffered(file: Any) -> bool | None: ...
 def expression(code: CodeType, offset: int) -> str | None:
     """The words by which the code knows the lock that is entered or called there: "self._lock"."""

@@ -265,9 +265,10 @@ def _refresh() -> None:
             _native.add_foreign(found, f"/{package}/", catalogue.steps(lock.path))
     if s.filter is not None:
         filters: list[Any] = warnings.filters  # type: ignore[assignment]
-        if not filters or filters[0] is not s.filter:
+        if (not filters or filters[0] is not s.filter) and _native.enter_warnings():
             filters[:] = [s.filter, *(item for item in filters if item is not s.filter)]
             _filters_changed()
+            _native.leave_warnings()
 
 
 def _find_replaced() -> None:
@@ -483,6 +484,8 @@ def _warn(hazards: list[dict[str, Any]], frame: FrameType | None, consequence: s
     if outside is None:
         return None
     registry = outside.f_globals.setdefault("__warningregistry__", {})
+    if _native is not None and not _native.enter_warnings():
+        return None  # another thread is in the middle of a warning, perhaps for long; the event is written all the same
     try:
         warnings.warn_explicit(
             text, ForkRiskWarning, outside.f_code.co_filename, outside.f_lineno,
@@ -490,6 +493,9 @@ def _warn(hazards: list[dict[str, Any]], frame: FrameType | None, consequence: s
         )  # fmt: skip
     except ForkRiskWarning as error:
         return error
+    finally:
+        if _native is not None:
+            _native.leave_warnings()
     return None
 
 

@@ -218,6 +218,7 @@ static void in_child(void)
     g.n_owned = 0;
     forget_parked();
     if (g.repair && g.policy == POLICY_WAIT) {
+        reset_warnings();
         /* What the wait could not clear, and a thread that is gone held for certain. The look is the last one before the
          * fork; its frames and locks are copied with the process and nothing has touched them since. */
         for (int i = 0; i < g.look.n; i++) {
@@ -1423,6 +1424,21 @@ static PyObject *set_exempt(PyObject *module, PyObject *exempt)
     Py_RETURN_NONE;
 }
 
+static PyObject *enter_warnings(PyObject *module, PyObject *unused)
+{
+    (void)module;
+    (void)unused;
+    return PyBool_FromLong(try_warnings());
+}
+
+static PyObject *leave_warnings(PyObject *module, PyObject *unused)
+{
+    (void)module;
+    (void)unused;
+    give_back_warnings();
+    Py_RETURN_NONE;
+}
+
 static PyObject *last_clean(PyObject *module, PyObject *unused)
 {
     (void)module;
@@ -1504,6 +1520,8 @@ PyMethodDef guard_methods[] = {
     {"add_foreign", add_foreign, METH_VARARGS, NULL},
     {"set_exempt", set_exempt, METH_O, NULL},
     {"last_clean", last_clean, METH_NOARGS, NULL},
+    {"enter_warnings", enter_warnings, METH_NOARGS, NULL},
+    {"leave_warnings", leave_warnings, METH_NOARGS, NULL},
     {"probe_buffered", probe_buffered, METH_O, NULL},
     {"expression", expression, METH_VARARGS, NULL},
     {"child_callbacks", child_callbacks, METH_NOARGS, NULL},

@@ -12,6 +12,7 @@
  *   PyInterpreterState     before_forkers, after_forkers_parent, after_forkers_child               (pycore_interp.h)
  *   the GIL's struct       cond, to see that a thread waits for it; interval                         (pycore_gil.h)
  *   pending calls          3.12: ceval.pending.busy; 3.13+: .handling_thread                (pycore_ceval_state.h)
+ *   PyInterpreterState     3.14+: warnings.lock                                         (pycore_interp_structs.h)
  *   trace functions        3.11: c_tracefunc, c_profilefunc, tracing, cframe->use_tracing       (cpython/pystate.h)
  *
  * Guarantee: on an interpreter that is not listed here the extension is an empty module that refuses to import.
@@ -223,6 +224,37 @@ static inline int address_is_gil(uintptr_t address)
 static inline unsigned long *switch_interval(void)
 {
     return &the_gil()->interval;
+}
+
+/* The lock of `warnings`, a recursive mutex in C from 3.14 on, that no fork resets. -> 1 taken, or there is none. */
+static inline int try_warnings(void)
+{
+#if PY_AT_LEAST(3, 14)
+    _PyRecursiveMutex *lock = &PyInterpreterState_Get()->warnings.lock;
+    if (!_PyRecursiveMutex_IsLockedByCurrentThread(lock) && PyMutex_IsLocked(&lock->mutex)) {
+        return 0;
+    }
+    _PyRecursiveMutex_Lock(lock); /* it is free or ours, and with the GIL held stays so */
+#endif
+    return 1;
+}
+
+static inline void give_back_warnings(void)
+{
+#if PY_AT_LEAST(3, 14)
+    _PyRecursiveMutex_Unlock(&PyInterpreterState_Get()->warnings.lock);
+#endif
+}
+
+/* In the child: a thread that is gone had it, or was about to. */
+static inline void reset_warnings(void)
+{
+#if PY_AT_LEAST(3, 14)
+    _PyRecursiveMutex *lock = &PyInterpreterState_Get()->warnings.lock;
+    if (!_PyRecursiveMutex_IsLockedByCurrentThread(lock)) {
+        memset(lock, 0, sizeof(*lock));
+    }
+#endif
 }
 
 static inline void *code_extra_get(PyCodeObject *code, Py_ssize_t index)
