@@ -363,14 +363,14 @@ def test_calls_that_hold_nothing_are_not_reported(stage: Stage) -> None:
     ours, theirs = socket.socketpair()
     listener = socket.create_server(("127.0.0.1", 0))
     threads = [
-        stage.start(time.sleep, 1.5),
+        stage.start(time.sleep, 3),
         stage.start(lambda: ours.recv(1)),
         stage.start(lambda: listener.accept()),
         stage.start(lambda: os.read(ours.fileno(), 1)),
-        stage.start(lambda: __import__("select").select([ours], [], [], 1.5)),
+        stage.start(lambda: __import__("select").select([ours], [], [], 3)),
     ]
     for thread in threads:
-        for _ in range(20):
+        for _ in range(5):
             expect(thread)
     theirs.sendall(b"xx")
     socket.create_connection(listener.getsockname()).close()

@@ -290,3 +290,315 @@ def test_an_enter_that_has_not_taken_its_lock_yet_holds_nothing(stage: Stage) ->
         thread = stage.at(gate, body)
         expect(thread)
         gate.open()
+
+
+# What has been let go of may be another thread's by now: the lock is locked, and this thread does not have it.
+
+
+def taken_meanwhile(stage: Stage, make: Any, *, certain: bool = True, gone: bool = True) -> None:
+    """A thread inside `__exit__` of `make(lock, before, after)`, before and after it has let go; once it has, a third
+    thread has the lock."""
+    lock, before, after = threading.Lock(), stage.gate(), stage.gate()
+
+    def body() -> None:
+        with make(lock, before, after):
+            pass
+
+    thread = stage.at(before, body)
+    expect(thread, leaving(lock, certain=certain))
+    before.open()
+    after.reached(thread)
+    with stage.held(lock):
+        assert lock.locked()
+        expect(thread, *([] if gone else [leaving(lock, certain=False)]))
+        after.open()
+        thread.join(20)
+
+
+class Base:
+    def __init__(self, lock: Any, before: Gate, after: Gate) -> None:
+        self.lock, self.before, self.after = lock, before, after
+        self.free = lock.release
+        self.armed, self.unarmed = True, False
+
+    def __enter__(self) -> None:
+        self.lock.acquire()
+
+    def unlock(self) -> None:
+        self.before.wait()
+        self.lock.release()
+
+    def release(self) -> None:
+        self.before.wait()
+        self.lock.release()
+        self.after.wait()
+
+    def unlock_early(self) -> None:
+        if self.armed:
+            self.lock.release()
+            return
+        self.lock.release()
+
+
+class Plain(Base):
+    def __exit__(self, *args: object) -> None:
+        self.before.wait()
+        self.lock.release()
+        self.after.wait()
+
+
+class OfTheLock(Base):
+    def __exit__(self, *args: object) -> None:
+        self.before.wait()
+        self.lock.__exit__(*args)
+        self.after.wait()
+
+
+class ByName(Base):
+    def __exit__(self, *args: object) -> None:
+        lock = self.lock
+        self.before.wait()
+        lock.release()
+        self.after.wait()
+
+
+class ByMethod(Base):
+    def __exit__(self, *args: object) -> None:
+        release = self.lock.release
+        self.before.wait()
+        release()
+        self.after.wait()
+
+
+class ByAttribute(Base):
+    def __exit__(self, *args: object) -> None:
+        self.before.wait()
+        self.free()
+        self.after.wait()
+
+
+class ByHelper(Base):
+    def __exit__(self, *args: object) -> None:
+        self.unlock()
+        self.after.wait()
+
+
+class InHelper(Base):
+    def __exit__(self, *args: object) -> None:
+        self.release()
+
+
+class ByEveryWayOfAHelper(Base):
+    def __exit__(self, *args: object) -> None:
+        self.before.wait()
+        self.unlock_early()
+        self.after.wait()
+
+
+class InFinally(Base):
+    def __exit__(self, *args: object) -> None:
+        try:
+            self.before.wait()
+        finally:
+            self.lock.release()
+            self.after.wait()
+
+
+class InBranch(Base):
+    def __exit__(self, *args: object) -> None:
+        if self.armed:
+            self.before.wait()
+            self.lock.release()
+            self.after.wait()
+
+
+class InLoop(Base):
+    def __exit__(self, *args: object) -> None:
+        for _ in (1,):
+            self.before.wait()
+            self.lock.release()
+        else:
+            self.after.wait()
+
+
+class InSuper(Plain):
+    def __exit__(self, *args: object) -> None:
+        super().__exit__(*args)
+
+
+class SelfInACell(Base):
+    def __exit__(self, *args: object) -> None:
+        def give() -> None:
+            self.before.wait()
+            self.lock.release()
+            self.after.wait()
+
+        give()
+
+
+class OtherName(Base):
+    def leave(self, *args: object) -> None:
+        self.before.wait()
+        self.lock.release()
+        self.after.wait()
+
+    __exit__ = leave
+
+
+LETS_GO = [Plain, OfTheLock, ByName, ByMethod, ByAttribute, ByHelper, InHelper, ByEveryWayOfAHelper, InFinally, InBranch,
+           InSuper, SelfInACell, OtherName]  # fmt: skip
+
+
+@pytest.mark.parametrize("make", LETS_GO, ids=lambda make: make.__name__)
+def test_what_has_been_let_go_of_is_not_this_threads(stage: Stage, make: Any) -> None:
+    taken_meanwhile(stage, make)
+
+
+class Maybe(Base):
+    def __exit__(self, *args: object) -> None:
+        self.before.wait()
+        if self.armed:
+            self.lock.release()
+        self.after.wait()
+
+
+class BySuper(Base):
+    """What is called by super() is not followed: where it has returned, nobody can tell what it did."""
+
+    class Parent(Base):
+        def __exit__(self, *args: object) -> None:
+            self.before.wait()
+            self.lock.release()
+
+    def __new__(cls, *args: Any) -> Any:
+        class Child(cls.Parent):
+            def __exit__(self, *args: object) -> None:
+                super().__exit__(*args)
+                self.after.wait()
+
+        return Child(*args)
+
+
+@pytest.mark.parametrize("make", [Maybe, BySuper], ids=lambda make: make.__name__)
+def test_what_may_have_been_let_go_of_is_only_possible(stage: Stage, make: Any) -> None:
+    taken_meanwhile(stage, make, gone=False)
+
+
+def test_a_loop_that_lets_go_may_come_to_it_again(stage: Stage) -> None:
+    taken_meanwhile(stage, InLoop, certain=False, gone=False)
+
+
+def test_a_lock_that_is_let_go_of_only_for_a_moment_is_held_after_it(stage: Stage) -> None:
+    lock, gate = threading.Lock(), stage.gate()
+
+    class Moment(Base):
+        def __exit__(self, *args: object) -> None:
+            self.lock.release()
+            self.lock.acquire()
+            gate.wait()
+            self.lock.release()
+
+    def body() -> None:
+        with Moment(lock, gate, gate):
+            pass
+
+    expect(stage.at(gate, body), leaving(lock))
+
+
+def test_what_a_branch_has_not_let_go_of_is_held(stage: Stage) -> None:
+    lock, gate = threading.Lock(), stage.gate()
+
+    class Other(Base):
+        def __exit__(self, *args: object) -> None:
+            if self.unarmed:
+                self.lock.release()
+                return
+            gate.wait()
+            self.lock.release()
+
+    def body() -> None:
+        with Other(lock, gate, gate):
+            pass
+
+    expect(stage.at(gate, body), leaving(lock))
+
+
+@pytest.mark.parametrize("error", [False, True], ids=["normally", "by an exception"])
+def test_by_an_exception_too(stage: Stage, error: bool) -> None:
+    lock, before, after = threading.Lock(), stage.gate(), stage.gate()
+
+    def body() -> None:
+        with suppress(KeyError), Plain(lock, before, after):
+            if error:
+                raise KeyError
+
+    thread = stage.at(before, body)
+    expect(thread, leaving(lock))
+    before.open()
+    after.reached(thread)
+    with stage.held(lock):
+        expect(thread)
+        after.open()
+        thread.join(20)
+
+
+def test_a_release_of_python_that_has_let_go_already(stage: Stage) -> None:
+    """`acquire()` and `release()` of a class, in a `finally`: the same as inside __exit__."""
+    lock, before, after = threading.Lock(), stage.gate(), stage.gate()
+
+    class Wrapped(Base):
+        def acquire(self) -> None:
+            self.lock.acquire()
+
+    wrapped = Wrapped(lock, before, after)
+
+    def body() -> None:
+        wrapped.acquire()
+        try:
+            pass
+        finally:
+            wrapped.release()
+
+    thread = stage.at(before, body)
+    expect(thread, leaving(lock))
+    before.open()
+    after.reached(thread)
+    with stage.held(lock):
+        expect(thread)
+        after.open()
+        thread.join(20)
+
+
+@pytest.mark.parametrize("style", ["with", "finally"])
+def test_a_generator_that_has_let_go_already(stage: Stage, style: str) -> None:
+    lock, before, after = threading.Lock(), stage.gate(), stage.gate()
+
+    @contextmanager
+    def by_with() -> Any:
+        with lock:
+            yield
+            before.wait()
+        after.wait()
+
+    @contextmanager
+    def by_finally() -> Any:
+        lock.acquire()
+        try:
+            yield
+        finally:
+            before.wait()
+            lock.release()
+            after.wait()
+
+    def body() -> None:
+        with by_with() if style == "with" else by_finally():
+            pass
+
+    thread = stage.at(before, body)
+    assert [(s[7] is lock, bool(s[4])) for s in sightings(thread)] == [(True, True)]
+    before.open()
+    after.reached(thread)
+    with stage.held(lock):
+        expect(thread)
+        after.open()
+        thread.join(20)

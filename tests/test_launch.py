@@ -235,6 +235,129 @@ def test_programs_that_the_program_starts_are_plain_python(run: Run, folder: Pat
     assert "forkproof" not in run(*FORKPROOF, "-c", "import os; print(os.environ)", env={"PWD": None}).stdout
 
 
+# A program that replaces itself.
+
+# Forks, then starts itself anew, until it has done so three times; tells what it sees each time.
+AGAIN = """
+import json, os, sys
+assert "forkproof" in sys.modules or os.environ.get("PLAIN")
+if os.fork() == 0:
+    os._exit(0)
+os.wait()
+shown = {k: v for k, v in os.environ.items() if k.startswith(("PYTHON", "_FORKPROOF"))}
+print(sys.argv[1:], shown, sys.path, os.getpid() == int(os.environ.get("WAS", os.getpid())), flush=True)
+if len(sys.argv) < 4:
+    os.environ["WAS"] = str(os.getpid())
+    HOW
+"""
+WAYS = {
+    "execv": "os.execv(sys.executable, [sys.executable, *sys.argv, 'x'])",
+    "execv, putenv": "os.putenv('PYTHONPATH', '/else'); os.execv(sys.executable, [sys.executable, *sys.argv, 'x'])",
+    "execl": "os.execl(sys.executable, sys.executable, '-u', '-W', 'error', *sys.argv, 'x')",
+    "execve, os.environ": "os.execve(sys.executable, [sys.executable, *sys.argv, 'x'], os.environ)",
+    "execve, a dict": "os.execve(sys.executable, [sys.executable, *sys.argv, 'x'], {**os.environ, 'PYTHONPATH': 'a:b'})",
+    "execve, bytes": "os.execve(os.fsencode(sys.executable), [*map(os.fsencode, [sys.executable, *sys.argv]), b'x'], dict(os.environb))",
+    "execve, descriptor": "os.execve(os.open(sys.executable, 0), [sys.executable, *sys.argv, 'x'], os.environ)",
+    "execvpe": "os.environ['PATH'] = '/nowhere:' + os.path.dirname(sys.executable);"
+               "os.execvpe(os.path.basename(sys.executable), [sys.executable, *sys.argv, 'x'], os.environ)",
+    "a script": "os.execv(sys.argv[0], [*sys.argv, 'x'])",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", WAYS)
+def test_a_program_that_replaces_itself_goes_on_being_watched(run: Run, tmp_path: Path, how: str) -> None:
+    script = tmp_path / "again.py"
+    script.write_text(f"#!{sys.executable}\n" + AGAIN.replace("HOW", WAYS[how]))
+    script.chmod(0o755)
+    plain = run(script, cwd=tmp_path, env={"PLAIN": "1"})
+    watched = run(*FORKPROOF, "--events", "events.jsonl", script, cwd=tmp_path)
+    assert plain.stdout.count("\n") == 4
+    assert_same(plain, watched)
+    events = validated(tmp_path / "events.jsonl")
+    forks = [event for event in events if isinstance(event, Fork)]
+    assert [fork.fork for fork in forks] == [1, 2, 3, 4]
+    assert len({fork.pid for fork in forks}) == 1
+    assert sorted(event.fork for event in events if isinstance(event, Born)) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("options", ["-I", "-E", "-S", "-sE", "-bI", "-Xdev -S", "-W error -I", "-X dev -E"])
+def test_a_program_that_replaces_itself_by_one_out_of_reach_is_left_alone(
+    run: Run, folder: Path, options: str
+) -> None:
+    code = f"import os, sys; os.execv(sys.executable, [sys.executable, *'{options}'.split(), 'who.py'])"
+    assert_same(*both(run, "-c", code, cwd=folder))
+
+
+def test_the_interpreter_is_the_one_that_runs_and_not_what_its_name_finds(run: Run, folder: Path) -> None:
+    """sys.executable is what argv[0] finds on PATH; what is there may be anything."""
+    (folder / "bin").mkdir()
+    (folder / "bin" / "python").write_text("#!/bin/sh\nenv\n")
+    (folder / "bin" / "python").chmod(0o755)
+    code = f"""
+import os, sys
+os.environ["PATH"] = {str(folder / "bin")!r} + ":" + os.environ["PATH"]
+again = "import os, sys; print(sys.executable, flush=True); os.execv(sys.executable, [sys.executable])"
+os.execl(sys.executable, "python", "-c", again)
+"""
+    plain, watched = both(run, "-c", code, cwd=folder)
+    assert str(folder / "bin" / "python") in plain.stdout
+    assert_same(plain, watched)
+
+
+@pytest.mark.parametrize("name", ["env", "script", "script for env"])
+def test_another_program_in_the_place_of_this_one_sees_its_own_environment(
+    run: Run, folder: Path, name: str
+) -> None:
+    (folder / "script").write_text("#!/bin/sh\nenv\n")
+    (folder / "script").chmod(0o755)
+    what = {
+        "env": "'env', ['env']",
+        "script": "'./script', ['-I']",
+        "script for env": "'/usr/bin/env', ['env', 'env']",
+    }
+    plain, watched = both(run, "-c", f"import os; os.execvp({what[name]})", cwd=folder)
+    assert "PATH=" in plain.stdout
+    assert_same(plain, watched)
+
+
+def test_an_exec_that_fails_or_is_refused_leaves_everything_as_it_was(run: Run, folder: Path) -> None:
+    code = """
+import os, sys, subprocess
+def refuse(event, arguments):
+    if event == "os.exec" and "refused" in arguments[1]:
+        raise RuntimeError("refused")
+sys.addaudithook(refuse)
+mine = {"A": "1"}
+for path, arguments in (
+    (sys.executable, ["x" * 5_000_000]), (sys.executable, [sys.executable, "refused"]),
+    (sys.executable, []), (sys.executable, ["a" + chr(0)]), ("nowhere", ["x"]), (".", ["x"]), ("who.py", ["x"]),
+):
+    for call in (lambda: os.execv(path, arguments), lambda: os.execve(path, arguments, mine)):
+        try:
+            call()
+        except Exception as error:
+            print(type(error).__name__, error, mine, len(os.environ), flush=True)
+    subprocess.run(["env"])
+"""
+    plain, watched = both(run, "-c", code, cwd=folder)
+    assert plain.stdout.count("RuntimeError refused") == 2
+    assert_same(plain, watched)
+
+
+def test_a_child_that_becomes_a_python_program_is_watched(run: Run, tmp_path: Path) -> None:
+    code = """
+import os, sys
+if os.fork() == 0:
+    os.execv(sys.executable, [sys.executable, "-c", "import os; os.fork() or os._exit(0); os.wait()"])
+os.wait()
+"""
+    ended = run(*FORKPROOF, "--events", tmp_path / "events.jsonl", "-c", code)
+    assert (ended.status, ended.stderr) == (0, "")
+    first, second = (event for event in validated(tmp_path / "events.jsonl") if isinstance(event, Fork))
+    assert (first.fork, second.fork) == (1, 2)
+    assert first.pid != second.pid
+
+
 # Descriptors.
 
 

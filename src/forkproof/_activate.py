@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .guard import install
+from .launch.follow import follow
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,3 +21,4 @@ def activate(options: dict[str, Any]) -> None:
         events=options["events"],
         warn=False,
     )
+    follow(options)

@@ -7,7 +7,7 @@ draining  inside: the native lock is free as soon as the thread waits for the GI
 kind      0 Lock, 1 RLock, 2 buffered file, 3 catalogued lock object, 4 semaphore, 5 native call, 6 import
 subject   the lock, file, semaphore, callable or module lock itself
 manager   the class through which it was taken, or None
-entry     index into the catalogue's calls
+entry     index into the catalogue's calls; -1: a lock that no frame shows to be held, its owner does
 code, offset    where the frame that shows it stands (offset in bytes, as f_lasti)
 named_at  offset of the instruction that took it, for `expression`; -1 none
 self      class of the first parameter of that frame, or None
@@ -56,11 +56,15 @@ def uninstall() -> None: ...
 def look() -> list[Sighting]:
     """Every other thread, whatever matters or not."""
 
-def assess() -> list[Sighting]:
-    """What would be at risk if this thread forked now."""
+def assess(search: bool = True, /) -> list[Sighting]:
+    """What would be at risk if this thread forked now. `search` the heap even where that is not due."""
 
 def waiters() -> list[tuple[Any, Any]]:
     """(condition, waiter) for each thread that stands in a Condition.wait."""
+
+def locked() -> list[Any]:
+    """Every Lock and RLock of the process that is locked at this moment, signals included. In a
+    child that has just been forked: what the parent's threads had locked."""
 
 def set_calls(
     calls: dict[Any, tuple[int, int, bool, bool, int]],
@@ -101,6 +105,15 @@ def child_callbacks() -> list[Callable[[], object]]:
 def code_units(code: CodeType) -> list[tuple[int, int, int]]:
     """For each code unit: stack depth (-1 unreachable, -2 inside an instruction), slot of the innermost `with` (-1 none),
     and the bits of locks whose release is still to come."""
+
+def forks(count: int = ..., /) -> int:
+    """How many forks this process has made; with `count` it goes on from there."""
+
+def follow_exec(function: Callable[[Any, Any, Any], object]) -> None:
+    """Calls `function(path, arguments, environment or None)` before each os.exec* from here on; adds an audit hook, for ever."""
+
+def environment() -> dict[bytes, bytes]:
+    """The environment of C, which exec hands on where it is given none."""
 
 def fail_at(step: int) -> None:
     """Tests: let the n-th step of the hooks fail as if memory had run out; 0 for none."""

@@ -17,6 +17,7 @@ from . import catalogue
 from ._errors import ForkRiskError, ForkRiskWarning
 from ._events import Writer, now
 from .evidence import coarse, mended, naming
+from .evidence.keeper import keeper
 from .repair import drop_imports
 
 TYPE_CHECKING = False
@@ -177,6 +178,10 @@ def uninstall() -> None:
 
 def assess() -> Assessment:
     """What would be at risk if this thread forked now. Works with and without `install`."""
+    return _assess(search=True)
+
+
+def _assess(*, search: bool) -> Assessment:
     from .model import Assessment, Hazard
 
     if _native is None:
@@ -189,7 +194,7 @@ def assess() -> Assessment:
         _native.set_exempt(_settings.exempt)
         _probe()
         _refresh()
-    seen = _native.assess()
+    seen = _native.assess(search)
     _exempt_mended(seen)
     found = [_hazard(s, cleared=False) for s in seen if id(s[7]) not in _settings.exempt]
     return Assessment(risk=_risk(found), hazards=tuple(Hazard.from_json(h) for h in found))
@@ -311,12 +316,18 @@ def _exempt_mended(seen: list[Sighting]) -> None:
             sighting[12],
             sighting[13],
         )
-        if kind not in (naming.LOCK, naming.RLOCK) or named_at < 0 or id(lock) in s.exempt:
+        if kind not in (naming.LOCK, naming.RLOCK) or id(lock) in s.exempt:
             continue
-        text = _native.expression(code, named_at)
-        if text is None:
-            continue
-        root, _, attribute = text.rpartition(".")
+        if sighting[9] == naming.UNSEEN:
+            kept = keeper(lock)
+            if kept is None:
+                continue
+            attribute, root, holder = kept[0], "self" if kept[2] else "", kept[2]
+        else:
+            text = _native.expression(code, named_at) if named_at >= 0 else None
+            if text is None:
+                continue
+            root, _, attribute = text.rpartition(".")
         if callbacks is None:
             callbacks = _native.child_callbacks()
         key = (id(lock), attribute, len(callbacks))
@@ -335,7 +346,7 @@ def _exempt_mended(seen: list[Sighting]) -> None:
 def _audit(event: str, args: tuple[Any, ...]) -> None:
     if event not in ("os.fork", "os.forkpty") or not _settings.installed or _settings.policy != "raise":
         return
-    found = assess()
+    found = _assess(search=False)
     if found.hazards:
         first = found.hazards[0]
         more = f" and {len(found.hazards) - 1} more" if len(found.hazards) > 1 else ""

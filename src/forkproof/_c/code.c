@@ -266,6 +266,9 @@ static int parse_callee(const CodeInfo *info, PyCodeObject *code, int unit, Expr
 {
     const Unit *units = info->units;
     int operands = (int)units[unit].arg + 2 + (units[unit].op == CALL_KW);
+    if (units[unit].op == CALL_FUNCTION_EX) {
+        operands = PY_VERSION_HEX >= 0x030E0000 ? 4 : 3 + (int)(units[unit].arg & 1);
+    }
     int lowest = units[unit].depth - operands;
     if (lowest < 0) {
         return -1;
@@ -526,6 +529,13 @@ static uint8_t handler_releases(const Reader *r, int target)
     return mask;
 }
 
+/* Whether the instruction after this one is never the next. */
+static int never_goes_on(int op)
+{
+    return op == RETURN_VALUE || op == RETURN_CONST || op == RERAISE || op == RAISE_VARARGS || op == JUMP_FORWARD ||
+           op == JUMP_BACKWARD || op == JUMP_BACKWARD_NO_INTERRUPT;
+}
+
 /* `sites`: whether lock calls are known already, so that what is pending can flow too. */
 static void flow(Reader *r, int sites)
 {
@@ -598,8 +608,7 @@ static void flow(Reader *r, int sites)
                 visit(r, target, depth + effect, iterator, pending);
             }
         }
-        if (op == RETURN_VALUE || op == RETURN_CONST || op == RERAISE || op == RAISE_VARARGS || op == JUMP_FORWARD ||
-            op == JUMP_BACKWARD || op == JUMP_BACKWARD_NO_INTERRUPT) {
+        if (never_goes_on(op)) {
             continue;
         }
         int effect = effect_of(u, 0);
@@ -893,6 +902,77 @@ const CodeInfo *code_info_recent(const void *code)
     return recent[slot].code == code ? recent[slot].info : NULL;
 }
 
+int call_unit(const CodeInfo *info, int unit)
+{
+    return PRECALL >= 0 && info->units[unit].op == PRECALL ? next_unit(info, unit) : unit;
+}
+
+typedef struct {
+    uint8_t *at; /* for each unit, the set of what may be when it begins */
+    int *work;
+    int n_work, n_units;
+} Reached;
+
+static void reach(Reached *r, int unit, int set)
+{
+    if (unit >= 0 && unit < r->n_units && (r->at[unit] | set) != r->at[unit]) {
+        r->at[unit] |= (uint8_t)set;
+        r->work[r->n_work++] = unit; /* each unit at most twice, once for each element */
+    }
+}
+
+int code_let_go(const CodeInfo *info, PyCodeObject *code, const uint8_t *effects, int unit)
+{
+    size_t n = (size_t)info->n_units;
+    Reader reader = {.info = (CodeInfo *)info, .code = code, .entry_of = PyMem_RawMalloc(sizeof(int) * (n + 1))};
+    Reached r = {.at = PyMem_RawCalloc(n + 1, 1), .work = PyMem_RawMalloc(sizeof(int) * (2 * n + 2)), .n_units = (int)n};
+    int answer = STILL_HELD | LET_GO;
+    if (reader.entry_of != NULL && r.at != NULL && r.work != NULL && read_entries(&reader) == 0) {
+        int returns = 0;
+        reach(&r, 0, STILL_HELD);
+        while (r.n_work) {
+            int at = r.work[--r.n_work], set = r.at[at];
+            const Unit *u = &info->units[at];
+            if (u->depth < 0) {
+                continue;
+            }
+            Entry *e = entry_at(&reader, at);
+            if (e != NULL) {
+                reach(&r, e->target, set);
+            }
+            switch (effects[at]) {
+            case LETS_GO:
+                set = LET_GO;
+                break;
+            case MAY_LET_GO:
+                set |= LET_GO;
+                break;
+            case TAKES_AGAIN:
+                set = STILL_HELD;
+                break;
+            default:
+                break;
+            }
+            int op = u->op, next = next_unit(info, at);
+            if (jumps[op]) {
+                reach(&r, jumps[op] > 0 ? next + (int)u->arg : next - (int)u->arg, set);
+            }
+            if (op == RETURN_VALUE || op == RETURN_CONST) {
+                returns |= set;
+            }
+            else if (!never_goes_on(op)) {
+                reach(&r, next, set);
+            }
+        }
+        answer = unit < 0 ? returns : r.at[unit];
+    }
+    PyMem_RawFree(reader.entries);
+    PyMem_RawFree(reader.entry_of);
+    PyMem_RawFree(r.at);
+    PyMem_RawFree(r.work);
+    return answer;
+}
+
 int delegates_at(const CodeInfo *info, int unit)
 {
     unit -= info->units[unit].back;
@@ -1103,10 +1183,11 @@ static void find_self_calls(CodeInfo *info, PyCodeObject *code)
     int room = 0;
     info->n_self_calls = 0;
     for (int at = 0; at < info->n_units; at = next_unit(info, at)) {
-        if (info->units[at].depth < 0 || !is_call(info->units[at].op)) {
+        int op = info->units[at].op;
+        if (info->units[at].depth < 0 || op == PRECALL || !(is_call(op) || op == CALL_FUNCTION_EX)) {
             continue;
         }
-        SelfCall call;
+        SelfCall call = {.unit = at};
         call.method = parse_callee(info, code, at, &call.expression);
         if (call.method < 0 || call.expression.index != 0 ||
             (call.expression.base != BASE_LOCAL && call.expression.base != BASE_CELL)) {
@@ -1132,7 +1213,7 @@ int code_self_calls(PyCodeObject *code, CallVisitor visitor, void *context)
     }
     for (int i = 0; i < info->n_self_calls; i++) {
         const SelfCall *call = &info->self_calls[i];
-        int stop = visitor(context, code, &call->expression, code_name(code, call->method));
+        int stop = visitor(context, code, &call->expression, code_name(code, call->method), call->unit);
         if (stop) {
             return stop;
         }

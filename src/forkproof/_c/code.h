@@ -53,6 +53,7 @@ typedef struct {
 
 /* `first_parameter.a.b.method(...)` */
 typedef struct {
+    int unit;
     Expression expression;
     int method; /* index into co_names */
 } SelfCall;
@@ -90,10 +91,19 @@ const CodeInfo *code_info(PyCodeObject *code);
 const CodeInfo *code_info_recent(const void *code);
 
 /* Calls `visit` for each call `first_parameter.a.b.method(...)` in the code until it returns nonzero. */
-typedef int (*CallVisitor)(void *context, PyCodeObject *code, const Expression *expression, PyObject *method);
+typedef int (*CallVisitor)(void *context, PyCodeObject *code, const Expression *expression, PyObject *method, int unit);
 int code_self_calls(PyCodeObject *code, CallVisitor visit, void *context);
 
 const CallSite *code_site(const CodeInfo *info, int unit);
+
+/* What calls do to one lock that is held when the function begins; and where the function may be then, as a set. */
+enum { LETS_GO = 1, MAY_LET_GO, TAKES_AGAIN };
+enum { STILL_HELD = 1, LET_GO = 2 };
+/* `effects`: one for each unit, 0 none. The answer is for the instruction at `unit`, before it; -1: for its returns. It is
+ * both where paths differ, and 0 where none leads. */
+int code_let_go(const CodeInfo *info, PyCodeObject *code, const uint8_t *effects, int unit);
+/* The unit whose effect a call at `unit` has: 3.11 splits a call in two. */
+int call_unit(const CodeInfo *info, int unit);
 
 /* The instruction kinds that evidence tells apart. */
 typedef enum { OP_OTHER, OP_CALL, OP_CALL_KW, OP_CALL_EX, OP_BEFORE_WITH, OP_WITH_EXCEPT, OP_FOR_ITER, OP_SEND, OP_KW_NAMES } OpKind;

@@ -14,6 +14,8 @@
  * leaves the fork as it would have been.
  */
 #include "guard.h"
+#include "follow.h"
+#include "heap.h"
 #include "park.h"
 #include <pthread.h>
 #include <signal.h>
@@ -29,6 +31,9 @@
 #define POLL 0.0005        /* seconds between looks while an import or a native call is waited for */
 #define HURRY 200          /* microseconds: the switch interval while a fork waits; at 5 ms each turn of each busy thread
                             * is 5 ms more before the forking one has the GIL back */
+#define MAX_UNSEEN 64
+#define SEARCH_LIMIT 2000000 /* objects passed in one search of the heap at a fork, ten nanoseconds each, ... */
+#define SEARCH_SHARE 200     /* ... which is not done again before this many times as long as it took */
 #define DRAIN 0.0001       /* seconds with the GIL held, for native calls to come to their end */
 
 enum { POLICY_OBSERVE, POLICY_WAIT };
@@ -90,6 +95,14 @@ static struct {
     PyObject *held[MAX_HELD]; /* what the forking thread has itself, or can never come because of it */
     Lost lost[MAX_LOST];
 } g __attribute__((aligned(4096)));
+
+/* Locks that were found to be held though no frame shows it; see look_for_unseen. */
+static struct {
+    PyObject *found[MAX_UNSEEN]; /* weak references */
+    int n;
+    double due;                  /* when to search again */
+    int inherited;               /* in a child: idents of threads that are gone may have come back */
+} unseen;
 
 static int step_fails(void)
 {
@@ -240,6 +253,7 @@ static void in_child(void)
     g.turn = 0;
     g.n_waiting = 0;
     g.in_child = 1;
+    unseen.inherited |= g.look.threads > 0;
     release_signals();
 }
 
@@ -314,6 +328,82 @@ static void find_held(PyThreadState *me)
             lock_method_named(((PyCFunctionObject *)callback)->m_ml->ml_name) == METHOD_ACQUIRE) {
             add_held(PyCFunction_GET_SELF(callback));
         }
+    }
+}
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * What no frame shows
+ *
+ * An RLock names its owner, so that another thread has it is certain however it was taken. Those that frames do not explain
+ * are searched for now and then, and once found looked at before every fork. A plain Lock names nobody: most of those that
+ * are locked and that no frame explains are signals, so none of them is a hazard.
+ */
+
+typedef struct {
+    PyThreadState *me;
+    PyObject *found[MAX_UNSEEN]; /* borrowed */
+    int n;
+} Search;
+
+static PyThreadState *thread_with(unsigned long ident, PyThreadState *me)
+{
+    PyThreadState *ts = PyInterpreterState_ThreadHead(PyThreadState_GetInterpreter(me));
+    while (ts != NULL && (ts == me || (unsigned long)ts->thread_id != ident)) {
+        ts = PyThreadState_Next(ts);
+    }
+    return ts;
+}
+
+/* -> whether another thread has it and no frame shows it. One that has ended with its lock held leaves this process no better
+ * off than the child. */
+static int add_owner(PyObject *rlock, PyThreadState *me)
+{
+    unsigned long owner = rlock_owner(rlock);
+    PyThreadState *thread = owner == 0 ? NULL : thread_with(owner, me);
+    return thread != NULL && sight_unseen(&g.look, thread, rlock, !unseen.inherited);
+}
+
+static int visit_lock(void *context, PyObject *lock, Kind kind)
+{
+    Search *s = context;
+    if (kind == KIND_RLOCK && add_owner(lock, s->me)) {
+        s->found[s->n++] = lock;
+    }
+    return s->n == MAX_UNSEEN;
+}
+
+/* Completes the look that has just been done. `limit`: of a search of the heap, if one is due; 0 for none. */
+static void look_for_unseen(PyThreadState *me, size_t limit)
+{
+    int kept = 0;
+    for (int i = 0; i < unseen.n; i++) {
+        PyObject *rlock = referent(unseen.found[i]);
+        if (rlock == NULL) {
+            Py_CLEAR(unseen.found[i]);
+            continue;
+        }
+        unseen.found[kept++] = unseen.found[i];
+        add_owner(rlock, me);
+    }
+    unseen.n = kept;
+    double start = limit && g.look.threads ? monotonic() : 0;
+    if (start < unseen.due || start == 0) {
+        return;
+    }
+    Search s = {.me = me};
+    heap_locks(visit_lock, &s, limit);
+    unseen.due = monotonic() + SEARCH_SHARE * (monotonic() - start);
+    int collects = PyGC_Disable(); /* a collection runs code of the program's */
+    for (int i = 0; i < s.n && unseen.n < MAX_UNSEEN; i++) {
+        PyObject *reference = PyWeakref_NewRef(s.found[i], NULL);
+        if (reference == NULL) {
+            PyErr_Clear();
+            continue;
+        }
+        unseen.found[unseen.n++] = reference;
+    }
+    if (collects) {
+        PyGC_Enable();
     }
 }
 
@@ -672,6 +762,7 @@ static void settle(PyThreadState *me)
         double elapsed = monotonic() - start;
         int n = 0, pending = 0, calls = 0, back = 0;
         look(&g.look, me);
+        look_for_unseen(me, 0);
         g.polls++;
         if (g.look.failed) {
             break;
@@ -1084,6 +1175,7 @@ static PyObject *before(PyObject *module, PyObject *unused)
             Py_RETURN_NONE;
         }
         look(&g.look, me);
+        look_for_unseen(me, SEARCH_LIMIT);
         g.polls = 1;
         if (anything_matters()) {
             find_held(me);
@@ -1097,6 +1189,7 @@ static PyObject *before(PyObject *module, PyObject *unused)
             Py_RETURN_NONE;
         }
         look(&g.look, me);
+        look_for_unseen(me, SEARCH_LIMIT);
         g.polls = 1;
         if (anything_matters()) {
             find_held(me);
@@ -1337,18 +1430,69 @@ static PyObject *look_now(PyObject *module, PyObject *unused)
     return look_as_list(&l);
 }
 
-static PyObject *assess(PyObject *module, PyObject *unused)
+static PyObject *assess(PyObject *module, PyObject *args)
 {
+    int search = 1;
     (void)module;
-    (void)unused;
+    if (!PyArg_ParseTuple(args, "|p", &search)) {
+        return NULL;
+    }
     PyThreadState *me = PyThreadState_Get();
     if (g.turn != 0) {
         return PyList_New(0); /* asked from inside a fork of another thread: its look is in use */
     }
     follow_foreign();
     look(&g.look, me);
+    if (search) {
+        unseen.due = 0;
+    }
+    look_for_unseen(me, search ? SIZE_MAX : SEARCH_LIMIT);
     find_held(me);
     return at_risk();
+}
+
+typedef struct {
+    PyObject **found; /* strong */
+    size_t n, room;
+} Locked;
+
+static int visit_locked(void *context, PyObject *lock, Kind kind)
+{
+    Locked *l = context;
+    (void)kind;
+    if (!is_locked(lock)) {
+        return 0;
+    }
+    if (l->n == l->room) {
+        size_t room = l->room ? 2 * l->room : 64;
+        PyObject **grown = PyMem_RawRealloc(l->found, room * sizeof(*grown));
+        if (grown == NULL) {
+            return 1;
+        }
+        l->found = grown;
+        l->room = room;
+    }
+    l->found[l->n++] = Py_NewRef(lock);
+    return 0;
+}
+
+static PyObject *locked(PyObject *module, PyObject *unused)
+{
+    Locked l = {NULL, 0, 0};
+    (void)module;
+    (void)unused;
+    heap_locks(visit_locked, &l, SIZE_MAX);
+    PyObject *list = PyList_New((Py_ssize_t)l.n);
+    for (size_t i = 0; i < l.n; i++) {
+        if (list != NULL) {
+            PyList_SET_ITEM(list, (Py_ssize_t)i, l.found[i]);
+        }
+        else {
+            Py_DECREF(l.found[i]);
+        }
+    }
+    PyMem_RawFree(l.found);
+    return list;
 }
 
 static PyObject *waiters(PyObject *module, PyObject *unused)
@@ -1446,6 +1590,15 @@ static PyObject *last_clean(PyObject *module, PyObject *unused)
     return PyBool_FromLong(g.on && g.clean);
 }
 
+static PyObject *forks(PyObject *module, PyObject *args)
+{
+    (void)module;
+    if (!PyArg_ParseTuple(args, "|k", &g.forks)) {
+        return NULL;
+    }
+    return PyLong_FromUnsignedLong(g.forks);
+}
+
 static PyObject *fail_at(PyObject *module, PyObject *number)
 {
     (void)module;
@@ -1513,8 +1666,9 @@ PyMethodDef guard_methods[] = {
     {"install", (PyCFunction)(void (*)(void))install, METH_VARARGS | METH_KEYWORDS, NULL},
     {"uninstall", uninstall, METH_NOARGS, NULL},
     {"look", look_now, METH_NOARGS, NULL},
-    {"assess", assess, METH_NOARGS, NULL},
+    {"assess", assess, METH_VARARGS, NULL},
     {"waiters", waiters, METH_NOARGS, NULL},
+    {"locked", locked, METH_NOARGS, NULL},
     {"set_calls", set_catalogue, METH_VARARGS, NULL},
     {"set_semaphore", set_semaphore, METH_O, NULL},
     {"add_foreign", add_foreign, METH_VARARGS, NULL},
@@ -1526,6 +1680,9 @@ PyMethodDef guard_methods[] = {
     {"expression", expression, METH_VARARGS, NULL},
     {"child_callbacks", child_callbacks, METH_NOARGS, NULL},
     {"code_units", code_units, METH_O, NULL},
+    {"forks", forks, METH_VARARGS, NULL},
+    {"follow_exec", follow_exec, METH_O, NULL},
+    {"environment", environment, METH_NOARGS, NULL},
     {"fail_at", fail_at, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };

@@ -16,7 +16,7 @@
 #define MAX_LET_GO 16
 
 static PyObject *name_enter, *name_exit, *name_aenter, *name_aexit, *name_gen, *name_exit_callbacks, *name_owner, *name_buffer, *name_func,
-    *name_file, *name_release, *name_args, *name_next;
+    *name_file, *name_release, *name_args, *name_lock, *name_next;
 
 static PyObject *module_locks; /* importlib._bootstrap._module_locks */
 static PyTypeObject *text_type;
@@ -44,6 +44,13 @@ typedef struct {
     int n_waiting;
     PyObject *let_go[MAX_LET_GO];
     int n_let_go;
+    /* Locks that a Python __exit__ or release() further in was found to let go of, or to have let go of already. */
+    struct {
+        PyObject *lock;
+        int where;                  /* STILL_HELD, LET_GO, or both: it cannot be told */
+    } judged[MAX_LET_GO];
+    int n_judged;
+    Frame *exiting;                 /* the frame of that __exit__, while what it leaves is looked up */
     PyObject *returned;             /* semaphore whose release(), further in, has given the permit back already */
     int importing;
     int steps;                      /* of resolving managers, against pathological objects */
@@ -55,6 +62,7 @@ struct Place {
     const CodeInfo *info;
     int unit, named_at;
     PyTypeObject *manager;
+    Frame *inner; /* of the Python function that is being called where this frame stands, if one is */
     int unsure; /* seen through an object that another thread may share: at most possible */
 };
 
@@ -67,7 +75,8 @@ int look_init(void)
         {&name_enter, "__enter__"}, {&name_exit, "__exit__"}, {&name_gen, "gen"},
         {&name_aenter, "__aenter__"}, {&name_aexit, "__aexit__"},
         {&name_exit_callbacks, "_exit_callbacks"}, {&name_owner, "owner"}, {&name_buffer, "buffer"},
-        {&name_func, "func"}, {&name_args, "args"}, {&name_file, "file"}, {&name_release, "release"}, {&name_next, "__next__"},
+        {&name_func, "func"}, {&name_args, "args"}, {&name_file, "file"}, {&name_release, "release"},
+        {&name_lock, "lock"}, {&name_next, "__next__"},
     };
     for (size_t i = 0; i < Py_ARRAY_LENGTH(names); i++) {
         *names[i].slot = PyUnicode_InternFromString(names[i].text);
@@ -254,6 +263,16 @@ static Sighting *sight(Thread *t, const Place *p, State state, Kind kind, PyObje
 
 static int has_let_go(Thread *t, PyObject *lock);
 
+static int judgement(const Thread *t, PyObject *lock)
+{
+    for (int i = 0; i < t->n_judged; i++) {
+        if (t->judged[i].lock == lock) {
+            return t->judged[i].where;
+        }
+    }
+    return 0;
+}
+
 static void sight_lock(Thread *t, const Place *p, State state, PyObject *lock, Kind kind, int certain)
 {
     unsigned long me = (unsigned long)t->thread->thread_id;
@@ -277,6 +296,11 @@ static void sight_lock(Thread *t, const Place *p, State state, PyObject *lock, K
         if (!is_locked(lock)) {
             return;
         }
+        int where = state == STATE_LEAVING && t->n_judged ? judgement(t, lock) : 0;
+        if (where == LET_GO) {
+            return; /* it is locked by somebody else by now */
+        }
+        certain = certain && !(where & LET_GO);
     }
     sight(t, p, state, kind, lock, certain);
 }
@@ -294,12 +318,15 @@ typedef struct {
     CallRole want;
     int nesting, found;
     int certain;
+    Frame *exiting;     /* of the __exit__ that lets go of what is found */
     PyObject *object;
     PyObject **collect; /* instead of sighting: locks, for Condition.wait */
     int *n_collect;
 } Resolve;
 
 static void resolve_method(Resolve *r, PyObject *object, PyObject *method);
+
+static void judge(Thread *t, Frame *frame, PyObject *lock);
 
 static void found_lock(Resolve *r, PyObject *lock, Kind kind)
 {
@@ -309,6 +336,9 @@ static void found_lock(Resolve *r, PyObject *lock, Kind kind)
             r->collect[(*r->n_collect)++] = lock;
         }
         return;
+    }
+    if (r->exiting != NULL && kind == KIND_LOCK && is_locked(lock)) {
+        judge(r->thread, r->exiting, lock);
     }
     sight_lock(r->thread, r->place, r->state, lock, kind, r->certain);
 }
@@ -325,9 +355,10 @@ static PyObject *lock_behind(PyObject *object, PyObject *method, LockMethod *rol
     return *role == METHOD_NONE ? NULL : lock;
 }
 
-static int visit_call(void *context, PyCodeObject *code, const Expression *e, PyObject *method)
+static int visit_call(void *context, PyCodeObject *code, const Expression *e, PyObject *method, int unit)
 {
     Resolve *r = context;
+    (void)unit;
     if (++r->thread->steps > 200 || method == NULL) {
         return 1;
     }
@@ -392,7 +423,7 @@ static void sight_generator(Thread *t, const Place *p, State state, PyObject *ge
     if (code == NULL) {
         return;
     }
-    Place inner = {frame, code, code_info(code), frame_unit(frame, code), -1, p->manager, p->unsure};
+    Place inner = {frame, code, code_info(code), frame_unit(frame, code), -1, p->manager, NULL, p->unsure};
     sight_frame_locks(t, &inner, state, nesting + 1);
     if (inner.unit >= 0 && inner.unit < inner.info->n_units && delegates_at(inner.info, inner.unit)) {
         const Unit *u = &inner.info->units[inner.unit];
@@ -481,18 +512,180 @@ static void sight_manager(Thread *t, const Place *p, State state, PyObject *mana
         resolve_exit_stack(t, &inner, state, callbacks, nesting);
         return;
     }
-    Resolve r = {.thread = t, .place = &inner, .state = state, .want = CALL_ACQUIRE, .certain = 1};
+    Frame *exiting = nesting == 0 ? t->exiting : NULL;
+    Resolve r = {.thread = t, .place = &inner, .state = state, .want = CALL_ACQUIRE, .certain = 1, .exiting = exiting};
     resolve_method(&r, manager, name_enter);
     if (!r.found) {
         resolve_method(&r, manager, name_aenter);
     }
     if (!r.found) {
-        r = (Resolve){.thread = t, .place = &inner, .state = state, .want = CALL_RELEASE, .certain = 0};
+        r = (Resolve){.thread = t, .place = &inner, .state = state, .want = CALL_RELEASE, .exiting = exiting};
         resolve_method(&r, manager, name_exit);
     }
     if (!r.found) {
         resolve_method(&r, manager, name_aexit);
     }
+}
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Whether what is being left has been let go of already
+ */
+
+static int let_go_in(Thread *t, Frame *frame, PyCodeObject *code, PyObject *first, PyObject *lock, int unit, int nesting,
+                     int *at_unit);
+
+/* What `object.method()` does to a lock that is held. */
+static int effect_of_call(Thread *t, PyObject *object, PyObject *method, PyObject *lock, int nesting)
+{
+    const char *name = method == NULL ? NULL : PyUnicode_AsUTF8(method);
+    if (name == NULL || object == NULL || nesting > 3 || ++t->steps > 200) {
+        PyErr_Clear();
+        return 0;
+    }
+    LockMethod role = lock_method_named(name);
+    Kind kind = kind_of(object);
+    PyObject *target = object;
+    if (kind == KIND_NONE) {
+        PyObject *function = _PyType_Lookup(Py_TYPE(object), method);
+        if (function != NULL && PyFunction_Check(function)) {
+            PyCodeObject *code = (PyCodeObject *)PyFunction_GET_CODE(function);
+            int effect;
+            int set = let_go_in(t, NULL, code, object, lock, -1, nesting + 1, &effect);
+            return set == LET_GO ? LETS_GO : set & LET_GO ? MAY_LET_GO : 0;
+        }
+        target = function == NULL ? lock_behind(object, method, &role) : NULL;
+    }
+    if (target != lock) {
+        return 0;
+    }
+    return role == METHOD_RELEASE ? LETS_GO : role != METHOD_NONE ? TAKES_AGAIN : 0;
+}
+
+typedef struct {
+    Thread *thread;
+    Frame *frame;
+    PyObject *first, *lock;
+    uint8_t *effects;
+    int nesting, any;
+} Effects;
+
+static void add_effect(Effects *e, int unit, int effect)
+{
+    if (effect && !e->effects[unit]) {
+        e->effects[unit] = (uint8_t)effect;
+        e->any |= effect != TAKES_AGAIN;
+    }
+}
+
+static int visit_effect(void *context, PyCodeObject *code, const Expression *expression, PyObject *method, int unit)
+{
+    Effects *e = context;
+    PyObject *object = e->frame != NULL ? evaluate(expression, code, e->frame) : evaluate_on(expression, code, e->first);
+    add_effect(e, unit, effect_of_call(e->thread, object, method, e->lock, e->nesting));
+    return 0;
+}
+
+/* Whether `code`, which runs in `frame` or would run with `first` as its first parameter, has let go of `lock` when it
+ * comes to `unit` (-1: when it returns): STILL_HELD, LET_GO, or both where that depends on the way it took, or where it is
+ * not seen to let go of it at all. `at_unit`: what the call at `unit` will do; -1 where no call does anything. */
+static int let_go_in(Thread *t, Frame *frame, PyCodeObject *code, PyObject *first, PyObject *lock, int unit, int nesting,
+                     int *at_unit)
+{
+    const CodeInfo *info = code_info(code);
+    Effects e = {t, frame, first, lock, PyMem_RawCalloc((size_t)info->n_units + 1, 1), nesting, 0};
+    int set = unit < 0 ? STILL_HELD : STILL_HELD | LET_GO;
+    *at_unit = -1;
+    if (e.effects == NULL) {
+        return STILL_HELD | LET_GO;
+    }
+    code_self_calls(code, visit_effect, &e);
+    for (int i = 0; i < info->n_sites; i++) {
+        const CallSite *site = &info->sites[i];
+        int released = site->role == CALL_RELEASE;
+        if (site->expression < 0 || call_unit(info, site->unit) != site->unit || !(released || site->role == CALL_ACQUIRE)) {
+            continue;
+        }
+        const Expression *expression = &info->expressions[site->expression];
+        PyObject *object = frame != NULL ? evaluate(expression, code, frame) : evaluate_on(expression, code, first);
+        if (released) {
+            add_effect(&e, site->unit, effect_of_call(t, object, name_release, lock, nesting));
+        }
+        else if (object == lock) {
+            add_effect(&e, site->unit, TAKES_AGAIN);
+        }
+    }
+    if (e.any) {
+        set = code_let_go(info, code, e.effects, unit);
+        *at_unit = unit < 0 ? 0 : e.effects[call_unit(info, unit)];
+    }
+    PyMem_RawFree(e.effects);
+    return set;
+}
+
+static int call_result(const Place *p, int base, PyObject **result);
+
+/* The frame that `frame` calls at this moment; `through_c`: not directly. */
+static Frame *inner_of(Thread *t, Frame *frame, int *through_c)
+{
+    Frame *inner = thread_top(t->thread);
+    while (inner != NULL && frame_is_shim(inner)) {
+        inner = inner->previous;
+    }
+    *through_c = 1;
+    while (inner != NULL && inner != frame) {
+        Frame *outer = frame_outer(inner, through_c);
+        if (outer == frame) {
+            return inner;
+        }
+        inner = outer;
+    }
+    return NULL;
+}
+
+static int let_go_at(Thread *t, Frame *frame, PyObject *lock, int nesting)
+{
+    PyCodeObject *code = frame_code(frame);
+    const CodeInfo *info = code == NULL ? NULL : code_info(code);
+    int unit = code == NULL ? -1 : frame_unit(frame, code);
+    if (unit < 0 || unit >= info->n_units || info->units[unit].depth < 0 || nesting > 4) {
+        return STILL_HELD | LET_GO;
+    }
+    Place p = {.frame = frame, .code = code, .info = info, .unit = unit};
+    int base = unit - info->units[unit].back, effect, through_c;
+    int set = let_go_in(t, frame, code, NULL, lock, base, nesting, &effect);
+    if (effect == 0 || effect == TAKES_AGAIN) {
+        return set;
+    }
+    Frame *inner = inner_of(t, frame, &through_c);
+    PyObject *result;
+    if (inner != NULL) { /* also where this code says nothing: a function that it defines may be what lets go */
+        return let_go_at(t, inner, lock, nesting + 1);
+    }
+    if (effect < 0) {
+        return set;
+    }
+    return !call_result(&p, base, &result) ? set : effect == LETS_GO ? LET_GO : set | LET_GO;
+}
+
+/* Works out for `lock` how far `frame`, which lets go of it, has come. What a frame further in has told stands. */
+static void judge(Thread *t, Frame *frame, PyObject *lock)
+{
+    if (t->n_judged == MAX_LET_GO || judgement(t, lock)) {
+        return;
+    }
+    int steps = t->steps;
+    int where = let_go_at(t, frame, lock, 0);
+    t->steps = steps;
+    t->judged[t->n_judged].lock = lock;
+    t->judged[t->n_judged++].where = where ? where : STILL_HELD | LET_GO;
+}
+
+/* `exiting`: the frame of the manager's __exit__, if there is one; NULL and others say nothing. */
+static void sight_leaving(Thread *t, const Place *p, PyObject *manager, Frame *exiting)
+{
+    t->exiting = exiting;
+    sight_manager(t, p, STATE_LEAVING, manager, 0);
+    t->exiting = NULL;
 }
 
 /* Whether the lock is one that this thread's Condition.wait has let go of. */
@@ -597,6 +790,14 @@ static int is_exit_of(PyObject *slot, PyObject *manager)
     return 0;
 }
 
+/* Whether `frame` is one of the __exit__ of `manager`'s class, a function of Python. */
+static int runs_exit_of(Frame *frame, PyObject *manager)
+{
+    PyCodeObject *code = frame == NULL || manager == NULL ? NULL : frame_code(frame);
+    PyObject *exit = code == NULL ? NULL : _PyType_Lookup(Py_TYPE(manager), name_exit);
+    return exit != NULL && PyFunction_Check(exit) && PyFunction_GET_CODE(exit) == (PyObject *)code;
+}
+
 typedef struct {
     PyObject *callable, *self;
     int arguments; /* slot of the first argument after self */
@@ -605,29 +806,33 @@ typedef struct {
     PyObject *given; /* a tuple of arguments that come before them; NULL none */
 } Call;
 
+/* The lowest slot of a call, where its result will be; -1 none. */
+static int lowest_of_call(const Unit *u)
+{
+    switch (op_kind(u->op)) {
+    case OP_CALL:
+        return u->depth - (int)u->arg - 2;
+    case OP_CALL_KW:
+        return u->depth - (int)u->arg - 3;
+    case OP_CALL_EX:
+        return PY_VERSION_HEX >= 0x030E0000 ? u->depth - 4 : u->depth - 3 - (int)(u->arg & 1);
+    default:
+        return -1;
+    }
+}
+
 /* The call that the frame is in, and only if it is still going on (internals: trap 4). */
 static int call_of(const Place *p, int base, Call *c)
 {
     const Unit *u = &p->info->units[base];
     OpKind kind = op_kind(u->op);
-    int n = (int)u->arg, lowest;
+    int n = kind == OP_CALL_EX ? 0 : (int)u->arg, lowest = lowest_of_call(u);
     memset(c, 0, sizeof(*c));
-    if (kind == OP_CALL) {
-        lowest = u->depth - n - 2;
-    }
-    else if (kind == OP_CALL_KW) {
-        lowest = u->depth - n - 3;
-        c->keywords = frame_slot(p->frame, p->code, u->depth - 1);
-    }
-    else if (kind == OP_CALL_EX) {
-        lowest = PY_VERSION_HEX >= 0x030E0000 ? u->depth - 4 : u->depth - 3 - (n & 1);
-        n = 0;
-    }
-    else {
-        return 0;
-    }
     if (lowest < 0) {
         return 0;
+    }
+    if (kind == OP_CALL_KW) {
+        c->keywords = frame_slot(p->frame, p->code, u->depth - 1);
     }
     PyObject *first = frame_slot(p->frame, p->code, lowest), *second;
 #if PY_AT_LEAST(3, 14)
@@ -672,10 +877,7 @@ static int call_of(const Place *p, int base, Call *c)
 static int call_result(const Place *p, int base, PyObject **result)
 {
     const Unit *u = &p->info->units[base];
-    if (op_kind(u->op) != OP_CALL) {
-        return 0;
-    }
-    int lowest = u->depth - (int)u->arg - 2;
+    int lowest = lowest_of_call(u);
     if (lowest < 0) {
         return 0;
     }
@@ -1101,6 +1303,9 @@ static void sight_frame_locks(Thread *t, Place *p, State state, int nesting)
         Place inner = *p;
         inner.manager = kind == KIND_NONE ? Py_TYPE(object) : p->manager;
         for (int i = 0; i < n; i++) {
+            if (now == STATE_LEAVING && p->inner != NULL && Py_IS_TYPE(locks[i], lock_type) && is_locked(locks[i])) {
+                judge(t, p->inner, locks[i]);
+            }
             sight_lock(t, &inner, now, locks[i], kind_of(locks[i]), 1);
         }
         if (kind == KIND_SEMAPHORE) {
@@ -1110,7 +1315,7 @@ static void sight_frame_locks(Thread *t, Place *p, State state, int nesting)
 }
 
 /* Borrowed: while the GIL is held a module lock that is in use is kept by its user. */
-static PyObject *referent(PyObject *reference)
+PyObject *referent(PyObject *reference)
 {
     if (!PyWeakref_CheckRef(reference)) {
         return NULL;
@@ -1127,6 +1332,45 @@ static PyObject *referent(PyObject *reference)
     PyObject *object = PyWeakref_GET_OBJECT(reference);
     return object == Py_None ? NULL : object;
 #endif
+}
+
+/* From 3.12 on a module lock has an RLock inside, which the import machinery holds for a moment now and then. */
+static int is_of_import(PyObject *rlock)
+{
+    PyObject *key, *value;
+    Py_ssize_t position = 0;
+    while (PyDict_Next(module_locks, &position, &key, &value)) {
+        PyObject *lock = referent(value);
+        if (lock != NULL && plain_attribute(lock, name_lock) == rlock) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+int sight_unseen(Look *l, PyThreadState *thread, PyObject *rlock, int certain)
+{
+    for (int i = 0; i < l->n; i++) {
+        const Sighting *s = &l->items[i];
+        if (s->subject == rlock && s->thread == thread && s->state != STATE_ACQUIRING) {
+            return 0;
+        }
+    }
+    int through_c;
+    Frame *frame = thread_top(thread);
+    while (frame != NULL && (frame_is_shim(frame) || frame_code(frame) == NULL)) {
+        frame = frame_outer(frame, &through_c);
+    }
+    Sighting *s = frame == NULL || is_of_import(rlock) ? NULL : add(l);
+    if (s == NULL) {
+        return 0;
+    }
+    PyCodeObject *code = frame_code(frame);
+    *s = (Sighting){
+        .thread = thread, .state = STATE_HOLDS, .kind = KIND_RLOCK, .certain = (unsigned)certain, .subject = rlock,
+        .entry = -1, .frame = frame, .code = code, .unit = frame_unit(frame, code), .named_at = -1,
+    };
+    return 1;
 }
 
 static void sight_import(Thread *t, Place *p, PyObject *waited_for)
@@ -1210,7 +1454,7 @@ static void sight_semaphore(Thread *t, Place *p, int base)
 static void sight_frame(Thread *t, Frame *frame, PyCodeObject *code, const CodeInfo *info, int c_below)
 {
     Frame *inner = t->inner;
-    Place p = {frame, code, info, frame_unit(frame, code), -1, NULL};
+    Place p = {frame, code, info, frame_unit(frame, code), -1, NULL, c_below ? NULL : inner, 0};
     if (p.unit < 0 || p.unit >= info->n_units || info->units[p.unit].depth < 0) {
         return;
     }
@@ -1232,7 +1476,7 @@ static void sight_frame(Thread *t, Frame *frame, PyCodeObject *code, const CodeI
         /* However it was called: by ExitStack, by hand, or awaited, when the caller's stack no longer shows the manager. */
         PyObject *leaving = first_local(frame);
         if (leaving != NULL && kind_of(leaving) == KIND_NONE) {
-            sight_manager(t, &p, STATE_LEAVING, leaving, 0);
+            sight_leaving(t, &p, leaving, frame);
         }
     }
     if (kind == OP_BEFORE_WITH) {
@@ -1280,10 +1524,7 @@ static void sight_frame(Thread *t, Frame *frame, PyCodeObject *code, const CodeI
         if (!c_below && inner != NULL) {
             PyCodeObject *callee = frame_code(inner);
             PyObject *first = callee != NULL && callee->co_argcount >= 1 ? first_local(inner) : NULL;
-            PyObject *exit = first != NULL ? _PyType_Lookup(Py_TYPE(first), name_exit) : NULL;
-            if (exit != NULL && PyFunction_Check(exit) && PyFunction_GET_CODE(exit) == (PyObject *)callee) {
-                manager = first;
-            }
+            manager = runs_exit_of(inner, first) ? first : NULL;
         }
         else if (frame_depth(frame, code) == u->depth) {
             manager = frame_slot(frame, code, u->depth - 4);
@@ -1296,18 +1537,14 @@ static void sight_frame(Thread *t, Frame *frame, PyCodeObject *code, const CodeI
         PyObject *manager = manager_of(slot);
         if (manager == NULL && slot != NULL && c_below && inner != NULL) {
             /* A bound method lends its own slot to `self` for the time of the call (method_vectorcall). */
-            PyCodeObject *callee = frame_code(inner);
-            PyObject *exit = _PyType_Lookup(Py_TYPE(slot), name_exit);
-            if (exit != NULL && PyFunction_Check(exit) && PyFunction_GET_CODE(exit) == (PyObject *)callee) {
-                manager = slot;
-            }
+            manager = runs_exit_of(inner, slot) ? slot : NULL;
         }
         else if (!is_exit_of(slot, manager)) {
             manager = NULL;
         }
 #endif
         if (manager != NULL) {
-            sight_manager(t, &p, STATE_LEAVING, manager, 0);
+            sight_leaving(t, &p, manager, runs_exit_of(inner, manager) ? inner : NULL);
         }
     }
     else if (kind == OP_WITH_EXCEPT) {
@@ -1316,7 +1553,7 @@ static void sight_frame(Thread *t, Frame *frame, PyCodeObject *code, const CodeI
 #else
         PyObject *manager = manager_of(frame_slot(frame, code, u->depth - 4));
 #endif
-        sight_manager(t, &p, STATE_LEAVING, manager, 0);
+        sight_leaving(t, &p, manager, runs_exit_of(inner, manager) ? inner : NULL);
     }
     else if (c_below && (kind == OP_CALL || kind == OP_CALL_KW || kind == OP_CALL_EX)) {
         Call c;

@@ -17,7 +17,7 @@ typedef struct {
     unsigned draining : 1; /* inside: and once it waits for the GIL again its native lock is free */
     PyObject *subject;     /* borrowed: the lock, the file, the semaphore; for a call the callable; for an import the lock */
     PyTypeObject *manager; /* borrowed: the class whose `with` or method took it; NULL when it was taken directly */
-    int entry;             /* of the catalogue, for calls */
+    int entry;             /* of the catalogue, for calls; -1: no frame shows that the lock is held, its owner does */
     /* Where it shows, for naming and stacks. */
     Frame *frame;
     PyCodeObject *code;
@@ -53,6 +53,12 @@ int set_calls(PyObject *calls);
 
 /* Whether the thread is in a futex wait on the GIL, as /proc says; 0 where that cannot be known. */
 int waits_for_gil(unsigned long native_id);
+
+/* Adds that `thread` has `rlock`, unless the look has seen that already or it is a module lock's own. `frame` of the sighting
+ * is where the thread stands. -> whether it was added. */
+int sight_unseen(Look *l, PyThreadState *thread, PyObject *rlock, int certain);
+/* Borrowed from a weak reference, NULL when it is gone; safe for as long as the GIL is held. */
+PyObject *referent(PyObject *reference);
 
 /* A copy for Python: list of tuples, see _native.pyi. */
 PyObject *look_as_list(const Look *l);

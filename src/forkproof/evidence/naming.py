@@ -9,6 +9,8 @@ import sys
 import threading
 from types import CodeType
 
+from .keeper import keeper
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 HOLDS, ACQUIRING, LEAVING, INSIDE, IMPORTING = range(5)
 LOCK, RLOCK, BUFFERED, FOREIGN, SEMAPHORE, CALL, IMPORT = range(7)
+UNSEEN = -1  # in place of a catalogue entry: no frame shows where the lock was taken
 STATES = ("holds", "acquiring", "leaving", "inside", "importing")
 KINDS = {
     LOCK: "held-lock",
@@ -52,7 +55,7 @@ def hazard(s: Sighting, calls: list[Call], foreign: dict[int, Any], *, cleared: 
         "advice": advice(s, calls, foreign),
         "state": STATES[state],
     }
-    if state in (HOLDS, LEAVING):
+    if state in (HOLDS, LEAVING) and s[9] != UNSEEN:
         result["held_at"] = place(code, named_at if named_at >= 0 else offset)
     return result
 
@@ -113,6 +116,9 @@ def what(s: Sighting, calls: list[Call], foreign: dict[int, Any]) -> str:
         return file_name(subject)
     if kind in (FOREIGN, LOCK, RLOCK) and id(subject) in foreign:
         return str(foreign[id(subject)].what)
+    if s[9] == UNSEEN:
+        kept = keeper(subject)
+        return f"{kept[0]} of {kept[1]}" if kept else "an RLock (taken where no frame shows it)"
     from .._native import expression
 
     text = expression(code, named_at) if named_at >= 0 else None

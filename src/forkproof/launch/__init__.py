@@ -2,6 +2,7 @@
 
     target.py     what to run, checked before anything starts
     launcher.py   the parent process: starts, follows the events, reports
+    follow.py     the marks in the environment by which Forkproof gets into the program, and follows it through exec
     supervise.py  the parent process: signals, stops and the exit status, as if it were the program
     _start/       the other side: starts Forkproof in the program, and leaves no trace of itself
 

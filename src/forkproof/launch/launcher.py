@@ -6,7 +6,6 @@ one that goes away again); this process reads along and renders.
 
 from __future__ import annotations
 
-import marshal
 import os
 import stat
 import subprocess
@@ -15,16 +14,15 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO, NoReturn
 
+from forkproof.launch.follow import marked
 from forkproof.launch.supervise import end_as, supervise
 from forkproof.launch.target import LaunchError, Target
 from forkproof.model import Event, Fork
 from forkproof.report import EventLines, Pairing, Renderer, Terminal
 
 STRICT_STATUS = 70
-_START = str(Path(__file__).parent / "_start")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,23 +131,18 @@ def _interpreter_options() -> list[str]:
     return options
 
 
-def _environment(options: Options, events: str) -> dict[str, str]:
-    """The environment in which `_start/sitecustomize.py` runs; it restores the one that is here."""
-    former = os.environ.get("PYTHONPATH")
-    packed = {
-        "policy": options.policy,
-        "wait": options.wait,
-        "repair": options.repair,
-        "hang_after": options.hang_after,
-        "on_hang": options.on_hang,
-        "events": events,
-        "pythonpath": former,
-    }
-    # Not JSON: reading it would make the program import json, re and what they need.
-    return os.environ | {
-        "PYTHONPATH": f"{_START}{os.pathsep}{former}" if former else _START,
-        "_FORKPROOF_RUN": marshal.dumps(packed).hex(),
-    }
+def _environment(options: Options, events: str) -> dict[bytes, bytes]:
+    return marked(
+        os.environb,
+        {
+            "policy": options.policy,
+            "wait": options.wait,
+            "repair": options.repair,
+            "hang_after": options.hang_after,
+            "on_hang": options.on_hang,
+            "events": events,
+        },
+    )
 
 
 @contextmanager

@@ -25,7 +25,7 @@ _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
 
 
 def supervise(
-    command: Sequence[str], env: dict[str, str], tick: Callable[[], None], every: float = 0.05
+    command: Sequence[str], env: dict[bytes, bytes], tick: Callable[[], None], every: float = 0.05
 ) -> int:
     """Run `command` in the foreground, with this process's streams and descriptors, calling `tick` in
     between.
