@@ -29,7 +29,11 @@ def database():
 
 
 def _answers(run: Run, body: str, forks: int = 30) -> str:
-    ended = run("-c", program(CEASELESS) + dedent(body) + f"\nprint({{forked(child) for _ in range({forks})}})\n", limit=120)
+    ended = run(
+        "-c",
+        program(CEASELESS) + dedent(body) + f"\nprint({{forked(child) for _ in range({forks})}})\n",
+        limit=120,
+    )
     assert ended.stderr == ""
     return ended.stdout
 
