@@ -3,6 +3,7 @@
 A sighting is a tuple:
     (ident, native_id, state, kind, certain, mutex, draining, subject, manager, entry, code, offset, named_at, self, stack)
 state     0 holds, 1 acquiring, 2 leaving, 3 inside a native call, 4 importing
+draining  inside: the native lock is free as soon as the thread waits for the GIL again
 kind      0 Lock, 1 RLock, 2 buffered file, 3 catalogued lock object, 4 semaphore, 5 native call, 6 import
 subject   the lock, file, semaphore, callable or module lock itself
 manager   the class through which it was taken, or None
@@ -66,19 +67,23 @@ def locked() -> list[Any]:
     child that has just been forked: what the parent's threads had locked."""
 
 def set_calls(
-    calls: dict[Any, tuple[int, int, bool, bool]],
-    unresolved: list[tuple[str, str, str | None, tuple[int, int, bool, bool]]],
+    calls: dict[Any, tuple[int, int, bool, bool, int]],
+    unresolved: list[tuple[str, str, str | None, tuple[int, int, bool, bool, int]]],
     awaited: tuple[str, ...],
 ) -> None:
-    """callable -> (entry, resource, only host names, GIL retaken outside). Resource: 0 process, 1 object, 2 stream.
+    """callable -> (entry, resource, only host names, GIL retaken outside, streams). Resource: 0 process, 1 object, 2 stream,
+    3 the iterator that is the first argument. Streams, for a call that is given none: 1 stdin + 2 stdout + 4 stderr; for
+    resource 3: how many references it has of its own.
 
     `unresolved`: (module, name, method, facts) of what could not be found yet. `awaited`: modules whose import makes
     a refresh due.
     """
 
 def set_semaphore(type: type) -> None: ...
-def add_foreign(lock: Any, marker: str) -> None:
-    """`marker`: what the file names of its library's frames contain. A lock object (acquire, release) that is owned at every fork because frames do not show who holds it."""
+def add_foreign(lock: Any, marker: str, path: tuple[str, ...]) -> None:
+    """`marker`: what the file names of its library's frames contain. A lock object (acquire, release) that is owned at every fork because frames do not show who holds it.
+
+    `path`: a module and attributes, by which the lock is found anew at each fork."""
 
 def set_exempt(exempt: dict[Any, Any]) -> None:
     """The dict itself is read at each fork: keys id(lock), or (thread ident,)."""
@@ -92,6 +97,10 @@ class ForkWarning:
     def match(self, text: str, /) -> bool:
         """Whether it is CPython's warning about fork and threads, and the last fork left nothing at risk."""
 
+def enter_warnings() -> bool:
+    """Takes the lock of `warnings` (3.14 on) if that needs no waiting; True also where there is none."""
+
+def leave_warnings() -> None: ...
 def probe_buffered(file: Any) -> bool | None: ...
 def expression(code: CodeType, offset: int) -> str | None:
     """The words by which the code knows the lock that is entered or called there: "self._lock"."""

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .model import Assessment
 
     Policy = Literal["observe", "wait", "raise"]
+    _Facts = tuple[int, int, bool, bool, int]
 
 try:
     from . import _native
@@ -39,6 +40,8 @@ else:
     _why_coarse = ""
 
 _RESOURCES = {"process": 0, "object": 1, "stream": 2}
+_CONSUMES = 3
+_STREAMS = {"stdin": 1, "stdout": 2, "stderr": 4}
 _OUTCOMES = ("clear", "observed", "waited", "gave-up")
 _CERTAIN_KINDS = (naming.LOCK, naming.RLOCK, naming.BUFFERED)
 
@@ -56,7 +59,7 @@ class _Settings:
         self.warn = True
         self.writer: Writer | None = None
         self.calls: list[catalogue.Call] = []
-        self.known: dict[Any, tuple[int, int, bool, bool]] = {}
+        self.known: dict[Any, _Facts] = {}
         self.resolved: set[str] = set()
         self.locks: list[catalogue.Lock] = []
         self.foreign: dict[int, catalogue.Lock] = {}
@@ -223,10 +226,13 @@ def _refresh() -> None:
     """Modules have come or gone, or another filter stands before ours."""
     assert _native is not None
     s = _settings
+    for name, keeps in catalogue.consumers().items() if not s.known else ():
+        s.known[catalogue.resolve(name)] = (0, _CONSUMES, False, False, int(keeps))
     awaited = set()
-    unresolved: list[tuple[str, str, str | None, tuple[int, int, bool, bool]]] = []
+    unresolved: list[tuple[str, str, str | None, _Facts]] = []
     for index, call in enumerate(s.calls):
-        facts = (index, _RESOURCES[call.resource], call.only == "host-name", call.gil_outside)
+        streams = sum(_STREAMS[name] for name in call.streams)
+        facts = (index, _RESOURCES[call.resource], call.only == "host-name", call.gil_outside, streams)
         for name in call.names:
             if name in s.resolved:
                 continue
@@ -246,12 +252,22 @@ def _refresh() -> None:
         if found is not None and lock.concerns_loaded() and id(found) not in s.foreign:
             s.foreign[id(found)] = lock
             package = lock.path.partition(".")[0]
-            _native.add_foreign(found, f"/{package}/")
+            _native.add_foreign(found, f"/{package}/", catalogue.steps(lock.path))
     if s.filter is not None:
         filters: list[Any] = warnings.filters  # type: ignore[assignment]
-        if not filters or filters[0] is not s.filter:
+        if (not filters or filters[0] is not s.filter) and _native.enter_warnings():
             filters[:] = [s.filter, *(item for item in filters if item is not s.filter)]
             _filters_changed()
+            _native.leave_warnings()
+
+
+def _find_replaced() -> None:
+    """A library may have replaced its lock since the last refresh; the extension has followed it, and the names do here."""
+    s = _settings
+    for lock in set(s.foreign.values()):
+        found = catalogue.resolve(lock.path)
+        if found is not None:
+            s.foreign[id(found)] = lock
 
 
 def _filters_changed() -> None:
@@ -341,6 +357,7 @@ def _verb(state: str | None) -> str:
 
 
 def _hazard(s: Sighting, *, cleared: bool) -> dict[str, Any]:
+    _find_replaced()
     return naming.hazard(s, _settings.calls, _settings.foreign, cleared=cleared)
 
 
@@ -417,6 +434,7 @@ def _emit_fork(
 
 
 def _name(s: Sighting) -> str:
+    _find_replaced()
     return naming.what(s, _settings.calls, _settings.foreign)
 
 
@@ -462,6 +480,8 @@ def _warn(hazards: list[dict[str, Any]], frame: FrameType | None, consequence: s
     if outside is None:
         return None
     registry = outside.f_globals.setdefault("__warningregistry__", {})
+    if _native is not None and not _native.enter_warnings():
+        return None  # another thread is in the middle of a warning, perhaps for long; the event is written all the same
     try:
         warnings.warn_explicit(
             text, ForkRiskWarning, outside.f_code.co_filename, outside.f_lineno,
@@ -469,6 +489,9 @@ def _warn(hazards: list[dict[str, Any]], frame: FrameType | None, consequence: s
         )  # fmt: skip
     except ForkRiskWarning as error:
         return error
+    finally:
+        if _native is not None:
+            _native.leave_warnings()
     return None
 
 

@@ -16,6 +16,7 @@
 #include "guard.h"
 #include "follow.h"
 #include "heap.h"
+#include "park.h"
 #include <pthread.h>
 #include <signal.h>
 
@@ -24,6 +25,7 @@
 #define MAX_OWNED 256
 #define MAX_HELD 256
 #define MAX_LOST 128
+#define MAX_STOPPED 32
 #define TAKE_LIMIT 0.05    /* seconds for one lock; under eight contenders none took longer (internals: trap 21) */
 #define UNSEEN_LIMIT 0.01  /* seconds for a lock that is locked while no frame shows who has it */
 #define POLL 0.0005        /* seconds between looks while an import or a native call is waited for */
@@ -205,6 +207,7 @@ static void let_go(void)
 static void disarm(void)
 {
     let_go();
+    let_run(NULL);
     unlock_imports();
     g.armed = 0;
     g.turn = 0;
@@ -229,7 +232,9 @@ static void in_child(void)
         /* the reference stays: dropping it could run a finalizer here */
     }
     g.n_owned = 0;
+    forget_parked();
     if (g.repair && g.policy == POLICY_WAIT) {
+        reset_warnings();
         /* What the wait could not clear, and a thread that is gone held for certain. The look is the last one before the
          * fork; its frames and locks are copied with the process and nothing has touched them since. */
         for (int i = 0; i < g.look.n; i++) {
@@ -562,15 +567,15 @@ static double patience(const Sighting *s)
     return g.wait / (double)(1 << Py_MIN(entry->failures, 10));
 }
 
-static int visible_holder(PyObject *subject)
+static PyThreadState *visible_holder(PyObject *subject)
 {
     for (int i = 0; i < g.look.n; i++) {
         const Sighting *s = &g.look.items[i];
         if (s->subject == subject && (s->state == STATE_HOLDS || s->state == STATE_LEAVING)) {
-            return 1;
+            return s->thread;
         }
     }
-    return 0;
+    return NULL;
 }
 
 static int given_up(const Sighting *s)
@@ -587,10 +592,16 @@ static int given_up(const Sighting *s)
     return 0;
 }
 
-/* A native call that is over but for the GIL, which we hold, holds nothing any more. */
-static int is_drained(const Sighting *s)
+/* A native call that waits for the GIL, which we hold: it is over, or it wants to run Python code in its middle. */
+static int is_back(const Sighting *s)
 {
-    return s->kind == KIND_CALL && s->draining && waits_for_gil((unsigned long)s->thread->native_thread_id);
+    return s->kind == KIND_CALL && s->innermost && waits_for_gil((unsigned long)s->thread->native_thread_id);
+}
+
+/* One that is over but for the GIL holds nothing any more; and a thread that is parked stands between two instructions. */
+static int is_over(const Sighting *s, int back)
+{
+    return (back && s->draining) || (s->kind == KIND_CALL && s->innermost && is_parked(s->thread));
 }
 
 /* The innermost frame of the library whose lock somebody has; NULL where the thread is not inside it. */
@@ -606,6 +617,17 @@ static Frame *frame_of_library(PyThreadState *thread, PyObject *marker)
     return NULL;
 }
 
+/* The innermost frame that runs code of a program's. */
+static Frame *first_frame(PyThreadState *thread)
+{
+    int through_c;
+    Frame *f = thread_top(thread);
+    while (f != NULL && (frame_is_shim(f) || frame_code(f) == NULL)) {
+        f = frame_outer(f, &through_c);
+    }
+    return f;
+}
+
 /* A catalogued lock is held in code without frames: that somebody has it shows by trying, who by where threads stand. */
 static void add_foreign_holders(Look *part, PyThreadState *me)
 {
@@ -616,18 +638,21 @@ static void add_foreign_holders(Look *part, PyThreadState *me)
         if (is_owned(lock)) {
             continue;
         }
-        if (take(lock, KIND_FOREIGN, 0)) {
-            give_back(lock, KIND_FOREIGN);
+        Kind kind = kind_of(lock);
+        if (take(lock, kind, 0)) {
+            give_back(lock, kind);
             continue;
         }
+        unsigned long owner = kind == KIND_RLOCK ? rlock_owner(lock) : 0;
         PyThreadState *ts = PyInterpreterState_ThreadHead(PyThreadState_GetInterpreter(me));
         for (; ts != NULL; ts = PyThreadState_Next(ts)) {
-            Frame *f = ts == me ? NULL : frame_of_library(ts, marker);
+            Frame *f = ts == me ? NULL : owner ? ((unsigned long)ts->thread_id == owner ? first_frame(ts) : NULL)
+                                               : frame_of_library(ts, marker);
             if (f != NULL && part->n < part->room) {
                 PyCodeObject *code = frame_code(f);
                 part->items[part->n++] = (Sighting){
-                    .thread = ts, .state = STATE_HOLDS, .kind = KIND_FOREIGN, .subject = lock, .frame = f,
-                    .code = code, .unit = frame_unit(f, code), .named_at = -1,
+                    .thread = ts, .state = STATE_HOLDS, .kind = kind, .certain = owner != 0, .subject = lock,
+                    .frame = f, .code = code, .unit = frame_unit(f, code), .named_at = -1,
                 };
             }
         }
@@ -644,7 +669,7 @@ static PyObject *at_risk(void)
     }
     for (int i = 0; i < g.look.n; i++) {
         const Sighting *s = &g.look.items[i];
-        if (matters(s) == MATTERS_NOT || is_drained(s)) {
+        if (matters(s) == MATTERS_NOT || is_over(s, is_back(s))) {
             continue;
         }
         if (s->state == STATE_ACQUIRING && visible_holder(s->subject)) {
@@ -681,6 +706,47 @@ static int own(PyObject *object, Kind kind, double seconds)
     return 1;
 }
 
+static int is_catalogued(PyObject *lock)
+{
+    PyObject *id = PyDict_GET_SIZE(foreign_locks) ? PyLong_FromVoidPtr(lock) : NULL;
+    int found = id != NULL && PyDict_Contains(foreign_locks, id) == 1;
+    Py_XDECREF(id);
+    PyErr_Clear();
+    return found;
+}
+
+/* A lock that compiled code takes again as soon as it has let go of it, without a pause in which who waits could have it:
+ * its holder is stopped between two calls. */
+static int own_between(PyThreadState *me, PyObject *lock, Kind kind, double seconds)
+{
+    double end = monotonic() + seconds;
+    int naps = 0;
+    do {
+        if (own(lock, kind, 0)) {
+            return 1;
+        }
+        PyThreadState *back[MAX_STOPPED];
+        int n = 0;
+        PyThreadState *ts = PyInterpreterState_ThreadHead(PyThreadState_GetInterpreter(me));
+        for (; ts != NULL && n < MAX_STOPPED; ts = PyThreadState_Next(ts)) {
+            if (ts != me && !is_parked(ts) && waits_for_gil((unsigned long)ts->native_thread_id)) {
+                back[n++] = ts;
+            }
+        }
+        if (n) {
+            stop_one(me, back, n, POLL);
+        }
+        else if (++naps % 20) {
+            struct timespec pause = {0, (long)(DRAIN * 1e9)};
+            nanosleep(&pause, NULL); /* with the GIL: it comes to wait for it */
+        }
+        else {
+            sleep_without_gil(POLL);
+        }
+    } while (monotonic() < end);
+    return 0;
+}
+
 /* Looks until everything that matters is owned or given up. Returns with the import lock taken and the last look done. */
 static void settle(PyThreadState *me)
 {
@@ -688,6 +754,7 @@ static void settle(PyThreadState *me)
     int gave_up = 0, drains = 0;
     PyObject *need[MAX_OWNED];
     Kind kinds[MAX_OWNED];
+    PyThreadState *stop[MAX_STOPPED];
 
     unsigned long usual = *switch_interval();
     hold_signals();
@@ -696,7 +763,7 @@ static void settle(PyThreadState *me)
     }
     for (;;) {
         double elapsed = monotonic() - start;
-        int n = 0, pending = 0, draining = 0;
+        int n = 0, pending = 0, calls = 0, back = 0;
         look(&g.look, me);
         look_for_unseen(me, 0);
         g.polls++;
@@ -706,7 +773,11 @@ static void settle(PyThreadState *me)
         for (int i = 0; i < g.look.n; i++) {
             const Sighting *s = &g.look.items[i];
             Matters m = matters(s);
-            if (m == MATTERS_NOT || given_up(s) || is_drained(s)) {
+            if (m == MATTERS_NOT || given_up(s)) {
+                continue;
+            }
+            int waits = is_back(s);
+            if (is_over(s, waits)) {
                 continue;
             }
             double limit = patience(s);
@@ -720,7 +791,10 @@ static void settle(PyThreadState *me)
             }
             if (m == MATTERS_WAIT) {
                 pending++;
-                draining += s->kind == KIND_CALL && s->draining;
+                calls += s->kind == KIND_CALL && s->innermost;
+                if (waits && back < MAX_STOPPED) {
+                    stop[back++] = s->thread;
+                }
                 continue;
             }
             int known = 0;
@@ -743,8 +817,14 @@ static void settle(PyThreadState *me)
                     gave_up = 1;
                     continue;
                 }
-                need[n] = value;
-                kinds[n++] = KIND_FOREIGN;
+                int known = 0;
+                for (int k = 0; k < n; k++) {
+                    known |= need[k] == value;
+                }
+                if (!known) {
+                    need[n] = value;
+                    kinds[n++] = kind_of(value);
+                }
             }
         }
         if (!pending && n == 0) {
@@ -757,24 +837,30 @@ static void settle(PyThreadState *me)
             continue; /* to take it may have let the GIL go */
         }
         unlock_imports(); /* never kept while others are to move: an import needs it at every step */
-        if (pending && draining == pending && drains < 20) {
-            /* The GIL is ours: such calls come to their end within their own time and then wait for it. */
-            struct timespec pause = {0, (long)(DRAIN * 1e9)};
-            drains++;
-            let_go();
-            nanosleep(&pause, NULL);
-            continue;
-        }
         if (pending) {
-            drains = 0;
-            let_go(); /* that thread may need what we own */
-            sleep_without_gil(POLL);
+            let_go(); /* such a thread may need what we own */
+            if (back) {
+                stop_one(me, stop, back, POLL); /* it comes out of its call, and stays there */
+            }
+            else if (calls == pending && drains < 20) {
+                /* The GIL is ours: such calls come to their end within their own time and then wait for it. */
+                struct timespec pause = {0, (long)(DRAIN * 1e9)};
+                drains++;
+                nanosleep(&pause, NULL);
+            }
+            else {
+                drains = 0;
+                if (calls < pending) {
+                    let_run(NULL); /* Python code that is waited for may need a thread that is parked */
+                }
+                sleep_without_gil(POLL);
+            }
             continue;
         }
         for (int i = 0; i < n; i++) {
             Py_INCREF(need[i]);
         }
-        int taken = 1;
+        int taken = 1, failed = 0;
         for (int i = 0; i < n; i++) {
             int k = i + (int)(random_bits() % (uint32_t)(n - i));
             PyObject *object = need[k];
@@ -785,12 +871,22 @@ static void settle(PyThreadState *me)
             if (!taken) {
                 continue;
             }
-            int unseen = kind == KIND_LOCK && is_locked(object) && !visible_holder(object);
+            PyThreadState *holder = visible_holder(object);
+            if (holder != NULL && is_parked(holder)) {
+                /* It has come out of its call, and not yet to where it lets go of the lock: on to its next stop. */
+                let_run(holder);
+                stop_one(me, &holder, 1, POLL);
+                taken = 0;
+                continue;
+            }
+            int catalogued = is_catalogued(object);
+            int unseen = kind == KIND_LOCK && is_locked(object) && holder == NULL && !catalogued;
             double limit = unseen ? UNSEEN_LIMIT : Py_MIN(TAKE_LIMIT, Py_MAX(g.wait, 0.002));
-            if (own(object, kind, limit)) {
+            if (catalogued ? own_between(me, object, kind, limit) : own(object, kind, limit)) {
                 continue;
             }
             taken = 0;
+            failed = 1;
             for (int j = 0; j < g.look.n; j++) {
                 if (g.look.items[j].subject == object) {
                     note(g.look.items[j].thread->id, object)->tried++;
@@ -806,9 +902,10 @@ static void settle(PyThreadState *me)
         for (int i = 0; i < n; i++) {
             Py_DECREF(need[i]);
         }
-        if (!taken) {
+        if (failed) {
             /* Its holder may be waiting for one that we have: give all back and come again in another order. */
             let_go();
+            let_run(NULL);
             sleep_without_gil((double)(random_bits() % 2000) * 1e-6);
         }
     }
@@ -982,6 +1079,52 @@ static int refresh_is_due(void)
     return 0;
 }
 
+/* A library may replace its lock. What the catalogue's path leads to now; no Python code runs. New reference or NULL. */
+static PyObject *follow(PyObject *path)
+{
+    PyObject *at = Py_XNewRef(PyDict_GetItemWithError(g.modules, PyTuple_GET_ITEM(path, 0)));
+    for (Py_ssize_t i = 1; at != NULL && i < PyTuple_GET_SIZE(path); i++) {
+        PyObject *name = PyTuple_GET_ITEM(path, i), *descriptor = _PyType_Lookup(Py_TYPE(at), name);
+        PyObject *next = NULL;
+        if (PyModule_Check(at)) {
+            next = Py_XNewRef(PyDict_GetItemWithError(PyModule_GetDict(at), name));
+        }
+        else if (descriptor != NULL &&
+                 (Py_IS_TYPE(descriptor, &PyGetSetDescr_Type) || Py_IS_TYPE(descriptor, &PyMemberDescr_Type))) {
+            next = Py_TYPE(descriptor)->tp_descr_get(descriptor, at, (PyObject *)Py_TYPE(at));
+        }
+        else {
+            next = Py_XNewRef(plain_attribute(at, name));
+        }
+        Py_SETREF(at, next);
+    }
+    PyErr_Clear();
+    return at;
+}
+
+static void follow_foreign(void)
+{
+    PyObject *key, *value;
+    Py_ssize_t position = 0;
+    while (PyDict_Next(foreign_locks, &position, &key, &value)) {
+        PyObject *now = follow(PyTuple_GET_ITEM(value, 2));
+        if (now == NULL || now == PyTuple_GET_ITEM(value, 0)) {
+            Py_XDECREF(now);
+            continue;
+        }
+        PyObject *entry = PyTuple_Pack(3, now, PyTuple_GET_ITEM(value, 1), PyTuple_GET_ITEM(value, 2));
+        PyObject *id = PyLong_FromVoidPtr(now);
+        if (entry != NULL && id != NULL && PyDict_SetItem(foreign_locks, id, entry) == 0) {
+            PyDict_DelItem(foreign_locks, key);
+        }
+        Py_XDECREF(entry);
+        Py_XDECREF(id);
+        Py_DECREF(now);
+        PyErr_Clear();
+        position = 0; /* the dict has changed */
+    }
+}
+
 static PyObject *before(PyObject *module, PyObject *unused)
 {
     (void)module;
@@ -1018,6 +1161,7 @@ static PyObject *before(PyObject *module, PyObject *unused)
         g.turn = 0;
         Py_RETURN_NONE;
     }
+    follow_foreign();
     if (g.policy == POLICY_OBSERVE) {
         resolve_awaited();
         /* PyOS_BeforeFork would take the import lock after us and wait for it while others move on; taken here, the look
@@ -1058,6 +1202,20 @@ static PyObject *before(PyObject *module, PyObject *unused)
             }
             find_held(me);
             settle(me);
+            for (int i = 0; i < 3 && refresh_is_due(); i++) {
+                /* What was imported while we waited may be in the catalogue, and at work already. */
+                double waited = g.waited;
+                let_go();
+                let_run(NULL);
+                unlock_imports();
+                release_signals();
+                if (call_python(g.refresh, NULL, "refresh") < 0) {
+                    g.turn = 0;
+                    Py_RETURN_NONE;
+                }
+                settle(me);
+                g.waited += waited;
+            }
             g.left = at_risk();
         }
     }
@@ -1280,6 +1438,7 @@ static PyObject *assess(PyObject *module, PyObject *args)
     if (g.turn != 0) {
         return PyList_New(0); /* asked from inside a fork of another thread: its look is in use */
     }
+    follow_foreign();
     look(&g.look, me);
     if (search) {
         unseen.due = 0;
@@ -1383,9 +1542,9 @@ static PyObject *set_semaphore(PyObject *module, PyObject *type)
 
 static PyObject *add_foreign(PyObject *module, PyObject *args)
 {
-    PyObject *object, *marker;
+    PyObject *object, *marker, *path;
     (void)module;
-    if (!PyArg_ParseTuple(args, "OU", &object, &marker)) {
+    if (!PyArg_ParseTuple(args, "OUO!", &object, &marker, &PyTuple_Type, &path)) {
         return NULL;
     }
     PyObject *id = PyLong_FromVoidPtr(object);
@@ -1427,6 +1586,21 @@ static PyType_Slot fork_warning_slots[] = {{Py_tp_methods, fork_warning_methods}
 static PyType_Spec fork_warning = {
     .name = "forkproof._native.ForkWarning", .flags = Py_TPFLAGS_DEFAULT, .slots = fork_warning_slots,
 };
+
+static PyObject *enter_warnings(PyObject *module, PyObject *unused)
+{
+    (void)module;
+    (void)unused;
+    return PyBool_FromLong(try_warnings());
+}
+
+static PyObject *leave_warnings(PyObject *module, PyObject *unused)
+{
+    (void)module;
+    (void)unused;
+    give_back_warnings();
+    Py_RETURN_NONE;
+}
 
 static PyObject *last_clean(PyObject *module, PyObject *unused)
 {
@@ -1519,6 +1693,8 @@ PyMethodDef guard_methods[] = {
     {"add_foreign", add_foreign, METH_VARARGS, NULL},
     {"set_exempt", set_exempt, METH_O, NULL},
     {"last_clean", last_clean, METH_NOARGS, NULL},
+    {"enter_warnings", enter_warnings, METH_NOARGS, NULL},
+    {"leave_warnings", leave_warnings, METH_NOARGS, NULL},
     {"probe_buffered", probe_buffered, METH_O, NULL},
     {"expression", expression, METH_VARARGS, NULL},
     {"child_callbacks", child_callbacks, METH_NOARGS, NULL},

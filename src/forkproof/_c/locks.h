@@ -51,7 +51,7 @@ LockMethod lock_method(PyObject *descriptor);
 LockMethod lock_method_named(const char *name);
 
 extern PyTypeObject *lock_type, *rlock_type, *semaphore_type;
-extern PyObject *foreign_locks; /* dict id -> (object, what the path of its library's files contains) */
+extern PyObject *foreign_locks; /* dict id -> (object, what the path of its library's files contains, path) */
 
 PyObject *probe_buffered(PyObject *module, PyObject *file);
 double monotonic(void);

@@ -16,7 +16,7 @@
 #define MAX_LET_GO 16
 
 static PyObject *name_enter, *name_exit, *name_aenter, *name_aexit, *name_gen, *name_exit_callbacks, *name_owner, *name_buffer, *name_func,
-    *name_file, *name_release, *name_args, *name_lock;
+    *name_file, *name_release, *name_args, *name_lock, *name_next;
 
 static PyObject *module_locks; /* importlib._bootstrap._module_locks */
 static PyTypeObject *text_type;
@@ -25,6 +25,7 @@ static PyTypeObject *text_type;
 typedef struct {
     PyObject *callable;
     int entry, resource, host_name, gil_outside;
+    int streams; /* of RESOURCE_CONSUMES: references of its own */
 } Known;
 static Known *known;
 static size_t known_mask;
@@ -35,6 +36,7 @@ typedef struct {
     Look *look;
     PyThreadState *thread;
     int first;                      /* index of this thread's first sighting */
+    Frame *inner;                   /* the frame further in than the one that is looked at; NULL for the innermost */
     /* Conditions whose wait() stands in frames further in, and has let go; the locks behind them are looked up only when
      * somebody asks. An idle look writes nothing to the program's objects, not even reference counts: after a fork each
      * page written to costs a fault. */
@@ -74,7 +76,7 @@ int look_init(void)
         {&name_aenter, "__aenter__"}, {&name_aexit, "__aexit__"},
         {&name_exit_callbacks, "_exit_callbacks"}, {&name_owner, "owner"}, {&name_buffer, "buffer"},
         {&name_func, "func"}, {&name_args, "args"}, {&name_file, "file"}, {&name_release, "release"},
-        {&name_lock, "lock"},
+        {&name_lock, "lock"}, {&name_next, "__next__"},
     };
     for (size_t i = 0; i < Py_ARRAY_LENGTH(names); i++) {
         *names[i].slot = PyUnicode_InternFromString(names[i].text);
@@ -140,7 +142,8 @@ int set_calls(PyObject *calls)
     Py_ssize_t position = 0;
     while (PyDict_Next(calls, &position, &key, &value)) {
         Known entry = {.callable = key};
-        if (!PyArg_ParseTuple(value, "iipp", &entry.entry, &entry.resource, &entry.host_name, &entry.gil_outside)) {
+        if (!PyArg_ParseTuple(value, "iippi", &entry.entry, &entry.resource, &entry.host_name, &entry.gil_outside,
+                              &entry.streams)) {
             PyMem_RawFree(fresh);
             return -1;
         }
@@ -911,10 +914,11 @@ static int host_is_name(PyObject *host)
     return text[strspn(text, "0123456789abcdefABCDEF:.%")] != '\0';
 }
 
-/* Whether nobody but this thread's own frames refers to the file: a child cannot come to use it. */
-static int is_private(const Thread *t, PyObject *file)
+/* Whether nobody but this thread's own frames refers to the object, and the C function that it is in `kept`
+ * times: a child cannot come to use it. */
+static int is_private(const Thread *t, PyObject *object, int kept)
 {
-    Py_ssize_t references = Py_REFCNT(file), seen = 0;
+    Py_ssize_t references = Py_REFCNT(object), seen = kept;
     if (references > 8) {
         return 0;
     }
@@ -925,18 +929,18 @@ static int is_private(const Thread *t, PyObject *file)
             continue;
         }
         for (int i = 0; i < code->co_nlocalsplus; i++) {
-            seen += frame_local(f, i) == file;
+            seen += frame_refers(f, i, object);
         }
         const CodeInfo *info = code_info(code);
         int unit = frame_unit(f, code);
         int depth = unit >= 0 && unit < info->n_units ? info->units[unit].depth : 0;
         for (int i = 0; i < depth; i++) {
-            seen += frame_slot(f, code, i) == file; /* compared only: what lies there may be stale */
+            seen += frame_refers(f, code->co_nlocalsplus + i, object); /* compared only: it may be stale */
         }
 #if !PY_AT_LEAST(3, 14)
         for (int r = depth > 0 ? info->units[unit].with : 0; r; r = info->regions[r].outer) {
             PyObject *exit = frame_slot(f, code, info->regions[r].slot);
-            seen += exit != NULL && manager_of(exit) == file; /* the bound __exit__ of `with file:` */
+            seen += exit != NULL && manager_of(exit) == object; /* the bound __exit__ of `with file:` */
         }
 #endif
     }
@@ -946,7 +950,7 @@ static int is_private(const Thread *t, PyObject *file)
 static void sight_file(Thread *t, const Place *p, PyObject *file, const Known *call)
 {
     t->look->firm = 0;
-    if (file != NULL && is_private(t, file)) {
+    if (file != NULL && is_private(t, file, 0)) {
         return;
     }
     if (file != NULL && PyType_IsSubtype(Py_TYPE(file), text_type)) {
@@ -978,17 +982,75 @@ static void sight_file(Thread *t, const Place *p, PyObject *file, const Known *c
     }
 }
 
-static PyObject *print_file(const Place *p, const Call *c)
+/* What `file=` gives; NULL when it is not there, or None. */
+static PyObject *given_file(const Place *p, const Call *c)
 {
-    if (c->keywords != NULL && PyTuple_CheckExact(c->keywords)) {
-        Py_ssize_t n = PyTuple_GET_SIZE(c->keywords);
-        for (Py_ssize_t i = 0; i < n; i++) {
-            if (PyUnicode_Compare(PyTuple_GET_ITEM(c->keywords, i), name_file) == 0) {
-                return frame_slot(p->frame, p->code, c->arguments + c->n_arguments - (int)n + (int)i);
-            }
+    Py_ssize_t n = c->keywords != NULL && PyTuple_CheckExact(c->keywords) ? PyTuple_GET_SIZE(c->keywords) : 0;
+    for (Py_ssize_t i = 0; i < n; i++) {
+        if (PyUnicode_Compare(PyTuple_GET_ITEM(c->keywords, i), name_file) == 0) {
+            PyObject *file = frame_slot(p->frame, p->code, c->arguments + c->n_arguments - (int)n + (int)i);
+            return file == Py_None ? NULL : file;
         }
     }
-    return PySys_GetObject("stdout");
+    return NULL;
+}
+
+static void sight_inside(Thread *t, const Place *p, const Known *call, PyObject *object, int kept)
+{
+    t->look->firm = 0;
+    if (call->resource == RESOURCE_OBJECT && object != NULL && is_private(t, object, kept)) {
+        return;
+    }
+    Sighting *s = sight(t, p, STATE_INSIDE, KIND_CALL,
+                        call->resource == RESOURCE_OBJECT && object != NULL ? object : call->callable, 0);
+    if (s != NULL) {
+        s->entry = call->entry;
+        s->innermost = t->inner == NULL;
+        s->draining = s->innermost && call->gil_outside; /* the guard asks the system whether it waits for the GIL */
+    }
+}
+
+/* A call that uses standard streams. One that uses several has at most one of their locks at a time; when it has none, it
+ * may be about to take any, or be at a terminal, which has a lock of its own. */
+static void sight_streams(Thread *t, const Place *p, const Known *call)
+{
+    t->look->firm = 0;
+    static const char *const names[] = {"stdin", "stdout", "stderr"};
+    int several = (call->streams & (call->streams - 1)) != 0;
+    for (int i = 0; i < 3; i++) {
+        PyObject *file = call->streams & (1 << i) ? PySys_GetObject(names[i]) : NULL;
+        if (file == NULL) {
+            continue;
+        }
+        if (!several) {
+            sight_file(t, p, file, call);
+            return;
+        }
+        PyObject *below = PyType_IsSubtype(Py_TYPE(file), text_type) ? plain_attribute(file, name_buffer) : file;
+        if (below != NULL && kind_of(below) == KIND_BUFFERED &&
+            buffered_owner(below) == (unsigned long)t->thread->thread_id) {
+            sight_file(t, p, file, call);
+            return;
+        }
+    }
+    if (several) {
+        sight_inside(t, p, call, NULL, 0);
+    }
+}
+
+/* C code that goes on with an iterator is inside its `__next__`. */
+static void sight_next(Thread *t, const Place *p, PyObject *iterator, int kept)
+{
+    if (iterator == NULL) {
+        return;
+    }
+    const Known *call = known_call(_PyType_Lookup(Py_TYPE(iterator), name_next));
+    if (call == NULL || call->resource == RESOURCE_STREAM) {
+        sight_file(t, p, iterator, call);
+    }
+    else if (!t->importing) {
+        sight_inside(t, p, call, iterator, kept);
+    }
 }
 
 /* Up to 3.12 the names of keywords come from an instruction before the call. */
@@ -1135,6 +1197,19 @@ static void sight_call(Thread *t, Place *p, int base, Call *c, int nesting)
     if (call == NULL) {
         return;
     }
+    if (call->resource == RESOURCE_CONSUMES) {
+        PyObject *iterator = NULL;
+        if (c->n_arguments > 0) {
+            iterator = frame_slot(p->frame, p->code, c->arguments);
+        }
+        else if (c->given != NULL && PyTuple_CheckExact(c->given) && PyTuple_GET_SIZE(c->given)) {
+            iterator = PyTuple_GET_ITEM(c->given, 0);
+        }
+        if (t->inner == NULL) {
+            sight_next(t, p, iterator, call->streams);
+        }
+        return;
+    }
     if (call->host_name) {
         int named = 0;
         for (int i = 0; i < c->n_arguments && i < 2 && !named; i++) {
@@ -1151,7 +1226,11 @@ static void sight_call(Thread *t, Place *p, int base, Call *c, int nesting)
             if (c->keywords == NULL) {
                 c->keywords = keywords_before(p, base);
             }
-            file = print_file(p, c);
+            file = given_file(p, c);
+            if (file == NULL) {
+                sight_streams(t, p, call);
+                return;
+            }
         }
         sight_file(t, p, file, call);
         return;
@@ -1159,12 +1238,7 @@ static void sight_call(Thread *t, Place *p, int base, Call *c, int nesting)
     if (t->importing) {
         return; /* its own import, further in, is what it waits for: the library has not been entered yet */
     }
-    PyObject *subject = call->resource == RESOURCE_OBJECT && self != NULL ? self : call->callable;
-    Sighting *s = sight(t, p, STATE_INSIDE, KIND_CALL, subject, 0);
-    if (s != NULL) {
-        s->entry = call->entry;
-        s->draining = (unsigned)call->gil_outside; /* refined by the guard, which asks the system */
-    }
+    sight_inside(t, p, call, self, 0);
 }
 
 /* ---------------------------------------------------------------------------------------------------------------------
@@ -1391,8 +1465,9 @@ static void sight_semaphore(Thread *t, Place *p, int base)
     }
 }
 
-static void sight_frame(Thread *t, Frame *frame, PyCodeObject *code, const CodeInfo *info, Frame *inner, int c_below)
+static void sight_frame(Thread *t, Frame *frame, PyCodeObject *code, const CodeInfo *info, int c_below)
 {
+    Frame *inner = t->inner;
     Place p = {frame, code, info, frame_unit(frame, code), -1, NULL, c_below ? NULL : inner, 0};
     if (p.unit < 0 || p.unit >= info->n_units || info->units[p.unit].depth < 0) {
         return;
@@ -1529,9 +1604,7 @@ static void sight_frame(Thread *t, Frame *frame, PyCodeObject *code, const CodeI
             iterator = frame_slot(frame, code, u->depth - 2);
         }
 #endif
-        if (iterator != NULL) {
-            sight_file(t, &p, iterator, NULL);
-        }
+        sight_next(t, &p, iterator, 0);
     }
     else if (kind == OP_OTHER) {
         int call = exit_call_after(info, base);
@@ -1563,9 +1636,10 @@ static void look_at_thread(Look *l, PyThreadState *ts)
     t.look = l;
     t.thread = ts;
     t.first = l->n;
-    t.n_waiting = t.n_let_go = t.importing = t.steps = 0;
+    t.n_waiting = t.n_let_go = t.n_judged = t.importing = t.steps = 0;
     t.returned = NULL;
-    Frame *frame = thread_top(ts), *inner = NULL;
+    t.inner = t.exiting = NULL;
+    Frame *frame = thread_top(ts);
     while (frame != NULL && frame_is_shim(frame)) {
         frame = frame->previous;
     }
@@ -1578,9 +1652,9 @@ static void look_at_thread(Look *l, PyThreadState *ts)
             info = code == NULL ? NULL : code_info(code);
         }
         if (info != NULL && (c_below || !(info->boring || is_quiet(frame, code, info)))) {
-            sight_frame(&t, frame, code, info, inner, c_below);
+            sight_frame(&t, frame, code, info, c_below);
         }
-        inner = frame;
+        t.inner = frame;
         frame = frame_outer(frame, &c_below);
     }
 }

@@ -13,7 +13,8 @@ typedef struct {
     Kind kind;
     unsigned certain : 1;  /* frames prove it; else it is possible */
     unsigned mutex : 1;    /* acquiring: it is used as a mutex there, not as a signal */
-    unsigned draining : 1; /* inside: the thread only waits for the GIL any more, the native lock is free */
+    unsigned innermost : 1; /* inside: the call runs no Python code, it can come to its end without the GIL */
+    unsigned draining : 1; /* inside: and once it waits for the GIL again its native lock is free */
     PyObject *subject;     /* borrowed: the lock, the file, the semaphore; for a call the callable; for an import the lock */
     PyTypeObject *manager; /* borrowed: the class whose `with` or method took it; NULL when it was taken directly */
     int entry;             /* of the catalogue, for calls; -1: no frame shows that the lock is held, its owner does */
@@ -53,8 +54,8 @@ void look_unless_still(Look *l, PyThreadState *self);
 /* What `self`, the forking thread, holds by its own frames. */
 void look_at(Look *l, PyThreadState *self);
 
-/* The catalogue: dict callable -> (index, resource, only) as set from Python; see evidence/_calls.py. */
-enum { RESOURCE_PROCESS, RESOURCE_OBJECT, RESOURCE_STREAM };
+/* The catalogue: dict callable -> (entry, resource, only host names, GIL retaken outside, streams) as set from Python. */
+enum { RESOURCE_PROCESS, RESOURCE_OBJECT, RESOURCE_STREAM, RESOURCE_CONSUMES };
 int set_calls(PyObject *calls);
 
 /* Whether the thread is in a futex wait on the GIL, as /proc says; 0 where that cannot be known. */
