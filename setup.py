@@ -4,7 +4,14 @@ from glob import glob
 
 from setuptools import Extension, setup
 
-ARGUMENTS = ["-O2", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-missing-field-initializers"]
+ARGUMENTS = [
+    "-O2",
+    "-fvisibility=hidden",
+    "-Wall",
+    "-Wextra",
+    "-Wno-unused-parameter",
+    "-Wno-missing-field-initializers",
+]
 
 setup(
     ext_modules=[

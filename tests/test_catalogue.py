@@ -62,8 +62,8 @@ def test_our_reader_reads_strings_arrays_and_truth():
 def test_every_family_is_well_formed(call):
     assert call.resource in ("process", "object", "stream")
     assert call.only in (None, "host-name")
-    assert call.stream in (None, "stdin", "stdout", "stderr")
-    assert (call.stream is None) or call.resource == "stream"
+    assert {"stdin", "stdout", "stderr"}.issuperset(call.streams)
+    assert not call.streams or call.resource == "stream"
     assert isinstance(call.gil_outside, bool)
     assert call.names
     assert len(set(call.names)) == len(call.names)

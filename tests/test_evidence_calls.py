@@ -140,18 +140,137 @@ def test_a_thread_that_reads_an_empty_pipe_holds_the_file(stage: Stage, how: str
                 break
 
     thread = stage.start(body)
-    if how == "next":  # next() is no method of the file: not claimed
+    try:
+        until(lambda: [s for s in sightings(thread) if s[2] == 0])
+        expect(thread, holds(reader))
+    finally:
         os.write(theirs, b"line\n")
         thread.join()
-    else:
-        try:
-            until(lambda: [s for s in sightings(thread) if s[2] == 0])
-            expect(thread, holds(reader))
-        finally:
-            os.write(theirs, b"line\n")
-            thread.join()
     os.close(theirs)
     file.close()
+
+
+def test_a_file_that_is_a_global_too_is_not_the_threads_own(stage: Stage) -> None:
+    """From 3.14 on the value stack may borrow from a local: the file's own count does not know of that reference."""
+    with full_pipe() as (pipe, writer):
+        kept = [writer]
+
+        def body(file: Any) -> None:
+            file.write(FULL)
+
+        thread = stage.start(body, writer)
+        stopped(pipe)
+        # Of the many references to it that this test has, only the list's and the thread's are to count.
+        expect(thread, holds(kept[0]))
+        pipe.drain(len(FULL))
+        thread.join()
+
+
+STREAMS = """
+import os, sys, threading, time
+import forkproof
+from forkproof import _native
+ours, theirs = os.pipe()
+def body():
+    {call}
+def stuck():
+    return [(s[2], s[3], s[7]) for s in _native.look() if s[0] == thread.ident and s[2] in (0, 3)]
+{prepare}
+forkproof.assess()
+thread = threading.Thread(target=body, daemon=True)
+thread.start()
+end = time.monotonic() + 20
+while not stuck() and time.monotonic() < end: pass
+found = {{(h.certainty, h.what) for h in forkproof.assess().hazards}}
+os.write(report, repr(found).encode())
+os._exit(0)
+"""
+
+FILL = "sys.{0} = open(theirs, 'w', buffering=1 << 16, errors='replace'); report = 1"
+READ = "sys.stdin = open(ours); report = 1"
+NAMED = "report = 1"
+
+
+@pytest.mark.parametrize(
+    ("prepare", "call", "found"),
+    [
+        (READ, "input()", ("certain", "sys.stdin (BufferedReader)")),
+        (FILL.format("stdout"), "input('x' * 300_000)", ("certain", "sys.stdout (BufferedWriter)")),
+        (FILL.format("stdout"), "print('x' * 300_000)", ("certain", "sys.stdout (BufferedWriter)")),
+        (FILL.format("stdout"), "print('x' * 300_000, file=None)", ("certain", "sys.stdout (BufferedWriter)")),
+        (FILL.format("stderr"), "print('x' * 300_000, file=sys.stderr)", ("certain", "sys.stderr (BufferedWriter)")),
+        (
+            FILL.format("stderr"),
+            "sys.__excepthook__(ValueError, ValueError('x' * 300_000), None)",
+            ("certain", "sys.stderr (BufferedWriter)"),
+        ),
+        (FILL.format("stderr"), "raise ValueError('x' * 300_000)", ("certain", "sys.stderr (BufferedWriter)")),
+    ],
+)  # fmt: skip
+def test_a_call_that_uses_standard_streams(run: Run, prepare: str, call: str, found: tuple[str, str]) -> None:
+    ended = run("-c", STREAMS.format(call=call, prepare=prepare))
+    assert ended.stdout == repr({found}), ended.stderr
+
+
+def test_input_at_a_terminal_holds_a_lock_of_the_interpreter(run: Run, terminal: tuple[int, int]) -> None:
+    prepare = (
+        f"report = os.dup(1); os.dup2(os.open({os.ttyname(terminal[1])!r}, os.O_RDWR), 0); os.dup2(0, 1)"
+    )
+    ended = run("-c", STREAMS.format(call="input()", prepare=prepare))
+    assert ended.stdout == repr({("possible", "input")}), ended.stderr
+
+
+SCANDIR = """
+import itertools, os, sys, tempfile, threading
+import forkproof
+from forkproof import _native
+folder = tempfile.TemporaryDirectory()
+for i in range(2000):
+    open(os.path.join(folder.name, str(i)), "w").close()
+shared = [None]
+def body():
+    while not done:
+        {make}
+        {use}
+done = False
+forkproof.assess()
+thread = threading.Thread(target=body, daemon=True)
+thread.start()
+found = None
+for _ in range({looks}):
+    for s in _native.look():
+        if s[0] == thread.ident and s[3] == 5:
+            found = type(s[7]).__name__, s[6]
+    if found:
+        break
+done = True
+thread.join()
+folder.cleanup()
+print(found)
+"""
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        "for _ in it: pass",
+        "list(it)",
+        "sorted(it, key=id)",
+        "while next(it, None): pass",
+    ],
+)
+def test_an_iterator_of_c_that_a_thread_is_inside(run: Run, use: str) -> None:
+    """Its `__next__` is called without a call in the bytecode, or by another function of C."""
+    ended = run(
+        "-c", SCANDIR.format(make="it = shared[0] = os.scandir(folder.name)", use=use, looks=10_000_000)
+    )
+    assert ended.stdout == "('ScandirIterator', 1)\n", ended.stderr
+
+
+@pytest.mark.parametrize("use", ["for _ in it: pass", "list(it)", "for _ in os.scandir(folder.name): pass"])
+def test_an_iterator_that_only_the_threads_frames_refer_to_is_no_hazard(run: Run, use: str) -> None:
+    ended = run("-c", SCANDIR.format(make="it = os.scandir(folder.name)", use=use, looks=20_000))
+    assert ended.stdout == "None\n", ended.stderr
 
 
 def test_a_reader_with_python_code_below_it(stage: Stage) -> None:
@@ -197,8 +316,8 @@ def test_a_thread_inside_sqlite(stage: Stage) -> None:
         connection.execute("select stop()").fetchall()
 
     thread = stage.at(gate, body)
-    seen = [(naming.STATES[s[2]], bool(s[4])) for s in sightings(thread)]
-    assert seen == [("inside", False)]
+    seen = [(naming.STATES[s[2]], bool(s[4]), bool(s[6])) for s in sightings(thread)]
+    assert seen == [("inside", False, False)], "Python code lies above the call: it is not about to end"
     assert told_of(thread) == ["SQLite"]
     gate.open()
     thread.join()
@@ -244,14 +363,14 @@ def test_calls_that_hold_nothing_are_not_reported(stage: Stage) -> None:
     ours, theirs = socket.socketpair()
     listener = socket.create_server(("127.0.0.1", 0))
     threads = [
-        stage.start(time.sleep, 1.5),
+        stage.start(time.sleep, 3),
         stage.start(lambda: ours.recv(1)),
         stage.start(lambda: listener.accept()),
         stage.start(lambda: os.read(ours.fileno(), 1)),
-        stage.start(lambda: __import__("select").select([ours], [], [], 1.5)),
+        stage.start(lambda: __import__("select").select([ours], [], [], 3)),
     ]
     for thread in threads:
-        for _ in range(20):
+        for _ in range(5):
             expect(thread)
     theirs.sendall(b"xx")
     socket.create_connection(listener.getsockname()).close()

@@ -3,6 +3,7 @@
 A sighting is a tuple:
     (ident, native_id, state, kind, certain, mutex, draining, subject, manager, entry, code, offset, named_at, self, stack)
 state     0 holds, 1 acquiring, 2 leaving, 3 inside a native call, 4 importing
+draining  inside: the native lock is free as soon as the thread waits for the GIL again
 kind      0 Lock, 1 RLock, 2 buffered file, 3 catalogued lock object, 4 semaphore, 5 native call, 6 import
 subject   the lock, file, semaphore, callable or module lock itself
 manager   the class through which it was taken, or None
@@ -35,6 +36,14 @@ Sighting = tuple[
     list[tuple[CodeType, int]],
 ]
 
+Waiting = tuple[int, float, float, bool, int, Sighting]
+"""
+(thread, seconds, still, for ever, owner, sighting): PyThreadState.id; for how long it has been seen waiting for the same;
+for how long it has not run at all; whether the wait has no time-out; ident of the owner (RLock, buffered file), or 1 for a
+lock that is taken and names none. The sighting's state is 1, 3 or 4; its kind may also be 7 not known (subject None), 8 a notification of
+a condition (subject: the condition), 9 the end of a thread, 10 an item of a queue.
+"""
+
 def install(
     *,
     policy: int,
@@ -62,23 +71,27 @@ def waiters() -> list[tuple[Any, Any]]:
     """(condition, waiter) for each thread that stands in a Condition.wait."""
 
 def locked() -> list[Any]:
-    """Every Lock and RLock of the process that is locked at this moment, signals included; at most 20 ms are spent on it. In a
+    """Every Lock and RLock of the process that is locked at this moment, signals included. In a
     child that has just been forked: what the parent's threads had locked."""
 
 def set_calls(
-    calls: dict[Any, tuple[int, int, bool, bool]],
-    unresolved: list[tuple[str, str, str | None, tuple[int, int, bool, bool]]],
+    calls: dict[Any, tuple[int, int, bool, bool, int]],
+    unresolved: list[tuple[str, str, str | None, tuple[int, int, bool, bool, int]]],
     awaited: tuple[str, ...],
 ) -> None:
-    """callable -> (entry, resource, only host names, GIL retaken outside). Resource: 0 process, 1 object, 2 stream.
+    """callable -> (entry, resource, only host names, GIL retaken outside, streams). Resource: 0 process, 1 object, 2 stream,
+    3 the iterator that is the first argument. Streams, for a call that is given none: 1 stdin + 2 stdout + 4 stderr; for
+    resource 3: how many references it has of its own.
 
     `unresolved`: (module, name, method, facts) of what could not be found yet. `awaited`: modules whose import makes
     a refresh due.
     """
 
 def set_semaphore(type: type) -> None: ...
-def add_foreign(lock: Any, marker: str) -> None:
-    """`marker`: what the file names of its library's frames contain. A lock object (acquire, release) that is owned at every fork because frames do not show who holds it."""
+def add_foreign(lock: Any, marker: str, path: tuple[str, ...]) -> None:
+    """`marker`: what the file names of its library's frames contain. A lock object (acquire, release) that is owned at every fork because frames do not show who holds it.
+
+    `path`: a module and attributes, by which the lock is found anew at each fork."""
 
 def set_exempt(exempt: dict[Any, Any]) -> None:
     """The dict itself is read at each fork: keys id(lock), or (thread ident,)."""
@@ -90,9 +103,18 @@ def set_judged(judged: dict[Any, Any]) -> None:
 def last_clean() -> bool:
     """Whether nothing was left at risk at the last fork of this process."""
 
-def born_clean() -> bool:
-    """Whether this process was forked, under watch, with nothing left at risk; and its parent too, if that was forked."""
+class ForkWarning:
+    """Stands for the message in an item of `warnings.filters`."""
 
+    def __init__(self, contains: tuple[str, ...], in_child: bool, /) -> None: ...
+    def match(self, text: str, /) -> bool:
+        """Whether it contains all of `contains`, and nothing was left at risk at the last fork of this process; `in_child`:
+        at the watched fork that made this process, and at those that made its parents."""
+
+def enter_warnings() -> bool:
+    """Takes the lock of `warnings` (3.14 on) if that needs no waiting; True also where there is none."""
+
+def leave_warnings() -> None: ...
 def probe_buffered(file: Any) -> bool | None: ...
 def expression(code: CodeType, offset: int) -> str | None:
     """The words by which the code knows the lock that is entered or called there: "self._lock"."""
@@ -115,3 +137,31 @@ def environment() -> dict[bytes, bytes]:
 
 def fail_at(step: int) -> None:
     """Tests: let the n-th step of the hooks fail as if memory had run out; 0 for none."""
+
+def watch_start(
+    judge: Callable[[list[Waiting], list[Sighting], int, list[Any], list[int]], list[int] | None],
+    locks: list[Any],
+    hang_after: float,
+    every: float,
+    /,
+) -> bool:
+    """Starts the thread that looks `every` so many seconds; False where there can be no other thread. See watch.py."""
+
+def watch_stop() -> None: ...
+def set_waits(methods: dict[Any, tuple[int, int]], /) -> None:
+    """Methods in C that wait: method descriptor -> (kind, position of the time-out among the arguments)."""
+
+def futex_of(native_id: int, /) -> tuple[bool, int] | None:
+    """What a thread of this process sleeps on: (without time-out, native id of the mutex's owner or 0); None if nothing."""
+
+def count_threads() -> int:
+    """Threads of this process, those that Python does not know included; 0 where that cannot be known."""
+
+def is_locked(lock: Any, /) -> bool:
+    """What a Lock or an RLock says of itself."""
+
+def is_taken(lock: Any, /) -> bool:
+    """What is true of it, also where a thread got it without the GIL and vanished before it could say so."""
+
+def keep_record(text: bytes, /) -> bool:
+    """Keeps the fork's event where a reader from outside finds it (docs/events.md); False where that cannot be."""

@@ -14,7 +14,7 @@ import threading
 import warnings
 import weakref
 
-from . import catalogue
+from . import catalogue, watch
 from ._errors import ForkRiskError, ForkRiskWarning
 from ._events import Writer, now
 from .evidence import coarse, mended, naming
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .model import Assessment
 
     Policy = Literal["observe", "wait", "raise"]
+    _Facts = tuple[int, int, bool, bool, int]
 
 try:
     from . import _native
@@ -40,6 +41,8 @@ else:
     _why_coarse = ""
 
 _RESOURCES = {"process": 0, "object": 1, "stream": 2}
+_CONSUMES = 3
+_STREAMS = {"stdin": 1, "stdout": 2, "stderr": 4}
 _OUTCOMES = ("clear", "observed", "waited", "gave-up")
 _CERTAIN_KINDS = (naming.LOCK, naming.RLOCK, naming.BUFFERED)
 
@@ -57,7 +60,7 @@ class _Settings:
         self.warn = True
         self.writer: Writer | None = None
         self.calls: list[catalogue.Call] = []
-        self.known: dict[Any, tuple[int, int, bool, bool]] = {}
+        self.known: dict[Any, _Facts] = {}
         self.resolved: set[str] = set()
         self.locks: list[catalogue.Lock] = []
         self.foreign: dict[int, catalogue.Lock] = {}
@@ -72,22 +75,6 @@ class _Settings:
 
 
 _settings = _Settings()
-
-
-class _Moot:
-    """Stands for the message in a warnings filter: hides a blanket warning about a fork that nothing was at risk at.
-
-    `warnings` asks anew at each warning, so one filter can decide every time.
-    """
-
-    def __init__(self, entry: catalogue.Warning) -> None:
-        self._contains = entry.contains
-        self._in_child = entry.issued == "child"
-
-    def match(self, text: str) -> bool:
-        if not all(part in text for part in self._contains) or _native is None:
-            return False
-        return _native.born_clean() if self._in_child else _native.last_clean()
 
 
 def install(
@@ -108,12 +95,14 @@ def install(
                 that cannot be refused (subprocess with preexec_fn).
     wait        seconds that one fork may be held up.
     repair      reset in the child what the wait could not clear, with a warning.
-    hang_after  seconds after which a child that stands still is to be reported. Checked and kept; the watch in the
-                child that will use it, and on_hang, is not there yet: no hang is reported today.
-    events      a file to append one JSON object a line to (docs/events.md).
+    hang_after  seconds after which a thread of a child that waits for what the fork left behind is reported as hanging.
+                Children of forks at which something remained at risk have a thread in C that watches for it, and no
+                other process has; float("inf") for none.
+    events      a file to append one JSON object a line to (docs/events.md). Without it hangs are told on stderr.
     warn        issue ForkRiskWarning at a fork that went ahead at risk.
     hide_moot_warnings  hide what CPython (3.12 on) and libraries say about every fork with threads, in the parent or in the
                 child, where nothing was at risk (catalogue/warnings.toml).
+    on_hang     "kill" ends a child with SIGABRT after a hang of it was reported, so that its supervisor starts another.
 
     Called again it replaces the settings. Raises ValueError for a setting that makes no sense and OSError for an events
     file that cannot be opened; nothing is installed then.
@@ -124,6 +113,8 @@ def install(
         raise ValueError(f"wait must be between 0 and 3600 seconds, not {wait!r}")
     if not hang_after > 0:
         raise ValueError(f"hang_after must be more than 0 seconds, not {hang_after!r}")
+    if on_hang not in ("report", "kill"):
+        raise ValueError(f"on_hang must be 'report' or 'kill', not {on_hang!r}")
     if not hasattr(os, "fork"):
         raise OSError("this system has no fork(); there is nothing to watch")
     writer = None if events is None else Writer(events)
@@ -148,7 +139,13 @@ def install(
         _remove_filters()
     elif not s.filters:
         s.filters = [
-            ("ignore", _Moot(entry), getattr(builtins, entry.category), None, 0)
+            (
+                "ignore",
+                _native.ForkWarning(tuple(entry.contains), entry.issued == "child"),
+                getattr(builtins, entry.category),
+                None,
+                0,
+            )
             for entry in catalogue.blanket_warnings()
         ]
     _native.install(
@@ -174,6 +171,7 @@ def uninstall() -> None:
     s.installed = False
     if _native is not None:
         _native.uninstall()
+        _native.watch_stop()
     _remove_filters()
     if s.writer is not None:
         s.writer.close()
@@ -245,10 +243,13 @@ def _refresh() -> None:
     """Modules have come or gone, or another filter stands before ours."""
     assert _native is not None
     s = _settings
+    for name, keeps in catalogue.consumers().items() if not s.known else ():
+        s.known[catalogue.resolve(name)] = (0, _CONSUMES, False, False, int(keeps))
     awaited = set()
-    unresolved: list[tuple[str, str, str | None, tuple[int, int, bool, bool]]] = []
+    unresolved: list[tuple[str, str, str | None, _Facts]] = []
     for index, call in enumerate(s.calls):
-        facts = (index, _RESOURCES[call.resource], call.only == "host-name", call.gil_outside)
+        streams = sum(_STREAMS[name] for name in call.streams)
+        facts = (index, _RESOURCES[call.resource], call.only == "host-name", call.gil_outside, streams)
         for name in call.names:
             if name in s.resolved:
                 continue
@@ -268,12 +269,22 @@ def _refresh() -> None:
         if found is not None and lock.concerns_loaded() and id(found) not in s.foreign:
             s.foreign[id(found)] = lock
             package = lock.path.partition(".")[0]
-            _native.add_foreign(found, f"/{package}/")
+            _native.add_foreign(found, f"/{package}/", catalogue.steps(lock.path))
     if s.filters:
         filters: list[Any] = warnings.filters  # type: ignore[assignment]
-        if not filters or filters[0] is not s.filters[0]:
+        if (not filters or filters[0] is not s.filters[0]) and _native.enter_warnings():
             filters[:] = [*s.filters, *_others(filters)]
             _filters_changed()
+            _native.leave_warnings()
+
+
+def _find_replaced() -> None:
+    """A library may have replaced its lock since the last refresh; the extension has followed it, and the names do here."""
+    s = _settings
+    for lock in set(s.foreign.values()):
+        found = catalogue.resolve(lock.path)
+        if found is not None:
+            s.foreign[id(found)] = lock
 
 
 def _others(filters: list[Any]) -> list[Any]:
@@ -375,6 +386,7 @@ def _verb(state: str | None) -> str:
 
 
 def _hazard(s: Sighting, *, cleared: bool) -> dict[str, Any]:
+    _find_replaced()
     return naming.hazard(s, _settings.calls, _settings.foreign, cleared=cleared)
 
 
@@ -384,11 +396,16 @@ def _key(s: Sighting) -> tuple[int, int]:
 
 def _hazards(seen: list[Sighting] | None, left: list[Sighting] | None) -> list[dict[str, Any]]:
     """All that was seen at a fork; cleared is what was gone or owned when it went ahead."""
+    return [_hazard(s, cleared=cleared) for s, cleared in _sorted(seen, left)]
+
+
+def _sorted(seen: list[Sighting] | None, left: list[Sighting] | None) -> list[tuple[Sighting, bool]]:
+    """What remained and what was cleared, without what is exempt."""
     exempt = _settings.exempt
     remaining = [s for s in left or () if id(s[7]) not in exempt]
     keys = {_key(s) for s in remaining}
     gone = [s for s in seen or () if _key(s) not in keys and id(s[7]) not in exempt]
-    return [_hazard(s, cleared=False) for s in remaining] + [_hazard(s, cleared=True) for s in gone]
+    return [(s, False) for s in remaining] + [(s, True) for s in gone]
 
 
 def _risk(hazards: list[dict[str, Any]]) -> Literal["none", "possible", "certain"]:
@@ -428,43 +445,52 @@ def _after_in_parent(report: tuple[Any, ...]) -> BaseException | None:
 def _emit_fork(
     facts: dict[str, Any], hazards: list[dict[str, Any]], repaired: list[str] | None = None
 ) -> None:
-    if _settings.writer is None:
-        return
-    _settings.writer.write(
-        {
-            "v": 1,
-            "event": "fork",
-            "time": now(),
-            "pid": os.getpid(),
-            "child": None,
-            "fork": facts["forks"],
-            "risk": _risk(hazards),
-            "where": facts["where"],
-            "waited_ms": round(facts["waited"] * 1e3, 3),
-            "polls": facts["polls"],
-            "repaired": repaired or [],
-            "hazards": hazards,
-            "policy": _settings.policy,
-            "outcome": facts["outcome"],
-        }
-    )
+    if _settings.writer is not None:
+        _settings.writer.write(_fork_event(facts, hazards, repaired, os.getpid(), None))
+
+
+def _fork_event(
+    facts: dict[str, Any],
+    hazards: list[dict[str, Any]],
+    repaired: list[str] | None,
+    pid: int,
+    child: int | None,
+) -> dict[str, Any]:
+    return {
+        "v": 1,
+        "event": "fork",
+        "time": now(),
+        "pid": pid,
+        "child": child,
+        "fork": facts["forks"],
+        "risk": _risk(hazards),
+        "where": facts["where"],
+        "waited_ms": round(facts["waited"] * 1e3, 3),
+        "polls": facts["polls"],
+        "repaired": repaired or [],
+        "hazards": hazards,
+        "policy": _settings.policy,
+        "outcome": facts["outcome"],
+    }
 
 
 def _name(s: Sighting) -> str:
+    _find_replaced()
     return naming.what(s, _settings.calls, _settings.foreign)
 
 
 def _after_in_child(message: tuple[Any, ...]) -> BaseException | None:
     stage, body = message
+    forks, _seen, remaining, _waited, _polls, _outcome, _clean = body
     if stage == 0:
-        # First of all callbacks: others may import. Nothing here does.
-        left: list[Sighting] = body
+        # First of all callbacks: others may import, or hang. Nothing here does.
         if _settings.repair and _settings.policy != "observe":
-            imports = [x for x in left if x[3] == naming.IMPORT]
+            imports = [x for x in remaining or () if x[3] == naming.IMPORT]
             if imports:
                 drop_imports([x[7] for x in imports], {x[0] for x in imports})
+        _begin_watch(body, sys._getframe(1))
         return None
-    forks, _seen, remaining, _waited, _polls, _outcome, _clean = body
+    watch.settled()
     reset = _reset(remaining)
     if _settings.writer is not None:
         born = {
@@ -484,6 +510,23 @@ def _after_in_child(message: tuple[Any, ...]) -> BaseException | None:
     return None
 
 
+def _begin_watch(body: tuple[Any, ...], frame: FrameType | None) -> None:
+    """What is still at risk in this child is kept, for the watch and for whoever looks from outside."""
+    forks, seen, left, waited, polls, outcome, _clean = body
+    if left and _settings.policy == "observe":
+        _exempt_mended(left)
+    told = [(s, _hazard(s, cleared=cleared)) for s, cleared in _sorted(seen, left)]
+    reset = _reset(left)
+    record = None
+    if _risk([hazard for _, hazard in told]) != "none":
+        hazards = [{**hazard, "address": hex(id(s[7]))} for s, hazard in told]
+        facts = {"forks": forks, "where": _where(frame), "waited": waited, "polls": polls}
+        facts["outcome"] = _OUTCOMES[outcome]
+        record = _fork_event(facts, hazards, [_name(x) for x in reset], os.getppid(), os.getpid())
+    still = [(s, hazard) for s, hazard in told if not hazard["cleared"] and s not in reset]
+    watch.begin(_settings, _fault, record, still)
+
+
 def _warn(hazards: list[dict[str, Any]], frame: FrameType | None, consequence: str) -> BaseException | None:
     """Warn at the line that forked. Under -W error the exception cannot be raised from a callback: it is returned, and
     shown as CPython shows its own warning from there."""
@@ -496,6 +539,8 @@ def _warn(hazards: list[dict[str, Any]], frame: FrameType | None, consequence: s
     if outside is None:
         return None
     registry = outside.f_globals.setdefault("__warningregistry__", {})
+    if _native is not None and not _native.enter_warnings():
+        return None  # another thread is in the middle of a warning, perhaps for long; the event is written all the same
     try:
         warnings.warn_explicit(
             text, ForkRiskWarning, outside.f_code.co_filename, outside.f_lineno,
@@ -503,6 +548,9 @@ def _warn(hazards: list[dict[str, Any]], frame: FrameType | None, consequence: s
         )  # fmt: skip
     except ForkRiskWarning as error:
         return error
+    finally:
+        if _native is not None:
+            _native.leave_warnings()
     return None
 
 

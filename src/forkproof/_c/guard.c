@@ -16,6 +16,8 @@
 #include "guard.h"
 #include "follow.h"
 #include "heap.h"
+#include "park.h"
+#include "watch.h"
 #include <pthread.h>
 #include <signal.h>
 
@@ -24,14 +26,15 @@
 #define MAX_OWNED 256
 #define MAX_HELD 256
 #define MAX_LOST 128
+#define MAX_STOPPED 32
 #define TAKE_LIMIT 0.05    /* seconds for one lock; under eight contenders none took longer (internals: trap 21) */
 #define UNSEEN_LIMIT 0.01  /* seconds for a lock that is locked while no frame shows who has it */
 #define POLL 0.0005        /* seconds between looks while an import or a native call is waited for */
 #define HURRY 200          /* microseconds: the switch interval while a fork waits; at 5 ms each turn of each busy thread
                             * is 5 ms more before the forking one has the GIL back */
 #define MAX_UNSEEN 64
-#define WALK_LIMIT 0.02    /* seconds for one search of the heap, ... */
-#define WALK_SHARE 200     /* ... which is not done again before this many times as long as it took */
+#define SEARCH_LIMIT 2000000 /* objects passed in one search of the heap at a fork, ten nanoseconds each, ... */
+#define SEARCH_SHARE 200     /* ... which is not done again before this many times as long as it took */
 #define DRAIN 0.0001       /* seconds with the GIL held, for native calls to come to their end */
 
 enum { POLICY_OBSERVE, POLICY_WAIT };
@@ -63,7 +66,8 @@ static struct {
     PyObject *awaited; /* names of catalogued modules that had not been imported at the last refresh */
     PyObject *warnings, *filter; /* the module, and our item of its `filters` */
     PyObject *before_hook, *parent_hook, *child_first_hook, *child_last_hook;
-    PyObject *acquire_import_lock, *release_import_lock, *modules;
+    PyObject *imp, *modules;
+    PyCFunction acquire_import_lock, release_import_lock; /* of _imp, called as the interpreter would */
     Py_ssize_t modules_seen;
 
     unsigned long turn;      /* ident of the thread between `before` and the end of its fork */
@@ -82,8 +86,9 @@ static struct {
     PyObject *seen, *left;   /* lists for the report, or NULL */
     double waited;
     int polls, outcome, clean;
-    int in_child;            /* set in the child handler, cleared by the last child hook */
     enum { NOT_BORN, BORN_CLEAN, BORN_AT_RISK } born; /* by a watched fork, and so were those before it back to install() */
+    int child_hooked;        /* the child's hooks are in their list, for this fork */
+    int in_child;            /* set in the child handler if they are, cleared by the last of them */
     uint32_t random;
     PyObject *exempt;        /* dict id -> None, of locks and of thread idents */
     PyObject *judged;        /* experiments: dict of the ids that `consider` has let stand; NULL: it is asked once a fork */
@@ -141,7 +146,7 @@ static uint32_t random_bits(void)
 
 static int lock_imports(void)
 {
-    PyObject *answer = PyObject_CallNoArgs(g.acquire_import_lock);
+    PyObject *answer = g.acquire_import_lock(g.imp, NULL);
     if (answer == NULL) {
         PyErr_Clear();
         return -1;
@@ -157,7 +162,7 @@ static void unlock_imports(void)
         return;
     }
     g.import_locked = 0;
-    PyObject *answer = PyObject_CallNoArgs(g.release_import_lock);
+    PyObject *answer = g.release_import_lock(g.imp, NULL);
     if (answer == NULL) {
         PyErr_Clear();
     }
@@ -205,6 +210,7 @@ static void let_go(void)
 static void disarm(void)
 {
     let_go();
+    let_run(NULL);
     unlock_imports();
     g.armed = 0;
     g.turn = 0;
@@ -222,6 +228,7 @@ static void in_child(void)
 {
     int watched = g.armed && g.armed == PyThread_get_thread_ident();
     g.born = watched && g.clean && g.born != BORN_AT_RISK ? BORN_CLEAN : BORN_AT_RISK;
+    g.look.firm = 0; /* the threads that it is about are gone */
     if (!watched) {
         return;
     }
@@ -230,7 +237,9 @@ static void in_child(void)
         /* the reference stays: dropping it could run a finalizer here */
     }
     g.n_owned = 0;
+    forget_parked();
     if (g.repair && g.policy == POLICY_WAIT) {
+        reset_warnings();
         /* What the wait could not clear, and a thread that is gone held for certain. The look is the last one before the
          * fork; its frames and locks are copied with the process and nothing has touched them since. */
         for (int i = 0; i < g.look.n; i++) {
@@ -251,7 +260,7 @@ static void in_child(void)
     g.armed = 0;
     g.turn = 0;
     g.n_waiting = 0;
-    g.in_child = 1;
+    g.in_child = g.child_hooked;
     unseen.inherited |= g.look.threads > 0;
     release_signals();
 }
@@ -371,8 +380,8 @@ static int visit_lock(void *context, PyObject *lock, Kind kind)
     return s->n == MAX_UNSEEN;
 }
 
-/* Completes the look that has just been done. `search`: the whole heap, if that is due. */
-static void look_for_unseen(PyThreadState *me, int search)
+/* Completes the look that has just been done. `limit`: of a search of the heap, if one is due; 0 for none. */
+static void look_for_unseen(PyThreadState *me, size_t limit)
 {
     int kept = 0;
     for (int i = 0; i < unseen.n; i++) {
@@ -385,13 +394,13 @@ static void look_for_unseen(PyThreadState *me, int search)
         add_owner(rlock, me);
     }
     unseen.n = kept;
-    double start = search && g.look.threads ? monotonic() : 0;
+    double start = limit && g.look.threads ? monotonic() : 0;
     if (start < unseen.due || start == 0) {
         return;
     }
     Search s = {.me = me};
-    heap_locks(visit_lock, &s, WALK_LIMIT);
-    unseen.due = monotonic() + WALK_SHARE * (monotonic() - start);
+    heap_locks(visit_lock, &s, limit);
+    unseen.due = monotonic() + SEARCH_SHARE * (monotonic() - start);
     int collects = PyGC_Disable(); /* a collection runs code of the program's */
     for (int i = 0; i < s.n && unseen.n < MAX_UNSEEN; i++) {
         PyObject *reference = PyWeakref_NewRef(s.found[i], NULL);
@@ -563,15 +572,15 @@ static double patience(const Sighting *s)
     return g.wait / (double)(1 << Py_MIN(entry->failures, 10));
 }
 
-static int visible_holder(PyObject *subject)
+static PyThreadState *visible_holder(PyObject *subject)
 {
     for (int i = 0; i < g.look.n; i++) {
         const Sighting *s = &g.look.items[i];
         if (s->subject == subject && (s->state == STATE_HOLDS || s->state == STATE_LEAVING)) {
-            return 1;
+            return s->thread;
         }
     }
-    return 0;
+    return NULL;
 }
 
 static int given_up(const Sighting *s)
@@ -588,10 +597,16 @@ static int given_up(const Sighting *s)
     return 0;
 }
 
-/* A native call that is over but for the GIL, which we hold, holds nothing any more. */
-static int is_drained(const Sighting *s)
+/* A native call that waits for the GIL, which we hold: it is over, or it wants to run Python code in its middle. */
+static int is_back(const Sighting *s)
 {
-    return s->kind == KIND_CALL && s->draining && waits_for_gil((unsigned long)s->thread->native_thread_id);
+    return s->kind == KIND_CALL && s->innermost && waits_for_gil((unsigned long)s->thread->native_thread_id);
+}
+
+/* One that is over but for the GIL holds nothing any more; and a thread that is parked stands between two instructions. */
+static int is_over(const Sighting *s, int back)
+{
+    return (back && s->draining) || (s->kind == KIND_CALL && s->innermost && is_parked(s->thread));
 }
 
 /* The innermost frame of the library whose lock somebody has; NULL where the thread is not inside it. */
@@ -607,6 +622,17 @@ static Frame *frame_of_library(PyThreadState *thread, PyObject *marker)
     return NULL;
 }
 
+/* The innermost frame that runs code of a program's. */
+static Frame *first_frame(PyThreadState *thread)
+{
+    int through_c;
+    Frame *f = thread_top(thread);
+    while (f != NULL && (frame_is_shim(f) || frame_code(f) == NULL)) {
+        f = frame_outer(f, &through_c);
+    }
+    return f;
+}
+
 /* A catalogued lock is held in code without frames: that somebody has it shows by trying, who by where threads stand. */
 static void add_foreign_holders(Look *part, PyThreadState *me)
 {
@@ -617,18 +643,21 @@ static void add_foreign_holders(Look *part, PyThreadState *me)
         if (is_owned(lock)) {
             continue;
         }
-        if (take(lock, KIND_FOREIGN, 0)) {
-            give_back(lock, KIND_FOREIGN);
+        Kind kind = kind_of(lock);
+        if (take(lock, kind, 0)) {
+            give_back(lock, kind);
             continue;
         }
+        unsigned long owner = kind == KIND_RLOCK ? rlock_owner(lock) : 0;
         PyThreadState *ts = PyInterpreterState_ThreadHead(PyThreadState_GetInterpreter(me));
         for (; ts != NULL; ts = PyThreadState_Next(ts)) {
-            Frame *f = ts == me ? NULL : frame_of_library(ts, marker);
+            Frame *f = ts == me ? NULL : owner ? ((unsigned long)ts->thread_id == owner ? first_frame(ts) : NULL)
+                                               : frame_of_library(ts, marker);
             if (f != NULL && part->n < part->room) {
                 PyCodeObject *code = frame_code(f);
                 part->items[part->n++] = (Sighting){
-                    .thread = ts, .state = STATE_HOLDS, .kind = KIND_FOREIGN, .subject = lock, .frame = f,
-                    .code = code, .unit = frame_unit(f, code), .named_at = -1,
+                    .thread = ts, .state = STATE_HOLDS, .kind = kind, .certain = owner != 0, .subject = lock,
+                    .frame = f, .code = code, .unit = frame_unit(f, code), .named_at = -1,
                 };
             }
         }
@@ -645,7 +674,7 @@ static PyObject *at_risk(void)
     }
     for (int i = 0; i < g.look.n; i++) {
         const Sighting *s = &g.look.items[i];
-        if (matters(s) == MATTERS_NOT || is_drained(s)) {
+        if (matters(s) == MATTERS_NOT || is_over(s, is_back(s))) {
             continue;
         }
         if (s->state == STATE_ACQUIRING && visible_holder(s->subject)) {
@@ -708,6 +737,47 @@ static int judge(void)
     return status;
 }
 
+static int is_catalogued(PyObject *lock)
+{
+    PyObject *id = PyDict_GET_SIZE(foreign_locks) ? PyLong_FromVoidPtr(lock) : NULL;
+    int found = id != NULL && PyDict_Contains(foreign_locks, id) == 1;
+    Py_XDECREF(id);
+    PyErr_Clear();
+    return found;
+}
+
+/* A lock that compiled code takes again as soon as it has let go of it, without a pause in which who waits could have it:
+ * its holder is stopped between two calls. */
+static int own_between(PyThreadState *me, PyObject *lock, Kind kind, double seconds)
+{
+    double end = monotonic() + seconds;
+    int naps = 0;
+    do {
+        if (own(lock, kind, 0)) {
+            return 1;
+        }
+        PyThreadState *back[MAX_STOPPED];
+        int n = 0;
+        PyThreadState *ts = PyInterpreterState_ThreadHead(PyThreadState_GetInterpreter(me));
+        for (; ts != NULL && n < MAX_STOPPED; ts = PyThreadState_Next(ts)) {
+            if (ts != me && !is_parked(ts) && waits_for_gil((unsigned long)ts->native_thread_id)) {
+                back[n++] = ts;
+            }
+        }
+        if (n) {
+            stop_one(me, back, n, POLL);
+        }
+        else if (++naps % 20) {
+            struct timespec pause = {0, (long)(DRAIN * 1e9)};
+            nanosleep(&pause, NULL); /* with the GIL: it comes to wait for it */
+        }
+        else {
+            sleep_without_gil(POLL);
+        }
+    } while (monotonic() < end);
+    return 0;
+}
+
 /* Looks until everything that matters is owned or given up. Returns with the import lock taken and the last look done. */
 static void settle(PyThreadState *me)
 {
@@ -715,6 +785,7 @@ static void settle(PyThreadState *me)
     int gave_up = 0, drains = 0;
     PyObject *need[MAX_OWNED];
     Kind kinds[MAX_OWNED];
+    PyThreadState *stop[MAX_STOPPED];
 
     unsigned long usual = *switch_interval();
     hold_signals();
@@ -723,7 +794,7 @@ static void settle(PyThreadState *me)
     }
     for (;;) {
         double elapsed = monotonic() - start;
-        int n = 0, pending = 0, draining = 0;
+        int n = 0, pending = 0, calls = 0, back = 0;
         look(&g.look, me);
         look_for_unseen(me, 0);
         g.polls++;
@@ -741,7 +812,11 @@ static void settle(PyThreadState *me)
         for (int i = 0; i < g.look.n; i++) {
             const Sighting *s = &g.look.items[i];
             Matters m = matters(s);
-            if (m == MATTERS_NOT || given_up(s) || is_drained(s)) {
+            if (m == MATTERS_NOT || given_up(s)) {
+                continue;
+            }
+            int waits = is_back(s);
+            if (is_over(s, waits)) {
                 continue;
             }
             double limit = patience(s);
@@ -755,7 +830,10 @@ static void settle(PyThreadState *me)
             }
             if (m == MATTERS_WAIT) {
                 pending++;
-                draining += s->kind == KIND_CALL && s->draining;
+                calls += s->kind == KIND_CALL && s->innermost;
+                if (waits && back < MAX_STOPPED) {
+                    stop[back++] = s->thread;
+                }
                 continue;
             }
             int known = 0;
@@ -778,8 +856,14 @@ static void settle(PyThreadState *me)
                     gave_up = 1;
                     continue;
                 }
-                need[n] = value;
-                kinds[n++] = KIND_FOREIGN;
+                int known = 0;
+                for (int k = 0; k < n; k++) {
+                    known |= need[k] == value;
+                }
+                if (!known) {
+                    need[n] = value;
+                    kinds[n++] = kind_of(value);
+                }
             }
         }
         if (!pending && n == 0) {
@@ -792,24 +876,30 @@ static void settle(PyThreadState *me)
             continue; /* to take it may have let the GIL go */
         }
         unlock_imports(); /* never kept while others are to move: an import needs it at every step */
-        if (pending && draining == pending && drains < 20) {
-            /* The GIL is ours: such calls come to their end within their own time and then wait for it. */
-            struct timespec pause = {0, (long)(DRAIN * 1e9)};
-            drains++;
-            let_go();
-            nanosleep(&pause, NULL);
-            continue;
-        }
         if (pending) {
-            drains = 0;
-            let_go(); /* that thread may need what we own */
-            sleep_without_gil(POLL);
+            let_go(); /* such a thread may need what we own */
+            if (back) {
+                stop_one(me, stop, back, POLL); /* it comes out of its call, and stays there */
+            }
+            else if (calls == pending && drains < 20) {
+                /* The GIL is ours: such calls come to their end within their own time and then wait for it. */
+                struct timespec pause = {0, (long)(DRAIN * 1e9)};
+                drains++;
+                nanosleep(&pause, NULL);
+            }
+            else {
+                drains = 0;
+                if (calls < pending) {
+                    let_run(NULL); /* Python code that is waited for may need a thread that is parked */
+                }
+                sleep_without_gil(POLL);
+            }
             continue;
         }
         for (int i = 0; i < n; i++) {
             Py_INCREF(need[i]);
         }
-        int taken = 1;
+        int taken = 1, failed = 0;
         for (int i = 0; i < n; i++) {
             int k = i + (int)(random_bits() % (uint32_t)(n - i));
             PyObject *object = need[k];
@@ -820,12 +910,22 @@ static void settle(PyThreadState *me)
             if (!taken) {
                 continue;
             }
-            int unseen = kind == KIND_LOCK && is_locked(object) && !visible_holder(object);
+            PyThreadState *holder = visible_holder(object);
+            if (holder != NULL && is_parked(holder)) {
+                /* It has come out of its call, and not yet to where it lets go of the lock: on to its next stop. */
+                let_run(holder);
+                stop_one(me, &holder, 1, POLL);
+                taken = 0;
+                continue;
+            }
+            int catalogued = is_catalogued(object);
+            int unseen = kind == KIND_LOCK && is_locked(object) && holder == NULL && !catalogued;
             double limit = unseen ? UNSEEN_LIMIT : Py_MIN(TAKE_LIMIT, Py_MAX(g.wait, 0.002));
-            if (own(object, kind, limit)) {
+            if (catalogued ? own_between(me, object, kind, limit) : own(object, kind, limit)) {
                 continue;
             }
             taken = 0;
+            failed = 1;
             for (int j = 0; j < g.look.n; j++) {
                 if (g.look.items[j].subject == object) {
                     note(g.look.items[j].thread->id, object)->tried++;
@@ -841,9 +941,10 @@ static void settle(PyThreadState *me)
         for (int i = 0; i < n; i++) {
             Py_DECREF(need[i]);
         }
-        if (!taken) {
+        if (failed) {
             /* Its holder may be waiting for one that we have: give all back and come again in another order. */
             let_go();
+            let_run(NULL);
             sleep_without_gil((double)(random_bits() % 2000) * 1e-6);
         }
     }
@@ -897,35 +998,27 @@ static void take_out(PyObject *list, PyObject *hook)
     }
 }
 
-static int keep_last(PyObject *list, PyObject *hook)
+/* Others may have registered theirs since: to be first or last is to be made so at each fork. */
+static void keep(PyObject *list, PyObject *hook, int wanted, int first)
 {
     Py_ssize_t n = list == NULL ? 0 : PyList_GET_SIZE(list);
-    if (n == 0 || PyList_GET_ITEM(list, n - 1) == hook) {
-        return 0;
-    }
-    for (Py_ssize_t i = 0; i < n; i++) {
-        if (PyList_GET_ITEM(list, i) == hook) {
-            if (PyList_SetSlice(list, i, i + 1, NULL) < 0) {
-                return -1;
-            }
-            return PyList_Append(list, hook);
-        }
-    }
-    return 0;
-}
-
-/* The parent's hook is in its list only when it will have something to say, and last then. Most forks do without. */
-static void want_parent_hook(PyObject *list, int wanted)
-{
-    Py_ssize_t n = list == NULL ? 0 : PyList_GET_SIZE(list);
-    int last = n > 0 && PyList_GET_ITEM(list, n - 1) == g.parent_hook;
-    if (list == NULL || (wanted && last)) {
+    if (list == NULL || (wanted && n > 0 && PyList_GET_ITEM(list, first ? 0 : n - 1) == hook)) {
         return;
     }
-    take_out(list, g.parent_hook);
-    if (wanted && PyList_Append(list, g.parent_hook) < 0) {
+    take_out(list, hook);
+    if (wanted && PyList_Insert(list, first ? 0 : PyList_GET_SIZE(list), hook) < 0) {
         PyErr_Clear();
     }
+}
+
+/* The hooks that run after the fork are in the interpreter's lists only when they will have something to say or to mend:
+ * most forks do without, and no page is written to for them. Nothing runs between this and the fork that could register more. */
+static void keep_hooks(PyInterpreterState *interpreter, int parent, int child)
+{
+    keep(interpreter->after_forkers_parent, g.parent_hook, parent, 0);
+    keep(interpreter->after_forkers_child, g.child_first_hook, child, 1);
+    keep(interpreter->after_forkers_child, g.child_last_hook, child, 0);
+    g.child_hooked = child;
 }
 
 static int anything_matters(void)
@@ -998,8 +1091,11 @@ static void resolve_awaited(void)
             found = 1;
         }
     }
-    if (found && set_calls(g.calls) < 0) {
-        PyErr_Clear();
+    if (found) {
+        g.look.firm = 0;
+        if (set_calls(g.calls) < 0) {
+            PyErr_Clear();
+        }
     }
     PyErr_Clear();
 }
@@ -1020,6 +1116,52 @@ static int refresh_is_due(void)
         }
     }
     return 0;
+}
+
+/* A library may replace its lock. What the catalogue's path leads to now; no Python code runs. New reference or NULL. */
+static PyObject *follow(PyObject *path)
+{
+    PyObject *at = Py_XNewRef(PyDict_GetItemWithError(g.modules, PyTuple_GET_ITEM(path, 0)));
+    for (Py_ssize_t i = 1; at != NULL && i < PyTuple_GET_SIZE(path); i++) {
+        PyObject *name = PyTuple_GET_ITEM(path, i), *descriptor = _PyType_Lookup(Py_TYPE(at), name);
+        PyObject *next = NULL;
+        if (PyModule_Check(at)) {
+            next = Py_XNewRef(PyDict_GetItemWithError(PyModule_GetDict(at), name));
+        }
+        else if (descriptor != NULL &&
+                 (Py_IS_TYPE(descriptor, &PyGetSetDescr_Type) || Py_IS_TYPE(descriptor, &PyMemberDescr_Type))) {
+            next = Py_TYPE(descriptor)->tp_descr_get(descriptor, at, (PyObject *)Py_TYPE(at));
+        }
+        else {
+            next = Py_XNewRef(plain_attribute(at, name));
+        }
+        Py_SETREF(at, next);
+    }
+    PyErr_Clear();
+    return at;
+}
+
+static void follow_foreign(void)
+{
+    PyObject *key, *value;
+    Py_ssize_t position = 0;
+    while (PyDict_Next(foreign_locks, &position, &key, &value)) {
+        PyObject *now = follow(PyTuple_GET_ITEM(value, 2));
+        if (now == NULL || now == PyTuple_GET_ITEM(value, 0)) {
+            Py_XDECREF(now);
+            continue;
+        }
+        PyObject *entry = PyTuple_Pack(3, now, PyTuple_GET_ITEM(value, 1), PyTuple_GET_ITEM(value, 2));
+        PyObject *id = PyLong_FromVoidPtr(now);
+        if (entry != NULL && id != NULL && PyDict_SetItem(foreign_locks, id, entry) == 0) {
+            PyDict_DelItem(foreign_locks, key);
+        }
+        Py_XDECREF(entry);
+        Py_XDECREF(id);
+        Py_DECREF(now);
+        PyErr_Clear();
+        position = 0; /* the dict has changed */
+    }
 }
 
 static PyObject *before(PyObject *module, PyObject *unused)
@@ -1047,12 +1189,10 @@ static PyObject *before(PyObject *module, PyObject *unused)
     Py_CLEAR(g.left);
 
     PyInterpreterState *interpreter = PyThreadState_GetInterpreter(me);
-    keep_last(interpreter->after_forkers_child, g.child_last_hook);
-    want_parent_hook(interpreter->after_forkers_parent, g.report_all);
-    PyErr_Clear();
     PyThreadState *head = PyInterpreterState_ThreadHead(interpreter);
     if (head == me && PyThreadState_Next(head) == NULL) {
         g.look.n = g.look.n_waiters = g.look.threads = 0;
+        keep_hooks(interpreter, g.report_all, g.report_all);
         g.armed = ident;
         Py_RETURN_NONE;
     }
@@ -1060,6 +1200,7 @@ static PyObject *before(PyObject *module, PyObject *unused)
         g.turn = 0;
         Py_RETURN_NONE;
     }
+    follow_foreign();
     if (g.policy == POLICY_OBSERVE) {
         resolve_awaited();
         /* PyOS_BeforeFork would take the import lock after us and wait for it while others move on; taken here, the look
@@ -1068,8 +1209,8 @@ static PyObject *before(PyObject *module, PyObject *unused)
             g.turn = 0;
             Py_RETURN_NONE;
         }
-        look(&g.look, me);
-        look_for_unseen(me, 1);
+        look_unless_still(&g.look, me);
+        look_for_unseen(me, SEARCH_LIMIT);
         g.polls = 1;
         if (anything_matters()) {
             find_held(me);
@@ -1082,8 +1223,8 @@ static PyObject *before(PyObject *module, PyObject *unused)
             g.turn = 0;
             Py_RETURN_NONE;
         }
-        look(&g.look, me);
-        look_for_unseen(me, 1);
+        look_unless_still(&g.look, me);
+        look_for_unseen(me, SEARCH_LIMIT);
         g.polls = 1;
         if (anything_matters()) {
             find_held(me);
@@ -1100,14 +1241,29 @@ static PyObject *before(PyObject *module, PyObject *unused)
             }
             find_held(me);
             settle(me);
+            for (int i = 0; i < 3 && refresh_is_due(); i++) {
+                /* What was imported while we waited may be in the catalogue, and at work already. */
+                double waited = g.waited;
+                let_go();
+                let_run(NULL);
+                unlock_imports();
+                release_signals();
+                if (call_python(g.refresh, NULL, "refresh") < 0) {
+                    g.turn = 0;
+                    Py_RETURN_NONE;
+                }
+                settle(me);
+                g.waited += waited;
+            }
             g.left = at_risk();
         }
     }
     PyErr_Clear();
     g.clean = g.left == NULL || PyList_GET_SIZE(g.left) == 0;
-    if (g.seen != NULL || g.left != NULL || (g.policy == POLICY_OBSERVE && refresh_is_due())) {
-        want_parent_hook(interpreter->after_forkers_parent, 1);
-    }
+    int tell = g.seen != NULL || g.left != NULL || g.report_all;
+    int mend = g.policy == POLICY_WAIT && g.repair && (g.look.n || g.look.n_waiters);
+    int refresh = g.policy == POLICY_OBSERVE && refresh_is_due();
+    keep_hooks(interpreter, g.on && (tell || refresh), g.on && (tell || mend));
     g.armed = ident;
     Py_RETURN_NONE;
 }
@@ -1151,7 +1307,8 @@ static void mend_queues(void)
         value_name = PyUnicode_InternFromString("_value");
         remove_name = PyUnicode_InternFromString("remove");
     }
-    for (int i = 0; i < g.look.n_waiters; i++) {
+    /* The newest thread is seen first and waits last in the queue: from the back, each is found at its front. */
+    for (int i = g.look.n_waiters; i-- > 0;) {
         PyObject *queue = plain_attribute(g.look.waiters[i].condition, waiters_name);
         if (queue == NULL || strcmp(Py_TYPE(queue)->tp_name, "collections.deque") != 0) {
             continue;
@@ -1183,8 +1340,9 @@ static PyObject *child_first(PyObject *module, PyObject *unused)
     if (g.on && g.in_child && g.repair && g.policy == POLICY_WAIT) {
         mend_queues();
     }
-    if (g.on && g.in_child && g.left != NULL && PyList_GET_SIZE(g.left) && g.after_child != NULL) {
-        PyObject *argument = Py_BuildValue("(iO)", 0, g.left);
+    int watched = watch_inherited();
+    if (g.on && g.in_child && (watched || (g.left != NULL && PyList_GET_SIZE(g.left))) && g.after_child != NULL) {
+        PyObject *argument = Py_BuildValue("(iN)", 0, report());
         if (argument == NULL) {
             turn_off("child");
         }
@@ -1200,10 +1358,10 @@ static PyObject *child_last(PyObject *module, PyObject *unused)
 {
     (void)module;
     (void)unused;
-    int ours = g.in_child;
+    int ours = g.in_child, watched = watch_settle();
     g.in_child = 0;
     g.look.n = 0;
-    if (g.on && ours && (g.seen != NULL || g.left != NULL || g.report_all) && g.after_child != NULL) {
+    if (g.on && ours && (watched || g.seen != NULL || g.left != NULL || g.report_all) && g.after_child != NULL) {
         PyObject *argument = Py_BuildValue("(iN)", 1, report());
         Py_CLEAR(g.seen);
         Py_CLEAR(g.left);
@@ -1263,8 +1421,7 @@ static PyObject *install(PyObject *module, PyObject *args, PyObject *keywords)
     Py_DECREF(answer);
     /* `before` runs in reverse order of registration: the first of the list is the last to run. */
     take_out(interpreter->before_forkers, g.before_hook);
-    if (PyList_Insert(interpreter->before_forkers, 0, g.before_hook) < 0 ||
-        PyList_Insert(interpreter->after_forkers_child, 0, g.child_first_hook) < 0) {
+    if (PyList_Insert(interpreter->before_forkers, 0, g.before_hook) < 0) {
         return NULL;
     }
     g.policy = policy;
@@ -1321,11 +1478,12 @@ static PyObject *assess(PyObject *module, PyObject *args)
     if (g.turn != 0) {
         return PyList_New(0); /* asked from inside a fork of another thread: its look is in use */
     }
+    follow_foreign();
     look(&g.look, me);
     if (search) {
         unseen.due = 0;
     }
-    look_for_unseen(me, 1);
+    look_for_unseen(me, search ? SIZE_MAX : SEARCH_LIMIT);
     find_held(me);
     return at_risk();
 }
@@ -1360,7 +1518,7 @@ static PyObject *locked(PyObject *module, PyObject *unused)
     Locked l = {NULL, 0, 0};
     (void)module;
     (void)unused;
-    heap_locks(visit_locked, &l, WALK_LIMIT);
+    heap_locks(visit_locked, &l, SIZE_MAX);
     PyObject *list = PyList_New((Py_ssize_t)l.n);
     for (size_t i = 0; i < l.n; i++) {
         if (list != NULL) {
@@ -1402,6 +1560,7 @@ static PyObject *set_catalogue(PyObject *module, PyObject *args)
     Py_XSETREF(g.unresolved, Py_NewRef(unresolved));
     Py_XSETREF(g.awaited, Py_NewRef(awaited));
     g.modules_resolved = -1;
+    g.look.firm = 0;
     if (set_calls(calls) < 0) {
         return NULL;
     }
@@ -1417,14 +1576,15 @@ static PyObject *set_semaphore(PyObject *module, PyObject *type)
     }
     Py_XSETREF(semaphore_type, (PyTypeObject *)Py_NewRef(type));
     forget_types();
+    g.look.firm = 0;
     Py_RETURN_NONE;
 }
 
 static PyObject *add_foreign(PyObject *module, PyObject *args)
 {
-    PyObject *object, *marker;
+    PyObject *object, *marker, *path;
     (void)module;
-    if (!PyArg_ParseTuple(args, "OU", &object, &marker)) {
+    if (!PyArg_ParseTuple(args, "OUO!", &object, &marker, &PyTuple_Type, &path)) {
         return NULL;
     }
     PyObject *id = PyLong_FromVoidPtr(object);
@@ -1433,6 +1593,7 @@ static PyObject *add_foreign(PyObject *module, PyObject *args)
         return NULL;
     }
     Py_DECREF(id);
+    g.look.firm = 0;
     Py_RETURN_NONE;
 }
 
@@ -1457,6 +1618,75 @@ static PyObject *set_exempt(PyObject *module, PyObject *exempt)
     Py_RETURN_NONE;
 }
 
+/* Stands for the message in a warnings filter: hides a blanket warning about a fork that nothing was at risk at. `warnings`
+ * asks anew at each warning, so one filter can decide every time; in C, because it is asked at every fork. */
+typedef struct {
+    PyObject_HEAD
+    PyObject *contains; /* tuple of texts */
+    int in_child;       /* it is issued there, and the fork that counts is the one that made this process */
+} ForkWarning;
+
+static PyObject *fork_warning_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    PyObject *contains;
+    int in_child;
+    if (!PyArg_ParseTuple(args, "O!p", &PyTuple_Type, &contains, &in_child)) {
+        return NULL;
+    }
+    ForkWarning *self = (ForkWarning *)type->tp_alloc(type, 0);
+    if (self != NULL) {
+        self->contains = Py_NewRef(contains);
+        self->in_child = in_child;
+    }
+    return (PyObject *)self;
+}
+
+static void fork_warning_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    Py_XDECREF(((ForkWarning *)self)->contains);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyObject *match(PyObject *object, PyObject *text)
+{
+    ForkWarning *self = (ForkWarning *)object;
+    int hidden = g.on && (self->in_child ? g.born == BORN_CLEAN : g.clean) && PyUnicode_Check(text);
+    for (Py_ssize_t i = 0; hidden && i < PyTuple_GET_SIZE(self->contains); i++) {
+        hidden = PyUnicode_Contains(text, PyTuple_GET_ITEM(self->contains, i)) == 1;
+    }
+    PyErr_Clear();
+    return PyBool_FromLong(hidden);
+}
+
+static PyMethodDef fork_warning_methods[] = {{"match", match, METH_O, NULL}, {NULL, NULL, 0, NULL}};
+static PyType_Slot fork_warning_slots[] = {
+    {Py_tp_methods, fork_warning_methods},
+    {Py_tp_new, fork_warning_new},
+    {Py_tp_dealloc, fork_warning_dealloc},
+    {0, NULL},
+};
+static PyType_Spec fork_warning = {
+    .name = "forkproof._native.ForkWarning", .basicsize = sizeof(ForkWarning), .flags = Py_TPFLAGS_DEFAULT,
+    .slots = fork_warning_slots,
+};
+
+static PyObject *enter_warnings(PyObject *module, PyObject *unused)
+{
+    (void)module;
+    (void)unused;
+    return PyBool_FromLong(try_warnings());
+}
+
+static PyObject *leave_warnings(PyObject *module, PyObject *unused)
+{
+    (void)module;
+    (void)unused;
+    give_back_warnings();
+    Py_RETURN_NONE;
+}
+
 static PyObject *last_clean(PyObject *module, PyObject *unused)
 {
     (void)module;
@@ -1471,13 +1701,6 @@ static PyObject *forks(PyObject *module, PyObject *args)
         return NULL;
     }
     return PyLong_FromUnsignedLong(g.forks);
-}
-
-static PyObject *born_clean(PyObject *module, PyObject *unused)
-{
-    (void)module;
-    (void)unused;
-    return PyBool_FromLong(g.on && g.born == BORN_CLEAN);
 }
 
 static PyObject *fail_at(PyObject *module, PyObject *number)
@@ -1556,7 +1779,8 @@ PyMethodDef guard_methods[] = {
     {"set_exempt", set_exempt, METH_O, NULL},
     {"set_judged", set_judged, METH_O, NULL},
     {"last_clean", last_clean, METH_NOARGS, NULL},
-    {"born_clean", born_clean, METH_NOARGS, NULL},
+    {"enter_warnings", enter_warnings, METH_NOARGS, NULL},
+    {"leave_warnings", leave_warnings, METH_NOARGS, NULL},
     {"probe_buffered", probe_buffered, METH_O, NULL},
     {"expression", expression, METH_VARARGS, NULL},
     {"child_callbacks", child_callbacks, METH_NOARGS, NULL},
@@ -1568,23 +1792,43 @@ PyMethodDef guard_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
+/* The C function behind a built-in function of a module that takes no arguments. */
+static PyCFunction without_arguments(PyObject *module, const char *name)
+{
+    PyObject *function = PyObject_GetAttrString(module, name);
+    PyCFunction found = NULL;
+    if (function != NULL && PyCFunction_Check(function) && PyCFunction_GET_FLAGS(function) == METH_NOARGS) {
+        found = PyCFunction_GET_FUNCTION(function);
+    }
+    else if (function != NULL) {
+        PyErr_Format(PyExc_ImportError, "_imp.%s is not the interpreter's own", name);
+    }
+    Py_XDECREF(function);
+    return found;
+}
+
 int guard_init(PyObject *module)
 {
     static int registered;
-    (void)module;
+    PyObject *type = PyType_FromSpec(&fork_warning);
+    int added = type == NULL ? -1 : PyModule_AddObjectRef(module, "ForkWarning", type);
+    Py_XDECREF(type);
+    if (added < 0) {
+        return -1;
+    }
     PyObject *imp = PyImport_ImportModule("_imp");
     if (imp == NULL) {
         return -1;
     }
-    g.acquire_import_lock = PyObject_GetAttrString(imp, "acquire_lock");
-    g.release_import_lock = PyObject_GetAttrString(imp, "release_lock");
-    Py_DECREF(imp);
+    g.imp = imp;
+    g.acquire_import_lock = without_arguments(imp, "acquire_lock");
+    g.release_import_lock = without_arguments(imp, "release_lock");
     g.modules = Py_XNewRef(PySys_GetObject("modules"));
-    if (g.acquire_import_lock == NULL || g.release_import_lock == NULL || g.modules == NULL ||
-        !PyDict_CheckExact(g.modules)) {
-        if (!PyErr_Occurred()) {
-            PyErr_SetString(PyExc_ImportError, "sys.modules is not a dict");
-        }
+    if (g.acquire_import_lock == NULL || g.release_import_lock == NULL) {
+        return -1;
+    }
+    if (g.modules == NULL || !PyDict_CheckExact(g.modules)) {
+        PyErr_SetString(PyExc_ImportError, "sys.modules is not a dict");
         return -1;
     }
     PyObject **slots[] = {&g.before_hook, &g.parent_hook, &g.child_first_hook, &g.child_last_hook};

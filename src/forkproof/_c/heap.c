@@ -26,14 +26,12 @@ static PyGC_Head *head_of(struct _gc_runtime_state *gc, int i)
 #endif
 }
 
-void heap_locks(LockVisitor visit, void *context, double limit)
+void heap_locks(LockVisitor visit, void *context, size_t limit)
 {
     struct _gc_runtime_state *gc = &PyInterpreterState_Get()->gc;
     if (gc->collecting) {
         return;
     }
-    double end = monotonic() + limit;
-    unsigned seen = 0;
     for (int i = GENERATIONS; i-- > 0;) { /* the oldest first: most locks are made early */
         PyGC_Head *head = head_of(gc, i);
         PyGC_Head *at = (PyGC_Head *)(head->_gc_next & ~(uintptr_t)3);
@@ -41,8 +39,7 @@ void heap_locks(LockVisitor visit, void *context, double limit)
             PyObject *object = (PyObject *)(at + 1);
             PyTypeObject *type = Py_TYPE(object);
             if ((type == lock_type && visit(context, object, KIND_LOCK)) ||
-                (type == rlock_type && visit(context, object, KIND_RLOCK)) ||
-                (++seen % 1024 == 0 && monotonic() > end)) {
+                (type == rlock_type && visit(context, object, KIND_RLOCK)) || limit-- == 0) {
                 return;
             }
             at = (PyGC_Head *)(at->_gc_next & ~(uintptr_t)3);

@@ -4,9 +4,9 @@
 
 #include "locks.h"
 
-/* Calls `visit` for each until it returns nonzero, or `limit` seconds have passed. Holds the GIL, takes no reference and
+/* Calls `visit` for each until it returns nonzero, or `limit` objects have been passed, the oldest first. Holds the GIL, takes no reference and
  * writes to no object; `visit` must not allocate what the collector tracks. Does nothing while a collection is under way. */
 typedef int (*LockVisitor)(void *context, PyObject *lock, Kind kind);
-void heap_locks(LockVisitor visit, void *context, double limit);
+void heap_locks(LockVisitor visit, void *context, size_t limit);
 
 #endif

@@ -10,7 +10,10 @@
  *   PyCodeObject           co_nlocalsplus, co_code_adaptive                                        (cpython/code.h)
  *   PyGenObject            gi_iframe, gi_frame_state                                (cpython/genobject.h, 3.14+ as above)
  *   PyInterpreterState     before_forkers, after_forkers_parent, after_forkers_child               (pycore_interp.h)
- *   the GIL's struct       its address range, to see that a thread waits for it; interval            (pycore_gil.h)
+ *   the GIL's struct       cond, to see that a thread waits for it; interval; switch_number          (pycore_gil.h)
+ *   pending calls          3.12: ceval.pending.busy; 3.13+: .handling_thread                (pycore_ceval_state.h)
+ *   PyInterpreterState     3.14+: warnings.lock                                         (pycore_interp_structs.h)
+ *   trace functions        3.11: c_tracefunc, c_profilefunc, tracing, cframe->use_tracing       (cpython/pystate.h)
  *
  * Guarantee: on an interpreter that is not listed here the extension is an empty module that refuses to import.
  */
@@ -22,6 +25,7 @@
 #define Py_BUILD_CORE_MODULE 1
 #endif
 #include <Python.h>
+#include <pthread.h>
 
 #if PY_VERSION_HEX < 0x030B0000 || PY_VERSION_HEX >= 0x03100000 || defined(Py_GIL_DISABLED) || defined(PYPY_VERSION)
 #define FORKPROOF_UNKNOWN_INTERPRETER 1
@@ -30,6 +34,7 @@
 #include "internal/pycore_frame.h"
 #include "internal/pycore_interp.h"
 #include "internal/pycore_code.h"
+#include "internal/pycore_ceval.h"
 #include "internal/pycore_gil.h"
 #include "internal/pycore_runtime.h"
 #if PY_VERSION_HEX >= 0x030E0000
@@ -149,6 +154,16 @@ static inline PyObject *frame_slot(const Frame *f, PyCodeObject *code, int slot)
     return frame_local(f, code->co_nlocalsplus + slot);
 }
 
+/* Whether a local or slot has a reference to the object that the object counts: one that is borrowed (3.14+) is not. */
+static inline int frame_refers(const Frame *f, int index, PyObject *object)
+{
+#if PY_AT_LEAST(3, 14)
+    return f->localsplus[index].bits == (uintptr_t)object;
+#else
+    return f->localsplus[index] == object;
+#endif
+}
+
 /* How many slots are in use, exactly, on 3.14+; -1 where the interpreter does not keep it (internals: trap 4). */
 static inline int frame_depth(const Frame *f, PyCodeObject *code)
 {
@@ -188,23 +203,64 @@ static inline Frame *suspended_frame(PyObject *generator)
     return (Frame *)&gen->gi_iframe;
 }
 
-static inline int address_is_gil(uintptr_t address)
+static inline struct _gil_runtime_state *the_gil(void)
 {
 #if PY_AT_LEAST(3, 12)
-    uintptr_t gil = (uintptr_t)PyInterpreterState_Get()->ceval.gil;
+    return PyInterpreterState_Get()->ceval.gil;
 #else
-    uintptr_t gil = (uintptr_t)&_PyRuntime.ceval.gil;
+    return &_PyRuntime.ceval.gil;
 #endif
-    return address >= gil && address < gil + sizeof(struct _gil_runtime_state);
+}
+
+/* Whether a thread that sleeps on this address waits to be given the GIL. The struct's other condition is not meant: a
+ * thread sleeps on that when it has just let the GIL go, on its way into a call. */
+static inline int address_is_gil(uintptr_t address)
+{
+    uintptr_t condition = (uintptr_t)&the_gil()->cond;
+    return address >= condition && address < condition + sizeof(PyCOND_T);
+}
+
+/* How often the GIL has gone from one thread to another. While it stays the same no other thread has run any Python code:
+ * take_gil() counts every time that it is not its last holder who takes it (ceval_gil.c, 3.11 to 3.15). */
+static inline unsigned long gil_switches(void)
+{
+    return the_gil()->switch_number;
 }
 
 /* What sys.setswitchinterval sets, in microseconds. */
 static inline unsigned long *switch_interval(void)
 {
-#if PY_AT_LEAST(3, 12)
-    return &PyInterpreterState_Get()->ceval.gil->interval;
-#else
-    return &_PyRuntime.ceval.gil.interval;
+    return &the_gil()->interval;
+}
+
+/* The lock of `warnings`, a recursive mutex in C from 3.14 on, that no fork resets. -> 1 taken, or there is none. */
+static inline int try_warnings(void)
+{
+#if PY_AT_LEAST(3, 14)
+    _PyRecursiveMutex *lock = &PyInterpreterState_Get()->warnings.lock;
+    if (!_PyRecursiveMutex_IsLockedByCurrentThread(lock) && PyMutex_IsLocked(&lock->mutex)) {
+        return 0;
+    }
+    _PyRecursiveMutex_Lock(lock); /* it is free or ours, and with the GIL held stays so */
+#endif
+    return 1;
+}
+
+static inline void give_back_warnings(void)
+{
+#if PY_AT_LEAST(3, 14)
+    _PyRecursiveMutex_Unlock(&PyInterpreterState_Get()->warnings.lock);
+#endif
+}
+
+/* In the child: a thread that is gone had it, or was about to. */
+static inline void reset_warnings(void)
+{
+#if PY_AT_LEAST(3, 14)
+    _PyRecursiveMutex *lock = &PyInterpreterState_Get()->warnings.lock;
+    if (!_PyRecursiveMutex_IsLockedByCurrentThread(lock)) {
+        memset(lock, 0, sizeof(*lock));
+    }
 #endif
 }
 

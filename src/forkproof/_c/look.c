@@ -16,7 +16,7 @@
 #define MAX_LET_GO 16
 
 static PyObject *name_enter, *name_exit, *name_aenter, *name_aexit, *name_gen, *name_exit_callbacks, *name_owner, *name_buffer, *name_func,
-    *name_file, *name_release, *name_args, *name_lock;
+    *name_file, *name_release, *name_args, *name_lock, *name_next;
 
 static PyObject *module_locks; /* importlib._bootstrap._module_locks */
 static PyTypeObject *text_type;
@@ -25,9 +25,18 @@ static PyTypeObject *text_type;
 typedef struct {
     PyObject *callable;
     int entry, resource, host_name, gil_outside;
+    int streams; /* of RESOURCE_CONSUMES: references of its own */
 } Known;
 static Known *known;
 static size_t known_mask;
+
+/* Methods that wait for other threads without a lock that a frame shows: of thread handles and of queues in C. */
+#define MAX_WAITS 8
+static struct {
+    PyObject *method;
+    int kind, timeout;
+} waits[MAX_WAITS];
+static int n_waits;
 
 typedef struct Place Place;
 
@@ -35,6 +44,7 @@ typedef struct {
     Look *look;
     PyThreadState *thread;
     int first;                      /* index of this thread's first sighting */
+    Frame *inner;                   /* the frame further in than the one that is looked at; NULL for the innermost */
     /* Conditions whose wait() stands in frames further in, and has let go; the locks behind them are looked up only when
      * somebody asks. An idle look writes nothing to the program's objects, not even reference counts: after a fork each
      * page written to costs a fault. */
@@ -74,7 +84,7 @@ int look_init(void)
         {&name_aenter, "__aenter__"}, {&name_aexit, "__aexit__"},
         {&name_exit_callbacks, "_exit_callbacks"}, {&name_owner, "owner"}, {&name_buffer, "buffer"},
         {&name_func, "func"}, {&name_args, "args"}, {&name_file, "file"}, {&name_release, "release"},
-        {&name_lock, "lock"},
+        {&name_lock, "lock"}, {&name_next, "__next__"},
     };
     for (size_t i = 0; i < Py_ARRAY_LENGTH(names); i++) {
         *names[i].slot = PyUnicode_InternFromString(names[i].text);
@@ -140,7 +150,8 @@ int set_calls(PyObject *calls)
     Py_ssize_t position = 0;
     while (PyDict_Next(calls, &position, &key, &value)) {
         Known entry = {.callable = key};
-        if (!PyArg_ParseTuple(value, "iipp", &entry.entry, &entry.resource, &entry.host_name, &entry.gil_outside)) {
+        if (!PyArg_ParseTuple(value, "iippi", &entry.entry, &entry.resource, &entry.host_name, &entry.gil_outside,
+                              &entry.streams)) {
             PyMem_RawFree(fresh);
             return -1;
         }
@@ -156,6 +167,30 @@ int set_calls(PyObject *calls)
     PyMem_RawFree(old);
     Py_XDECREF(kept);
     kept = Py_NewRef(calls);
+    return 0;
+}
+
+static int known_wait(PyObject *callable)
+{
+    for (int i = 0; i < n_waits; i++) {
+        if (waits[i].method == callable) {
+            return i;
+        }
+    }
+    return -1;
+}
+
+int set_waits(PyObject *methods)
+{
+    PyObject *key, *value;
+    Py_ssize_t position = 0;
+    n_waits = 0;
+    while (PyDict_Next(methods, &position, &key, &value) && n_waits < MAX_WAITS) {
+        if (!PyArg_ParseTuple(value, "ii", &waits[n_waits].kind, &waits[n_waits].timeout)) {
+            return -1;
+        }
+        waits[n_waits++].method = Py_NewRef(key); /* for ever: compared by address */
+    }
     return 0;
 }
 
@@ -220,6 +255,7 @@ static PyTypeObject *self_type(const Place *p)
 static Sighting *sight(Thread *t, const Place *p, State state, Kind kind, PyObject *subject, int certain)
 {
     Look *l = t->look;
+    l->firm = 0;
     Sighting *s = NULL;
     for (int i = t->first; i < l->n; i++) {
         if (l->items[i].subject == subject) {
@@ -272,6 +308,7 @@ static int judgement(const Thread *t, PyObject *lock)
 
 static void sight_lock(Thread *t, const Place *p, State state, PyObject *lock, Kind kind, int certain)
 {
+    t->look->firm = 0;
     unsigned long me = (unsigned long)t->thread->thread_id;
     if (state == STATE_ACQUIRING) {
         if (kind == KIND_RLOCK && rlock_owner(lock) == me) {
@@ -412,6 +449,7 @@ static void sight_iterator(Thread *t, const Place *p, State state, PyObject *obj
 
 static void sight_generator(Thread *t, const Place *p, State state, PyObject *generator, int nesting)
 {
+    t->look->firm = 0;
     Frame *frame = suspended_frame(generator);
     if (frame == NULL || nesting > MAX_NESTING) {
         return;
@@ -462,6 +500,7 @@ static void sight_iterator(Thread *t, const Place *p, State state, PyObject *obj
     else if (type == &PyEnum_Type || type == &PyZip_Type || type == &PyMap_Type || type == &PyFilter_Type ||
              (type == &PyTuple_Type && nesting > 0 && PyTuple_GET_SIZE(object) < 16) ||
              strncmp(type->tp_name, "itertools.", 10) == 0) {
+        t->look->firm = 0;
         Inside inside = {t, p, state, nesting};
         t->steps++;
         type->tp_traverse(object, visit_inside, &inside);
@@ -478,6 +517,7 @@ static void sight_manager(Thread *t, const Place *p, State state, PyObject *mana
             return;
         }
     }
+    t->look->firm = 0;
     const TypeInfo *type = type_info(Py_TYPE(manager));
     Kind kind = type->kind == KIND_NONE ? kind_of(manager) : type->kind;
     if (kind == KIND_LOCK || kind == KIND_RLOCK) {
@@ -844,6 +884,7 @@ static int call_of(const Place *p, int base, Call *c)
         return 0;
     }
     int in_progress = known_call(first) != NULL || lock_method(first) != METHOD_NONE || PyCFunction_Check(first) ||
+                      known_wait(first) >= 0 ||
                       strcmp(Py_TYPE(first)->tp_name, "functools.partial") == 0;
     if (!in_progress) {
         return 0;
@@ -852,7 +893,7 @@ static int call_of(const Place *p, int base, Call *c)
     c->callable = first;
     c->self = second;
 #else
-    if (first != NULL && known_call(first) == NULL && lock_method(first) == METHOD_NONE) {
+    if (first != NULL && known_call(first) == NULL && lock_method(first) == METHOD_NONE && known_wait(first) < 0) {
         return 0; /* a result, or a method that says nothing */
     }
     second = frame_slot(p->frame, p->code, lowest + 1);
@@ -906,10 +947,11 @@ static int host_is_name(PyObject *host)
     return text[strspn(text, "0123456789abcdefABCDEF:.%")] != '\0';
 }
 
-/* Whether nobody but this thread's own frames refers to the file: a child cannot come to use it. */
-static int is_private(const Thread *t, PyObject *file)
+/* Whether nobody but this thread's own frames refers to the object, and the C function that it is in `kept`
+ * times: a child cannot come to use it. */
+static int is_private(const Thread *t, PyObject *object, int kept)
 {
-    Py_ssize_t references = Py_REFCNT(file), seen = 0;
+    Py_ssize_t references = Py_REFCNT(object), seen = kept;
     if (references > 8) {
         return 0;
     }
@@ -920,18 +962,18 @@ static int is_private(const Thread *t, PyObject *file)
             continue;
         }
         for (int i = 0; i < code->co_nlocalsplus; i++) {
-            seen += frame_local(f, i) == file;
+            seen += frame_refers(f, i, object);
         }
         const CodeInfo *info = code_info(code);
         int unit = frame_unit(f, code);
         int depth = unit >= 0 && unit < info->n_units ? info->units[unit].depth : 0;
         for (int i = 0; i < depth; i++) {
-            seen += frame_slot(f, code, i) == file; /* compared only: what lies there may be stale */
+            seen += frame_refers(f, code->co_nlocalsplus + i, object); /* compared only: it may be stale */
         }
 #if !PY_AT_LEAST(3, 14)
         for (int r = depth > 0 ? info->units[unit].with : 0; r; r = info->regions[r].outer) {
             PyObject *exit = frame_slot(f, code, info->regions[r].slot);
-            seen += exit != NULL && manager_of(exit) == file; /* the bound __exit__ of `with file:` */
+            seen += exit != NULL && manager_of(exit) == object; /* the bound __exit__ of `with file:` */
         }
 #endif
     }
@@ -940,7 +982,8 @@ static int is_private(const Thread *t, PyObject *file)
 
 static void sight_file(Thread *t, const Place *p, PyObject *file, const Known *call)
 {
-    if (file != NULL && is_private(t, file)) {
+    t->look->firm = 0;
+    if (file != NULL && is_private(t, file, 0)) {
         return;
     }
     if (file != NULL && PyType_IsSubtype(Py_TYPE(file), text_type)) {
@@ -972,17 +1015,75 @@ static void sight_file(Thread *t, const Place *p, PyObject *file, const Known *c
     }
 }
 
-static PyObject *print_file(const Place *p, const Call *c)
+/* What `file=` gives; NULL when it is not there, or None. */
+static PyObject *given_file(const Place *p, const Call *c)
 {
-    if (c->keywords != NULL && PyTuple_CheckExact(c->keywords)) {
-        Py_ssize_t n = PyTuple_GET_SIZE(c->keywords);
-        for (Py_ssize_t i = 0; i < n; i++) {
-            if (PyUnicode_Compare(PyTuple_GET_ITEM(c->keywords, i), name_file) == 0) {
-                return frame_slot(p->frame, p->code, c->arguments + c->n_arguments - (int)n + (int)i);
-            }
+    Py_ssize_t n = c->keywords != NULL && PyTuple_CheckExact(c->keywords) ? PyTuple_GET_SIZE(c->keywords) : 0;
+    for (Py_ssize_t i = 0; i < n; i++) {
+        if (PyUnicode_Compare(PyTuple_GET_ITEM(c->keywords, i), name_file) == 0) {
+            PyObject *file = frame_slot(p->frame, p->code, c->arguments + c->n_arguments - (int)n + (int)i);
+            return file == Py_None ? NULL : file;
         }
     }
-    return PySys_GetObject("stdout");
+    return NULL;
+}
+
+static void sight_inside(Thread *t, const Place *p, const Known *call, PyObject *object, int kept)
+{
+    t->look->firm = 0;
+    if (call->resource == RESOURCE_OBJECT && object != NULL && is_private(t, object, kept)) {
+        return;
+    }
+    Sighting *s = sight(t, p, STATE_INSIDE, KIND_CALL,
+                        call->resource == RESOURCE_OBJECT && object != NULL ? object : call->callable, 0);
+    if (s != NULL) {
+        s->entry = call->entry;
+        s->innermost = t->inner == NULL;
+        s->draining = s->innermost && call->gil_outside; /* the guard asks the system whether it waits for the GIL */
+    }
+}
+
+/* A call that uses standard streams. One that uses several has at most one of their locks at a time; when it has none, it
+ * may be about to take any, or be at a terminal, which has a lock of its own. */
+static void sight_streams(Thread *t, const Place *p, const Known *call)
+{
+    t->look->firm = 0;
+    static const char *const names[] = {"stdin", "stdout", "stderr"};
+    int several = (call->streams & (call->streams - 1)) != 0;
+    for (int i = 0; i < 3; i++) {
+        PyObject *file = call->streams & (1 << i) ? PySys_GetObject(names[i]) : NULL;
+        if (file == NULL) {
+            continue;
+        }
+        if (!several) {
+            sight_file(t, p, file, call);
+            return;
+        }
+        PyObject *below = PyType_IsSubtype(Py_TYPE(file), text_type) ? plain_attribute(file, name_buffer) : file;
+        if (below != NULL && kind_of(below) == KIND_BUFFERED &&
+            buffered_owner(below) == (unsigned long)t->thread->thread_id) {
+            sight_file(t, p, file, call);
+            return;
+        }
+    }
+    if (several) {
+        sight_inside(t, p, call, NULL, 0);
+    }
+}
+
+/* C code that goes on with an iterator is inside its `__next__`. */
+static void sight_next(Thread *t, const Place *p, PyObject *iterator, int kept)
+{
+    if (iterator == NULL) {
+        return;
+    }
+    const Known *call = known_call(_PyType_Lookup(Py_TYPE(iterator), name_next));
+    if (call == NULL || call->resource == RESOURCE_STREAM) {
+        sight_file(t, p, iterator, call);
+    }
+    else if (!t->importing) {
+        sight_inside(t, p, call, iterator, kept);
+    }
 }
 
 /* Up to 3.12 the names of keywords come from an instruction before the call. */
@@ -1039,6 +1140,7 @@ static int locks_behind(Thread *t, PyObject *object, PyObject **locks, int room)
 /* Whether this code releases `lock` somewhere: then it uses it as a mutex. */
 static int releases(Thread *t, const Place *p, PyObject *lock)
 {
+    t->look->firm = 0;
     for (int i = 0; i < p->info->n_sites; i++) {
         const CallSite *site = &p->info->sites[i];
         if (site->role != CALL_RELEASE || site->expression < 0) {
@@ -1071,6 +1173,7 @@ static void sight_call(Thread *t, Place *p, int base, Call *c, int nesting)
     if (call == NULL && method == METHOD_NONE) {
         if (PyCFunction_Check(callable)) {
             self = PyCFunction_GET_SELF(callable);
+            t->look->firm &= self == NULL || PyModule_CheckExact(self);
             const char *name = ((PyCFunctionObject *)callable)->m_ml->ml_name;
             if (self == NULL) {
                 return;
@@ -1087,6 +1190,7 @@ static void sight_call(Thread *t, Place *p, int base, Call *c, int nesting)
             }
         }
         else if (nesting == 0 && strcmp(Py_TYPE(callable)->tp_name, "functools.partial") == 0) {
+            t->look->firm = 0;
             c->callable = plain_attribute(callable, name_func);
             c->given = plain_attribute(callable, name_args);
             c->self = NULL;
@@ -1126,6 +1230,19 @@ static void sight_call(Thread *t, Place *p, int base, Call *c, int nesting)
     if (call == NULL) {
         return;
     }
+    if (call->resource == RESOURCE_CONSUMES) {
+        PyObject *iterator = NULL;
+        if (c->n_arguments > 0) {
+            iterator = frame_slot(p->frame, p->code, c->arguments);
+        }
+        else if (c->given != NULL && PyTuple_CheckExact(c->given) && PyTuple_GET_SIZE(c->given)) {
+            iterator = PyTuple_GET_ITEM(c->given, 0);
+        }
+        if (t->inner == NULL) {
+            sight_next(t, p, iterator, call->streams);
+        }
+        return;
+    }
     if (call->host_name) {
         int named = 0;
         for (int i = 0; i < c->n_arguments && i < 2 && !named; i++) {
@@ -1142,7 +1259,11 @@ static void sight_call(Thread *t, Place *p, int base, Call *c, int nesting)
             if (c->keywords == NULL) {
                 c->keywords = keywords_before(p, base);
             }
-            file = print_file(p, c);
+            file = given_file(p, c);
+            if (file == NULL) {
+                sight_streams(t, p, call);
+                return;
+            }
         }
         sight_file(t, p, file, call);
         return;
@@ -1150,12 +1271,7 @@ static void sight_call(Thread *t, Place *p, int base, Call *c, int nesting)
     if (t->importing) {
         return; /* its own import, further in, is what it waits for: the library has not been entered yet */
     }
-    PyObject *subject = call->resource == RESOURCE_OBJECT && self != NULL ? self : call->callable;
-    Sighting *s = sight(t, p, STATE_INSIDE, KIND_CALL, subject, 0);
-    if (s != NULL) {
-        s->entry = call->entry;
-        s->draining = (unsigned)call->gil_outside; /* refined by the guard, which asks the system */
-    }
+    sight_inside(t, p, call, self, 0);
 }
 
 /* ---------------------------------------------------------------------------------------------------------------------
@@ -1190,6 +1306,7 @@ static void sight_frame_locks(Thread *t, Place *p, State state, int nesting)
         PyObject *local = frame_local(p->frame, i);
         int unsure = p->unsure;
         if (local != NULL && PyCell_Check(local)) {
+            t->look->firm = 0;
             local = PyCell_GET(local);
             unsure = 1;
         }
@@ -1214,6 +1331,7 @@ static void sight_frame_locks(Thread *t, Place *p, State state, int nesting)
             }
             now = STATE_LEAVING;
         }
+        t->look->firm = 0;
         PyObject *object = evaluate(&info->expressions[k], p->code, p->frame);
         if (object == NULL) {
             continue;
@@ -1358,6 +1476,7 @@ static void sight_wait(Thread *t, Place *p, int base)
 static void sight_semaphore(Thread *t, Place *p, int base)
 {
     PyObject *self = frame_local(p->frame, 0);
+    t->look->firm = 0;
     if (self == NULL || type_info(Py_TYPE(self))->kind != KIND_SEMAPHORE) {
         return;
     }
@@ -1379,8 +1498,9 @@ static void sight_semaphore(Thread *t, Place *p, int base)
     }
 }
 
-static void sight_frame(Thread *t, Frame *frame, PyCodeObject *code, const CodeInfo *info, Frame *inner, int c_below)
+static void sight_frame(Thread *t, Frame *frame, PyCodeObject *code, const CodeInfo *info, int c_below)
 {
+    Frame *inner = t->inner;
     Place p = {frame, code, info, frame_unit(frame, code), -1, NULL, c_below ? NULL : inner, 0};
     if (p.unit < 0 || p.unit >= info->n_units || info->units[p.unit].depth < 0) {
         return;
@@ -1402,12 +1522,14 @@ static void sight_frame(Thread *t, Frame *frame, PyCodeObject *code, const CodeI
     if (info->exits && code->co_argcount > 0 && base > 0) {
         /* However it was called: by ExitStack, by hand, or awaited, when the caller's stack no longer shows the manager. */
         PyObject *leaving = first_local(frame);
+        t->look->firm = 0;
         if (leaving != NULL && kind_of(leaving) == KIND_NONE) {
             sight_leaving(t, &p, leaving, frame);
         }
     }
     if (kind == OP_BEFORE_WITH) {
         if (c_below) {
+            t->look->firm = 0;
             PyObject *slot = frame_slot(frame, code, u->depth - 1);
             PyObject *manager = slot;
 #if !PY_AT_LEAST(3, 12)
@@ -1427,6 +1549,7 @@ static void sight_frame(Thread *t, Frame *frame, PyCodeObject *code, const CodeI
         }
     }
     else if (is_enter_call(info, base)) {
+        t->look->firm = 0;
         int depth = frame_depth(frame, code);
         if (depth == u->depth && c_below) {
             PyObject *manager = frame_slot(frame, code, u->depth - 1);
@@ -1446,6 +1569,7 @@ static void sight_frame(Thread *t, Frame *frame, PyCodeObject *code, const CodeI
         }
     }
     else if (is_exit_call(info, base)) {
+        t->look->firm = 0;
 #if PY_AT_LEAST(3, 14)
         PyObject *manager = NULL;
         if (!c_below && inner != NULL) {
@@ -1493,6 +1617,7 @@ static void sight_frame(Thread *t, Frame *frame, PyCodeObject *code, const CodeI
                 site->expression >= 0 && call_result(&p, base, &result) &&
                 (result == Py_True || site->role == CALL_ACQUIRE_RESTORE) && (info->enters || !info->wait)) {
                 /* It has it, and only the GIL to go on is missing. */
+                t->look->firm = 0;
                 PyObject *locks[4];
                 PyObject *object = evaluate(&info->expressions[site->expression], code, frame);
                 int n = locks_behind(t, object, locks, 4);
@@ -1512,13 +1637,12 @@ static void sight_frame(Thread *t, Frame *frame, PyCodeObject *code, const CodeI
             iterator = frame_slot(frame, code, u->depth - 2);
         }
 #endif
-        if (iterator != NULL) {
-            sight_file(t, &p, iterator, NULL);
-        }
+        sight_next(t, &p, iterator, 0);
     }
     else if (kind == OP_OTHER) {
         int call = exit_call_after(info, base);
         if (call >= 0 && info->units[call].depth >= 0) {
+            t->look->firm = 0;
             PyObject *slot = frame_slot(frame, code, info->units[call].depth - 4);
             PyObject *manager = manager_of(slot);
 #if PY_AT_LEAST(3, 14)
@@ -1532,10 +1656,23 @@ static void sight_frame(Thread *t, Frame *frame, PyCodeObject *code, const CodeI
     sight_frame_locks(t, &p, STATE_HOLDS, 0);
 }
 
+/* For a frame that is not the innermost of the Python code that C code called. */
+static inline int is_quiet(const Frame *frame, PyCodeObject *code, const CodeInfo *info)
+{
+    int unit = frame_unit(frame, code);
+    return unit >= 0 && unit < info->n_units && info->units[unit].quiet;
+}
+
 static void look_at_thread(Look *l, PyThreadState *ts)
 {
-    Thread t = {.look = l, .thread = ts, .first = l->n};
-    Frame *frame = thread_top(ts), *inner = NULL;
+    Thread t; /* without its arrays, which the counters say are empty */
+    t.look = l;
+    t.thread = ts;
+    t.first = l->n;
+    t.n_waiting = t.n_let_go = t.n_judged = t.importing = t.steps = 0;
+    t.returned = NULL;
+    t.inner = t.exiting = NULL;
+    Frame *frame = thread_top(ts);
     while (frame != NULL && frame_is_shim(frame)) {
         frame = frame->previous;
     }
@@ -1547,10 +1684,10 @@ static void look_at_thread(Look *l, PyThreadState *ts)
             code = frame_code(frame);
             info = code == NULL ? NULL : code_info(code);
         }
-        if (info != NULL && (c_below || !info->boring)) {
-            sight_frame(&t, frame, code, info, inner, c_below);
+        if (info != NULL && (c_below || !(info->boring || is_quiet(frame, code, info)))) {
+            sight_frame(&t, frame, code, info, c_below);
         }
-        inner = frame;
+        t.inner = frame;
         frame = frame_outer(frame, &c_below);
     }
 }
@@ -1560,37 +1697,49 @@ void look_at(Look *l, PyThreadState *self)
     look_at_thread(l, self);
 }
 
-/* Frames are a linked list in cold memory: after a fork hardly a line of it is in the cache. Following the lists of several
- * threads side by side lets the processor wait for many lines at once; the look that comes after finds them there. */
-#define SIDE_BY_SIDE 16
+/* Thread states and frames are linked lists in cold memory: after a fork hardly a line of them is in the cache, and no page
+ * in the TLB. Following the lists of many threads side by side lets the processor wait for many lines at once; the look that
+ * comes after finds them there. Where the thread states are is remembered from the last look: only fetched, never followed. */
+#define SIDE_BY_SIDE 64
+
+static PyThreadState *met[SIDE_BY_SIDE];
+
+static void fetch(const void *memory)
+{
+    __builtin_prefetch(memory);
+    __builtin_prefetch((const char *)memory + 64);
+}
 
 static void fetch_frames(PyThreadState **threads, int n)
 {
     Frame *at[SIDE_BY_SIDE];
-    int going = 0;
     for (int i = 0; i < n; i++) {
         at[i] = thread_top(threads[i]);
-        __builtin_prefetch(at[i]);
-        going += at[i] != NULL;
+        fetch(at[i]);
     }
-    for (int step = 0; going && step < 200; step++) {
-        going = 0;
+    for (int step = 0; n && step < 200; step++) {
+        int going = 0;
         for (int i = 0; i < n; i++) {
-            if (at[i] != NULL) {
-                __builtin_prefetch((const char *)at[i] + 64);
-                at[i] = at[i]->previous;
-                __builtin_prefetch(at[i]);
-                going += at[i] != NULL;
+            Frame *next = at[i] == NULL ? NULL : at[i]->previous;
+            if (next != NULL) {
+                fetch(next);
+                at[going++] = next;
             }
         }
+        n = going;
     }
 }
 
 void look(Look *l, PyThreadState *self)
 {
     l->n = l->n_waiters = l->threads = l->failed = 0;
-    PyInterpreterState *interpreter = PyThreadState_GetInterpreter(self);
-    PyThreadState *ts = PyInterpreterState_ThreadHead(interpreter);
+    l->firm = 1;
+    l->by = self->id;
+    l->switches = gil_switches();
+    for (int i = 0; i < SIDE_BY_SIDE && met[i] != NULL; i++) {
+        fetch(met[i]);
+    }
+    PyThreadState *ts = PyInterpreterState_ThreadHead(PyThreadState_GetInterpreter(self));
     while (ts != NULL) {
         PyThreadState *batch[SIDE_BY_SIDE];
         int n = 0;
@@ -1599,11 +1748,145 @@ void look(Look *l, PyThreadState *self)
                 batch[n++] = ts;
             }
         }
+        if (l->threads == 0 && memcmp(met, batch, sizeof(batch[0]) * (size_t)n) != 0) {
+            memcpy(met, batch, sizeof(batch[0]) * (size_t)n);
+        }
         fetch_frames(batch, n);
         for (int i = 0; i < n; i++) {
             look_at_thread(l, batch[i]);
         }
         l->threads += n;
+    }
+}
+
+void look_unless_still(Look *l, PyThreadState *self)
+{
+    if (!l->firm || l->by != self->id || l->switches != gil_switches()) {
+        look(l, self);
+    }
+}
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Standing still
+ */
+
+/* Whether a call of a method that waits, whose time-out is argument number `timeout`, was given none. What cannot be
+ * understood counts as timed: it may wake of itself. */
+static int is_forever(const Place *p, int base, const Call *c, int timeout)
+{
+    PyObject *keywords = c->keywords != NULL ? c->keywords : keywords_before(p, base);
+    Py_ssize_t named = keywords != NULL && PyTuple_CheckExact(keywords) ? PyTuple_GET_SIZE(keywords) : 0;
+    if (c->given != NULL || named > 1 || c->n_arguments < named) {
+        return 0;
+    }
+    if (named == 1) {
+        const char *name = PyUnicode_AsUTF8(PyTuple_GET_ITEM(keywords, 0));
+        PyErr_Clear();
+        if (name == NULL || strncmp(name, "block", 5) != 0) {
+            return 0;
+        }
+    }
+    if (c->n_arguments - named <= timeout) {
+        return 1;
+    }
+    PyObject *limit = frame_slot(p->frame, p->code, c->arguments + timeout);
+    if (limit == NULL) {
+        return 0;
+    }
+    if (limit == Py_None) {
+        return 1;
+    }
+    double seconds = PyLong_CheckExact(limit) || PyFloat_CheckExact(limit) ? PyFloat_AsDouble(limit) : 0;
+    PyErr_Clear();
+    return seconds < 0;
+}
+
+/* The condition that a frame of Condition.wait sleeps for, and by which of its calls. */
+static PyObject *sleeps_for(const Place *p, const Call *c)
+{
+    const CodeInfo *info = p->info;
+    if (!info->wait || info->wait_self < 0 || info->wait_waiter < 0) {
+        return NULL;
+    }
+    PyObject *waiter = frame_local(p->frame, info->wait_waiter), *self = c->self;
+    if (self == NULL && PyCFunction_Check(c->callable)) {
+        self = PyCFunction_GET_SELF(c->callable);
+    }
+    return waiter != NULL && self == waiter ? frame_local(p->frame, info->wait_self) : NULL;
+}
+
+void stand(Look *l, PyThreadState *thread, Standing *standing)
+{
+    Frame *top = thread_top(thread);
+    int through_c;
+    l->n = l->n_waiters = 0;
+    look_at_thread(l, thread);
+    *standing = (Standing){.at = {.thread = thread, .kind = KIND_NONE, .named_at = -1}, .position = 1469598103934665603u};
+    for (Frame *f = top; f != NULL; f = frame_outer(f, &through_c)) {
+        PyCodeObject *code = frame_is_shim(f) ? NULL : frame_code(f);
+        if (code != NULL) {
+            standing->position = (standing->position ^ (uintptr_t)f) * 1099511628211u;
+            standing->position = (standing->position ^ (uint64_t)frame_unit(f, code)) * 1099511628211u;
+        }
+    }
+    int in_c = top != NULL; /* a shim on top: C code that has called no Python */
+    while (top != NULL && frame_is_shim(top)) {
+        top = top->previous;
+    }
+    PyCodeObject *code = top == NULL ? NULL : frame_code(top);
+    if (!in_c || code == NULL) {
+        return;
+    }
+    const CodeInfo *info = code_info(code);
+    int unit = frame_unit(top, code);
+    Sighting *at = &standing->at;
+    at->frame = top;
+    at->code = code;
+    at->unit = unit < 0 ? 0 : unit;
+    if (unit < 0 || unit >= info->n_units || info->units[unit].depth < 0) {
+        return;
+    }
+    Place p = {top, code, info, unit, -1, NULL, 0};
+    int base = unit - info->units[unit].back;
+    at->self = self_type(&p);
+    if (info->importlib) {
+        PyObject *lock = info->module_lock ? frame_local(top, 0) : NULL;
+        if (lock != NULL) {
+            at->state = STATE_IMPORTING;
+            at->kind = KIND_IMPORT;
+            at->subject = lock;
+            standing->forever = 1;
+        }
+        return;
+    }
+    Call c;
+    int calls = call_of(&p, base, &c);
+    PyObject *condition = calls ? sleeps_for(&p, &c) : NULL;
+    if (condition != NULL) {
+        at->state = STATE_ACQUIRING;
+        at->kind = KIND_CONDITION;
+        at->subject = condition;
+        standing->forever = is_forever(&p, base, &c, 1);
+        return;
+    }
+    int wait = calls ? known_wait(c.callable) : -1;
+    if (wait >= 0 && c.self != NULL) {
+        at->state = STATE_ACQUIRING;
+        at->kind = (Kind)waits[wait].kind;
+        at->subject = c.self;
+        standing->forever = is_forever(&p, base, &c, waits[wait].timeout);
+        return;
+    }
+    for (int i = 0; i < l->n; i++) {
+        const Sighting *s = &l->items[i];
+        if (s->frame == top && (s->state == STATE_ACQUIRING || s->state == STATE_INSIDE)) {
+            *at = *s;
+            if (s->kind == KIND_LOCK || s->kind == KIND_RLOCK) {
+                standing->forever = op_kind(info->units[base].op) == OP_BEFORE_WITH || is_enter_call(info, base) ||
+                                    (calls && is_forever(&p, base, &c, 1));
+            }
+            return;
+        }
     }
 }
 

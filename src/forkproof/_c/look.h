@@ -13,7 +13,8 @@ typedef struct {
     Kind kind;
     unsigned certain : 1;  /* frames prove it; else it is possible */
     unsigned mutex : 1;    /* acquiring: it is used as a mutex there, not as a signal */
-    unsigned draining : 1; /* inside: the thread only waits for the GIL any more, the native lock is free */
+    unsigned innermost : 1; /* inside: the call runs no Python code, it can come to its end without the GIL */
+    unsigned draining : 1; /* inside: and once it waits for the GIL again its native lock is free */
     PyObject *subject;     /* borrowed: the lock, the file, the semaphore; for a call the callable; for an import the lock */
     PyTypeObject *manager; /* borrowed: the class whose `with` or method took it; NULL when it was taken directly */
     int entry;             /* of the catalogue, for calls; -1: no frame shows that the lock is held, its owner does */
@@ -38,16 +39,35 @@ typedef struct {
     int lent;     /* `waiters` is not from the heap: it is left behind when it is outgrown */
     int threads;  /* Python threads besides the forking one */
     int failed;   /* out of memory: the look is not complete */
+    /* Nothing was seen, and frames alone said so, no object that the forking thread could change since: it stays true
+     * until another thread runs. */
+    int firm;
+    uint64_t by;            /* PyThreadState.id of the thread that looked */
+    unsigned long switches; /* of the GIL from one thread to another, till then */
 } Look;
+
+/* What one thread is waiting for, by its innermost frame. */
+typedef struct {
+    Sighting at;       /* at.kind is KIND_NONE where that cannot be said: it may be running */
+    int forever;       /* the wait has no time-out */
+    uint64_t position; /* of all its frames: unchanged means that it has not moved, or has come round again */
+} Standing;
 
 int look_init(void);
 /* Looks at every thread but `self`; never lets the GIL go, runs no Python code, raises nothing. */
 void look(Look *l, PyThreadState *self);
+/* The same, but keeps what `l` says where no other thread can have moved since. */
+void look_unless_still(Look *l, PyThreadState *self);
 /* What `self`, the forking thread, holds by its own frames. */
 void look_at(Look *l, PyThreadState *self);
 
-/* The catalogue: dict callable -> (index, resource, only) as set from Python; see evidence/_calls.py. */
-enum { RESOURCE_PROCESS, RESOURCE_OBJECT, RESOURCE_STREAM };
+/* What `thread` waits for. Overwrites `l`; as `look` otherwise. */
+void stand(Look *l, PyThreadState *thread, Standing *standing);
+/* Methods in C that wait: dict method descriptor -> (kind, position of the time-out among the arguments). */
+int set_waits(PyObject *waits);
+
+/* The catalogue: dict callable -> (entry, resource, only host names, GIL retaken outside, streams) as set from Python. */
+enum { RESOURCE_PROCESS, RESOURCE_OBJECT, RESOURCE_STREAM, RESOURCE_CONSUMES };
 int set_calls(PyObject *calls);
 
 /* Whether the thread is in a futex wait on the GIL, as /proc says; 0 where that cannot be known. */

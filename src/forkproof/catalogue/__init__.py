@@ -16,7 +16,7 @@ Keys of a [[call]]:
     names        the C functions, dotted
     resource     "process": one lock for the whole process; "object": the object that the method is called on;
                  "stream": the buffered object that the file, the text stream or print() ends in
-    stream       (optional) for functions that are given no file: "stdin", "stdout" or "stderr" of sys
+    streams      (optional) for functions that are given no file: which of "stdin", "stdout" and "stderr" of sys they use
     only         (optional) "host-name": only when an argument is a host that is a name, not a numeric address
     gil_outside  true: the lock has been let go before the call waits for the GIL to return, so a thread that waits
                  for the GIL at the end of the call holds nothing any more
@@ -35,6 +35,9 @@ Keys of a [[warning]]:
     issued       "parent": at the fork, in the process that forks; "child": in the child, at any time afterwards
     python       (optional) as above
     meaning, moot, source   sentences: what it says to its reader, when there is nothing in it, how it is known
+
+A [[consumer]] has `names`, of C functions and types that go on with the iterator which is their first argument, and
+`keeps`: whether they have a reference of their own to it meanwhile.
 """
 
 from __future__ import annotations
@@ -68,7 +71,7 @@ class Call:
         "python",
         "resource",
         "source",
-        "stream",
+        "streams",
         "what"
     )  # fmt: skip
 
@@ -76,7 +79,7 @@ class Call:
     names: tuple[str, ...]
     resource: str
     only: str | None
-    stream: str | None
+    streams: tuple[str, ...]
     gil_outside: bool
     name_service: tuple[str, ...]
     platforms: tuple[str, ...]
@@ -95,7 +98,7 @@ class Call:
         self.names = tuple(entry["names"])
         self.resource = entry["resource"]
         self.only = entry.get("only")
-        self.stream = entry.get("stream")
+        self.streams = tuple(entry.get("streams", ()))
         self.gil_outside = entry["gil_outside"]
         self.name_service = tuple(entry.get("name_service", ()))
         self.platforms = tuple(entry.get("platforms", ()))
@@ -293,6 +296,11 @@ def all_calls() -> list[Call]:
     return [Call(entry) for entry in _read("calls.toml")["call"]]
 
 
+def consumers() -> dict[str, bool]:
+    """Names of C functions that go on with the iterator they are given, and whether they keep a reference to it."""
+    return {name: entry["keeps"] for entry in _read("calls.toml")["consumer"] for name in entry["names"]}
+
+
 def all_locks() -> list[Lock]:
     """Every lock of a library that the catalogue knows, whatever its version."""
     return [Lock(entry) for entry in _read("locks.toml").get("lock", [])]
@@ -339,6 +347,13 @@ def resolve(name: str) -> object | None:
             found = inside
         return found
     return None
+
+
+def steps(name: str) -> tuple[str, ...]:
+    """The longest part of a dotted name that is an imported module, and the attributes from there on."""
+    parts = name.split(".")
+    cut = next((n for n in range(len(parts) - 1, 0, -1) if ".".join(parts[:n]) in sys.modules), 1)
+    return (".".join(parts[:cut]), *parts[cut:])
 
 
 def _c_attribute(found: object, name: str) -> object | None:

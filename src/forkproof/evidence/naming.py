@@ -114,7 +114,7 @@ def what(s: Sighting, calls: list[Call], foreign: dict[int, Any]) -> str:
         return call.what if call else "a native call"
     if kind == BUFFERED:
         return file_name(subject)
-    if kind == FOREIGN and id(subject) in foreign:
+    if kind in (FOREIGN, LOCK, RLOCK) and id(subject) in foreign:
         return str(foreign[id(subject)].what)
     if s[9] == UNSEEN:
         kept = keeper(subject)
@@ -165,6 +165,6 @@ def advice(s: Sighting, calls: list[Call], foreign: dict[int, Any]) -> str:
         return "import what the thread needs before it starts, or fork before it starts"
     if kind in (CALL, BUFFERED) and s[9] < len(calls):
         return calls[s[9]].advice if kind == CALL else ADVICE_FILE
-    if kind == FOREIGN and id(subject) in foreign:
+    if kind in (FOREIGN, LOCK, RLOCK) and id(subject) in foreign:
         return str(foreign[id(subject)].advice)
     return ADVICE_LOCK

@@ -1,0 +1,207 @@
+/* Stopping other threads between two instructions.
+ *
+ * A thread that makes one native call after the other lets the GIL go inside of them, so whoever looks meets it inside,
+ * at every look. It is outside only between the GIL's return and its next call: about a microsecond, which no polling
+ * meets. So it is asked to stop there: by a pending call, which the interpreter makes between two instructions of
+ * whichever thread has the GIL next (3.12 on; before, pending calls are the main thread's), or by a trace function that
+ * takes itself out (3.11). In there the thread lets the GIL go and sleeps until the fork is over.
+ *
+ * Guarantees: a thread is never stopped for longer than LIMIT, whatever becomes of the fork; one that has a trace or
+ * profile function of its own is not touched (3.11); what was asked for and not met does nothing when it is met later.
+ */
+#include "park.h"
+#include "locks.h"
+#include <errno.h>
+#include <time.h>
+
+#ifndef FORKPROOF_UNKNOWN_INTERPRETER
+
+#define LIMIT 3.0 /* seconds */
+#define MAX_PARKED 64
+
+static struct {
+    pthread_mutex_t mutex;
+    pthread_cond_t stopped, go;
+    int asked;                 /* whether a thread that comes by is to stop */
+    int n;
+    PyThreadState *threads[MAX_PARKED];
+} p;
+
+static void fresh(void)
+{
+    pthread_condattr_t clock;
+    pthread_condattr_init(&clock);
+    pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
+    pthread_mutex_init(&p.mutex, NULL);
+    pthread_cond_init(&p.stopped, &clock);
+    pthread_cond_init(&p.go, &clock);
+    pthread_condattr_destroy(&clock);
+    p.asked = p.n = 0;
+}
+
+/* With the mutex held, as the next one. */
+static int listed(PyThreadState *thread)
+{
+    for (int i = 0; i < p.n; i++) {
+        if (p.threads[i] == thread) {
+            return i + 1;
+        }
+    }
+    return 0;
+}
+
+static void strike_out(PyThreadState *thread)
+{
+    int at = listed(thread);
+    if (at) {
+        p.threads[at - 1] = p.threads[--p.n];
+    }
+}
+
+/* -> 0 when the time is up. */
+static int wait_until(pthread_cond_t *condition, double end)
+{
+    struct timespec time = {(time_t)end, (long)((end - (double)(time_t)end) * 1e9)};
+    return pthread_cond_timedwait(condition, &p.mutex, &time) != ETIMEDOUT;
+}
+
+static void park(PyThreadState *thread)
+{
+    double end = monotonic() + LIMIT;
+    pthread_mutex_lock(&p.mutex);
+    int stops = p.asked && p.n < MAX_PARKED;
+    if (stops) {
+        p.asked = 0;
+        p.threads[p.n++] = thread;
+    }
+    pthread_mutex_unlock(&p.mutex);
+    if (!stops) {
+        return;
+    }
+    PyEval_SaveThread();
+    pthread_mutex_lock(&p.mutex);
+    pthread_cond_signal(&p.stopped);
+    while (listed(thread) && wait_until(&p.go, end)) {
+    }
+    strike_out(thread);
+    pthread_mutex_unlock(&p.mutex);
+    PyEval_RestoreThread(thread);
+}
+
+#if PY_AT_LEAST(3, 12)
+
+static int pending_call(void *unused)
+{
+    (void)unused;
+    park(PyThreadState_Get());
+    return 0;
+}
+
+static void ask(PyThreadState *me, PyThreadState **threads, int n)
+{
+    (void)threads;
+    (void)n;
+    _PyEval_AddPendingCall(me->interp, pending_call, NULL, 0);
+}
+
+/* A thread that is parked is in the middle of its pending calls. The next one, and a child, could else make none. */
+static void asked_enough(PyThreadState *me)
+{
+#if PY_AT_LEAST(3, 13)
+    me->interp->ceval.pending.handling_thread = NULL;
+#else
+    me->interp->ceval.pending.busy = 0;
+#endif
+}
+
+#else
+
+static void trace(PyThreadState *thread, Py_tracefunc function)
+{
+    thread->c_tracefunc = function;
+    thread->cframe->use_tracing = function != NULL ? 255 : 0;
+}
+
+static int stop_here(PyObject *unused, PyFrameObject *frame, int what, PyObject *argument)
+{
+    (void)unused;
+    (void)frame;
+    (void)what;
+    (void)argument;
+    PyThreadState *thread = PyThreadState_Get();
+    thread->c_tracefunc = NULL; /* the interpreter works use_tracing out anew when we return */
+    park(thread);
+    return 0;
+}
+
+static void ask(PyThreadState *me, PyThreadState **threads, int n)
+{
+    (void)me;
+    for (int i = 0; i < n; i++) {
+        if (threads[i]->c_tracefunc == NULL && threads[i]->c_profilefunc == NULL && !threads[i]->tracing) {
+            trace(threads[i], stop_here);
+        }
+    }
+}
+
+static void asked_enough(PyThreadState *me)
+{
+    for (PyThreadState *ts = PyInterpreterState_ThreadHead(me->interp); ts != NULL; ts = PyThreadState_Next(ts)) {
+        if (ts->c_tracefunc == stop_here) {
+            trace(ts, NULL);
+        }
+    }
+}
+
+#endif
+
+void stop_one(PyThreadState *me, PyThreadState **threads, int n, double seconds)
+{
+    double end = monotonic() + seconds;
+    pthread_mutex_lock(&p.mutex);
+    p.asked = p.n < MAX_PARKED;
+    pthread_mutex_unlock(&p.mutex);
+    ask(me, threads, n);
+    PyEval_SaveThread();
+    pthread_mutex_lock(&p.mutex);
+    while (p.asked && wait_until(&p.stopped, end)) {
+    }
+    p.asked = 0;
+    pthread_mutex_unlock(&p.mutex);
+    PyEval_RestoreThread(me);
+    asked_enough(me);
+}
+
+int is_parked(PyThreadState *thread)
+{
+    pthread_mutex_lock(&p.mutex);
+    int found = listed(thread) != 0;
+    pthread_mutex_unlock(&p.mutex);
+    return found;
+}
+
+void let_run(PyThreadState *thread)
+{
+    pthread_mutex_lock(&p.mutex);
+    if (thread != NULL) {
+        strike_out(thread);
+    }
+    else {
+        p.asked = p.n = 0;
+    }
+    pthread_cond_broadcast(&p.go);
+    pthread_mutex_unlock(&p.mutex);
+}
+
+void forget_parked(void)
+{
+    fresh();
+}
+
+int park_init(void)
+{
+    fresh();
+    return 0;
+}
+
+#endif

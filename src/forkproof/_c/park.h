@@ -1,0 +1,18 @@
+/* Stopping other threads between two instructions, for as long as a fork needs them there. */
+#ifndef FORKPROOF_PARK_H
+#define FORKPROOF_PARK_H
+
+#include "interp.h"
+
+int park_init(void);
+
+/* Lets the GIL go until another thread has had it and stopped where it came between two instructions, or `seconds` are
+ * gone, and takes it back. `threads` are those that are to stop; others may. */
+void stop_one(PyThreadState *me, PyThreadState **threads, int n, double seconds);
+
+int is_parked(PyThreadState *thread);
+
+void let_run(PyThreadState *thread); /* one of them, or all: NULL */
+void forget_parked(void);            /* in the child there are none */
+
+#endif

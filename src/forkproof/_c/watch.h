@@ -1,0 +1,13 @@
+/* The watch in a child of a fork at risk, and the record of that fork. */
+#ifndef FORKPROOF_WATCH_H
+#define FORKPROOF_WATCH_H
+
+#include "look.h"
+
+int watch_init(PyObject *module);
+/* In the child: whether the process that forked had a watch. What it was born with, its children have too. */
+int watch_inherited(void);
+/* At the end of the child's callbacks: the watch that was started is ready. -> whether there is one. */
+int watch_settle(void);
+
+#endif
