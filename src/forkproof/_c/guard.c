@@ -803,7 +803,8 @@ static void settle(PyThreadState *me)
         }
         if (elapsed < g.wait && unjudged()) {
             unlock_imports();
-            let_go(); /* Python code runs only where nothing is owned */
+            let_go(); /* Python code runs only where nothing is owned, and nobody stopped */
+            let_run(NULL);
             if (judge() < 0) {
                 break;
             }
