@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forkproof import model
-from forkproof.model import Assessment, Born, Fault, Fork, Frame, Hang, Hazard, Thread, WaitsFor
+from forkproof.model import Assessment, Born, Fault, Fork, Frame, Hang, Hazard, Resolved, Thread, WaitsFor
 
 numbers = st.integers(min_value=1, max_value=2**53)
 seconds = st.floats(min_value=0, allow_nan=False, allow_infinity=False)
@@ -44,8 +44,9 @@ hangs = st.builds(
     waits_for=waits,
     hazard=st.none() | hazards,
 )
+resolved = st.builds(Resolved, pid=numbers, thread=threads)
 faults = st.builds(Fault, pid=numbers)
-events = st.one_of(forks, born, hangs, faults)
+events = st.one_of(forks, born, hangs, resolved, faults)
 
 FRAME = Frame("app.py", 9, "<module>")
 HAZARD = Hazard(
@@ -81,6 +82,8 @@ HANG = Hang(
     hazard=HAZARD,
 )
 
+RESOLVED = Resolved(time="t", pid=2, thread=Thread("MainThread"), what="self._lock")
+
 
 @functools.cache
 def schema() -> jsonschema.Draft202012Validator:
@@ -96,7 +99,7 @@ def test_what_is_written_is_read_back_and_is_as_published(event: model.Event) ->
     schema().validate(line)
 
 
-@pytest.mark.parametrize("event", [FORK, HANG], ids=lambda event: str(event.event))
+@pytest.mark.parametrize("event", [FORK, HANG, RESOLVED], ids=lambda event: str(event.event))
 def test_the_published_schema_wants_each_key_that_is_always_there(event: model.Event) -> None:
     line = json.loads(json.dumps(event.to_json()))
     extra = {item.name for item in fields(event) if "extra" in item.metadata}

@@ -18,7 +18,7 @@ import pytest
 from conftest import Run
 from hypothesis import given
 from hypothesis import strategies as st
-from test_model import HANG, events
+from test_model import HANG, RESOLVED, events
 
 from forkproof.model import Born, Event, Fault, Fork, Frame, Hazard, Thread
 from forkproof.report import EventLines, Pairing, Terminal
@@ -178,9 +178,23 @@ def test_a_hang_is_told_with_its_proof() -> None:
     text = report(HANG)
     place = "forkproof: app.py:9 in <module>: process 2 (fork 1 of 1) "
     assert text.startswith(place + "hangs: MainThread has stood still for 5 s")
-    assert "  waits for: self._lock\n" in text
-    assert "  proven (by record): at the fork, Thread-1 held: self._lock\n" in text
+    assert text.splitlines()[1:3] == [
+        "  waits for: self._lock",
+        "  proven (by record): at the fork, Thread-1 held: self._lock",
+    ]
     assert "1 hung" in text.splitlines()[-1]
+
+
+def test_a_hang_without_a_hazard_says_what_its_proof_is() -> None:
+    text = report(replace(HANG, hazard=None, proof="closed-world", advice="do better", note="so"))
+    assert "  proven (by closed-world): no thread of this process can ever wake it\n" in text
+    assert "  help: do better\n  note: so\n  it waits\n" in text
+
+
+def test_a_hang_that_has_resolved_is_not_counted() -> None:
+    text = report(HANG, RESOLVED)
+    assert "forkproof: process 2: MainThread goes on after all\n" in text
+    assert "hung" not in text.splitlines()[-1]
 
 
 def test_a_fault_and_a_childs_repair_are_told() -> None:

@@ -36,6 +36,14 @@ Sighting = tuple[
     list[tuple[CodeType, int]],
 ]
 
+Waiting = tuple[int, float, float, bool, int, Sighting]
+"""
+(thread, seconds, still, for ever, owner, sighting): PyThreadState.id; for how long it has been seen waiting for the same;
+for how long it has not run at all; whether the wait has no time-out; ident of the owner (RLock, buffered file), or 1 for a
+lock that is locked. The sighting's state is 1, 3 or 4; its kind may also be 7 not known (subject None), 8 a notification of
+a condition (subject: the condition), 9 the end of a thread, 10 an item of a queue.
+"""
+
 def install(
     *,
     policy: int,
@@ -123,3 +131,28 @@ def environment() -> dict[bytes, bytes]:
 
 def fail_at(step: int) -> None:
     """Tests: let the n-th step of the hooks fail as if memory had run out; 0 for none."""
+
+def watch_start(
+    judge: Callable[[list[Waiting], list[Sighting], int, list[Any], list[int]], list[int] | None],
+    locks: list[Any],
+    hang_after: float,
+    every: float,
+    /,
+) -> bool:
+    """Starts the thread that looks `every` so many seconds; False where there can be no other thread. See watch.py."""
+
+def watch_stop() -> None: ...
+def set_waits(methods: dict[Any, tuple[int, int]], /) -> None:
+    """Methods in C that wait: method descriptor -> (kind, position of the time-out among the arguments)."""
+
+def futex_of(native_id: int, /) -> tuple[bool, int] | None:
+    """What a thread of this process sleeps on: (without time-out, native id of the mutex's owner or 0); None if nothing."""
+
+def count_threads() -> int:
+    """Threads of this process, those that Python does not know included; 0 where that cannot be known."""
+
+def is_locked(lock: Any, /) -> bool:
+    """Of a Lock or an RLock."""
+
+def keep_record(text: bytes, /) -> bool:
+    """Keeps the fork's event where a reader from outside finds it (docs/events.md); False where that cannot be."""

@@ -13,7 +13,7 @@ import threading
 import warnings
 import weakref
 
-from . import catalogue
+from . import catalogue, watch
 from ._errors import ForkRiskError, ForkRiskWarning
 from ._events import Writer, now
 from .evidence import coarse, mended, naming
@@ -93,10 +93,12 @@ def install(
                 that cannot be refused (subprocess with preexec_fn).
     wait        seconds that one fork may be held up.
     repair      reset in the child what the wait could not clear, with a warning.
-    hang_after  seconds after which a child that stands still is to be reported. Checked and kept; the watch in the
-                child that will use it, and on_hang, is not there yet: no hang is reported today.
-    events      a file to append one JSON object a line to (docs/events.md).
+    hang_after  seconds after which a thread of a child that waits for what the fork left behind is reported as hanging.
+                Children of forks at which something remained at risk have a thread in C that watches for it, and no
+                other process has; float("inf") for none.
+    events      a file to append one JSON object a line to (docs/events.md). Without it hangs are told on stderr.
     warn        issue ForkRiskWarning at a fork that went ahead at risk.
+    on_hang     "kill" ends a child with SIGABRT after a hang of it was reported, so that its supervisor starts another.
 
     Called again it replaces the settings. Raises ValueError for a setting that makes no sense and OSError for an events
     file that cannot be opened; nothing is installed then.
@@ -107,6 +109,8 @@ def install(
         raise ValueError(f"wait must be between 0 and 3600 seconds, not {wait!r}")
     if not hang_after > 0:
         raise ValueError(f"hang_after must be more than 0 seconds, not {hang_after!r}")
+    if on_hang not in ("report", "kill"):
+        raise ValueError(f"on_hang must be 'report' or 'kill', not {on_hang!r}")
     if not hasattr(os, "fork"):
         raise OSError("this system has no fork(); there is nothing to watch")
     writer = None if events is None else Writer(events)
@@ -152,6 +156,7 @@ def uninstall() -> None:
     s.installed = False
     if _native is not None:
         _native.uninstall()
+        _native.watch_stop()
     if s.filter is not None:
         filters: list[Any] = warnings.filters  # type: ignore[assignment]
         filters[:] = [item for item in filters if item is not s.filter]
@@ -367,11 +372,16 @@ def _key(s: Sighting) -> tuple[int, int]:
 
 def _hazards(seen: list[Sighting] | None, left: list[Sighting] | None) -> list[dict[str, Any]]:
     """All that was seen at a fork; cleared is what was gone or owned when it went ahead."""
+    return [_hazard(s, cleared=cleared) for s, cleared in _sorted(seen, left)]
+
+
+def _sorted(seen: list[Sighting] | None, left: list[Sighting] | None) -> list[tuple[Sighting, bool]]:
+    """What remained and what was cleared, without what is exempt."""
     exempt = _settings.exempt
     remaining = [s for s in left or () if id(s[7]) not in exempt]
     keys = {_key(s) for s in remaining}
     gone = [s for s in seen or () if _key(s) not in keys and id(s[7]) not in exempt]
-    return [_hazard(s, cleared=False) for s in remaining] + [_hazard(s, cleared=True) for s in gone]
+    return [(s, False) for s in remaining] + [(s, True) for s in gone]
 
 
 def _risk(hazards: list[dict[str, Any]]) -> Literal["none", "possible", "certain"]:
@@ -411,26 +421,33 @@ def _after_in_parent(report: tuple[Any, ...]) -> BaseException | None:
 def _emit_fork(
     facts: dict[str, Any], hazards: list[dict[str, Any]], repaired: list[str] | None = None
 ) -> None:
-    if _settings.writer is None:
-        return
-    _settings.writer.write(
-        {
-            "v": 1,
-            "event": "fork",
-            "time": now(),
-            "pid": os.getpid(),
-            "child": None,
-            "fork": facts["forks"],
-            "risk": _risk(hazards),
-            "where": facts["where"],
-            "waited_ms": round(facts["waited"] * 1e3, 3),
-            "polls": facts["polls"],
-            "repaired": repaired or [],
-            "hazards": hazards,
-            "policy": _settings.policy,
-            "outcome": facts["outcome"],
-        }
-    )
+    if _settings.writer is not None:
+        _settings.writer.write(_fork_event(facts, hazards, repaired, os.getpid(), None))
+
+
+def _fork_event(
+    facts: dict[str, Any],
+    hazards: list[dict[str, Any]],
+    repaired: list[str] | None,
+    pid: int,
+    child: int | None,
+) -> dict[str, Any]:
+    return {
+        "v": 1,
+        "event": "fork",
+        "time": now(),
+        "pid": pid,
+        "child": child,
+        "fork": facts["forks"],
+        "risk": _risk(hazards),
+        "where": facts["where"],
+        "waited_ms": round(facts["waited"] * 1e3, 3),
+        "polls": facts["polls"],
+        "repaired": repaired or [],
+        "hazards": hazards,
+        "policy": _settings.policy,
+        "outcome": facts["outcome"],
+    }
 
 
 def _name(s: Sighting) -> str:
@@ -440,15 +457,16 @@ def _name(s: Sighting) -> str:
 
 def _after_in_child(message: tuple[Any, ...]) -> BaseException | None:
     stage, body = message
+    forks, _seen, remaining, _waited, _polls, _outcome, _clean = body
     if stage == 0:
-        # First of all callbacks: others may import. Nothing here does.
-        left: list[Sighting] = body
+        # First of all callbacks: others may import, or hang. Nothing here does.
         if _settings.repair and _settings.policy != "observe":
-            imports = [x for x in left if x[3] == naming.IMPORT]
+            imports = [x for x in remaining or () if x[3] == naming.IMPORT]
             if imports:
                 drop_imports([x[7] for x in imports], {x[0] for x in imports})
+        _begin_watch(body, sys._getframe(1))
         return None
-    forks, _seen, remaining, _waited, _polls, _outcome, _clean = body
+    watch.settled()
     reset = _reset(remaining)
     if _settings.writer is not None:
         born = {
@@ -466,6 +484,23 @@ def _after_in_child(message: tuple[Any, ...]) -> BaseException | None:
         hazards = [_hazard(x, cleared=False) for x in reset]
         return _warn(hazards, sys._getframe(1), "reset in this child: what it guards may be half-changed")
     return None
+
+
+def _begin_watch(body: tuple[Any, ...], frame: FrameType | None) -> None:
+    """What is still at risk in this child is kept, for the watch and for whoever looks from outside."""
+    forks, seen, left, waited, polls, outcome, _clean = body
+    if left and _settings.policy == "observe":
+        _exempt_mended(left)
+    told = [(s, _hazard(s, cleared=cleared)) for s, cleared in _sorted(seen, left)]
+    reset = _reset(left)
+    record = None
+    if _risk([hazard for _, hazard in told]) != "none":
+        hazards = [{**hazard, "address": hex(id(s[7]))} for s, hazard in told]
+        facts = {"forks": forks, "where": _where(frame), "waited": waited, "polls": polls}
+        facts["outcome"] = _OUTCOMES[outcome]
+        record = _fork_event(facts, hazards, [_name(x) for x in reset], os.getppid(), os.getpid())
+    still = [(s, hazard) for s, hazard in told if not hazard["cleared"] and s not in reset]
+    watch.begin(_settings, _fault, record, still)
 
 
 def _warn(hazards: list[dict[str, Any]], frame: FrameType | None, consequence: str) -> BaseException | None:

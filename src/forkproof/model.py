@@ -149,6 +149,19 @@ class Hang(_Record):
     proof: Literal["owner", "record", "closed-world"] | None = None
     hazard: Hazard | None = None
     advice: str = ""
+    note: str | None = _extra()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolved(_Record):
+    """A wait that was reported as a hang has ended after all."""
+
+    event: ClassVar[str] = "resolved"
+    time: str
+    pid: int
+    thread: Thread
+    what: str
+    """As in the hang's `waits_for`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,9 +188,9 @@ class Assessment(_Record):
         return self.risk != "none"
 
 
-Event = Fork | Born | Hang | Fault
+Event = Fork | Born | Hang | Resolved | Fault
 
-_EVENTS: dict[str, type[Event]] = {kind.event: kind for kind in (Fork, Born, Hang, Fault)}
+_EVENTS: dict[str, type[Event]] = {kind.event: kind for kind in (Fork, Born, Hang, Resolved, Fault)}
 
 
 def event_from_json(data: object) -> Event | None:

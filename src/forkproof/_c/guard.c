@@ -17,6 +17,7 @@
 #include "follow.h"
 #include "heap.h"
 #include "park.h"
+#include "watch.h"
 #include <pthread.h>
 #include <signal.h>
 
@@ -1301,8 +1302,9 @@ static PyObject *child_first(PyObject *module, PyObject *unused)
     if (g.on && g.in_child && g.repair && g.policy == POLICY_WAIT) {
         mend_queues();
     }
-    if (g.on && g.in_child && g.left != NULL && PyList_GET_SIZE(g.left) && g.after_child != NULL) {
-        PyObject *argument = Py_BuildValue("(iO)", 0, g.left);
+    int watched = watch_inherited();
+    if (g.on && g.in_child && (watched || (g.left != NULL && PyList_GET_SIZE(g.left))) && g.after_child != NULL) {
+        PyObject *argument = Py_BuildValue("(iN)", 0, report());
         if (argument == NULL) {
             turn_off("child");
         }

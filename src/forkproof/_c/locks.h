@@ -13,6 +13,10 @@ typedef enum {
     KIND_CALL,       /* a catalogued call, whose lock is out of reach */
     KIND_IMPORT,     /* a module lock, or the import machinery */
     KIND_NONE,
+    /* What only a thread that stands still is asked about: */
+    KIND_CONDITION,  /* a notification, by what Condition.wait is called on */
+    KIND_THREAD,     /* the end of another thread */
+    KIND_QUEUE,      /* an item of a queue written in C */
 } Kind;
 
 /* -> 0 or -1 with an exception set: also when a probe shows that a struct is not as expected. */

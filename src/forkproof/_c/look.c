@@ -30,6 +30,14 @@ typedef struct {
 static Known *known;
 static size_t known_mask;
 
+/* Methods that wait for other threads without a lock that a frame shows: of thread handles and of queues in C. */
+#define MAX_WAITS 8
+static struct {
+    PyObject *method;
+    int kind, timeout;
+} waits[MAX_WAITS];
+static int n_waits;
+
 typedef struct Place Place;
 
 typedef struct {
@@ -159,6 +167,30 @@ int set_calls(PyObject *calls)
     PyMem_RawFree(old);
     Py_XDECREF(kept);
     kept = Py_NewRef(calls);
+    return 0;
+}
+
+static int known_wait(PyObject *callable)
+{
+    for (int i = 0; i < n_waits; i++) {
+        if (waits[i].method == callable) {
+            return i;
+        }
+    }
+    return -1;
+}
+
+int set_waits(PyObject *methods)
+{
+    PyObject *key, *value;
+    Py_ssize_t position = 0;
+    n_waits = 0;
+    while (PyDict_Next(methods, &position, &key, &value) && n_waits < MAX_WAITS) {
+        if (!PyArg_ParseTuple(value, "ii", &waits[n_waits].kind, &waits[n_waits].timeout)) {
+            return -1;
+        }
+        waits[n_waits++].method = Py_NewRef(key); /* for ever: compared by address */
+    }
     return 0;
 }
 
@@ -852,6 +884,7 @@ static int call_of(const Place *p, int base, Call *c)
         return 0;
     }
     int in_progress = known_call(first) != NULL || lock_method(first) != METHOD_NONE || PyCFunction_Check(first) ||
+                      known_wait(first) >= 0 ||
                       strcmp(Py_TYPE(first)->tp_name, "functools.partial") == 0;
     if (!in_progress) {
         return 0;
@@ -860,7 +893,7 @@ static int call_of(const Place *p, int base, Call *c)
     c->callable = first;
     c->self = second;
 #else
-    if (first != NULL && known_call(first) == NULL && lock_method(first) == METHOD_NONE) {
+    if (first != NULL && known_call(first) == NULL && lock_method(first) == METHOD_NONE && known_wait(first) < 0) {
         return 0; /* a result, or a method that says nothing */
     }
     second = frame_slot(p->frame, p->code, lowest + 1);
@@ -1730,6 +1763,130 @@ void look_unless_still(Look *l, PyThreadState *self)
 {
     if (!l->firm || l->by != self->id || l->switches != gil_switches()) {
         look(l, self);
+    }
+}
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Standing still
+ */
+
+/* Whether a call of a method that waits, whose time-out is argument number `timeout`, was given none. What cannot be
+ * understood counts as timed: it may wake of itself. */
+static int is_forever(const Place *p, int base, const Call *c, int timeout)
+{
+    PyObject *keywords = c->keywords != NULL ? c->keywords : keywords_before(p, base);
+    Py_ssize_t named = keywords != NULL && PyTuple_CheckExact(keywords) ? PyTuple_GET_SIZE(keywords) : 0;
+    if (c->given != NULL || named > 1 || c->n_arguments < named) {
+        return 0;
+    }
+    if (named == 1) {
+        const char *name = PyUnicode_AsUTF8(PyTuple_GET_ITEM(keywords, 0));
+        PyErr_Clear();
+        if (name == NULL || strncmp(name, "block", 5) != 0) {
+            return 0;
+        }
+    }
+    if (c->n_arguments - named <= timeout) {
+        return 1;
+    }
+    PyObject *limit = frame_slot(p->frame, p->code, c->arguments + timeout);
+    if (limit == NULL) {
+        return 0;
+    }
+    if (limit == Py_None) {
+        return 1;
+    }
+    double seconds = PyLong_CheckExact(limit) || PyFloat_CheckExact(limit) ? PyFloat_AsDouble(limit) : 0;
+    PyErr_Clear();
+    return seconds < 0;
+}
+
+/* The condition that a frame of Condition.wait sleeps for, and by which of its calls. */
+static PyObject *sleeps_for(const Place *p, const Call *c)
+{
+    const CodeInfo *info = p->info;
+    if (!info->wait || info->wait_self < 0 || info->wait_waiter < 0) {
+        return NULL;
+    }
+    PyObject *waiter = frame_local(p->frame, info->wait_waiter), *self = c->self;
+    if (self == NULL && PyCFunction_Check(c->callable)) {
+        self = PyCFunction_GET_SELF(c->callable);
+    }
+    return waiter != NULL && self == waiter ? frame_local(p->frame, info->wait_self) : NULL;
+}
+
+void stand(Look *l, PyThreadState *thread, Standing *standing)
+{
+    Frame *top = thread_top(thread);
+    int through_c;
+    l->n = l->n_waiters = 0;
+    look_at_thread(l, thread);
+    *standing = (Standing){.at = {.thread = thread, .kind = KIND_NONE, .named_at = -1}, .position = 1469598103934665603u};
+    for (Frame *f = top; f != NULL; f = frame_outer(f, &through_c)) {
+        PyCodeObject *code = frame_is_shim(f) ? NULL : frame_code(f);
+        if (code != NULL) {
+            standing->position = (standing->position ^ (uintptr_t)f) * 1099511628211u;
+            standing->position = (standing->position ^ (uint64_t)frame_unit(f, code)) * 1099511628211u;
+        }
+    }
+    int in_c = top != NULL; /* a shim on top: C code that has called no Python */
+    while (top != NULL && frame_is_shim(top)) {
+        top = top->previous;
+    }
+    PyCodeObject *code = top == NULL ? NULL : frame_code(top);
+    if (!in_c || code == NULL) {
+        return;
+    }
+    const CodeInfo *info = code_info(code);
+    int unit = frame_unit(top, code);
+    Sighting *at = &standing->at;
+    at->frame = top;
+    at->code = code;
+    at->unit = unit < 0 ? 0 : unit;
+    if (unit < 0 || unit >= info->n_units || info->units[unit].depth < 0) {
+        return;
+    }
+    Place p = {top, code, info, unit, -1, NULL, 0};
+    int base = unit - info->units[unit].back;
+    at->self = self_type(&p);
+    if (info->importlib) {
+        PyObject *lock = info->module_lock ? frame_local(top, 0) : NULL;
+        if (lock != NULL) {
+            at->state = STATE_IMPORTING;
+            at->kind = KIND_IMPORT;
+            at->subject = lock;
+            standing->forever = 1;
+        }
+        return;
+    }
+    Call c;
+    int calls = call_of(&p, base, &c);
+    PyObject *condition = calls ? sleeps_for(&p, &c) : NULL;
+    if (condition != NULL) {
+        at->state = STATE_ACQUIRING;
+        at->kind = KIND_CONDITION;
+        at->subject = condition;
+        standing->forever = is_forever(&p, base, &c, 1);
+        return;
+    }
+    int wait = calls ? known_wait(c.callable) : -1;
+    if (wait >= 0 && c.self != NULL) {
+        at->state = STATE_ACQUIRING;
+        at->kind = (Kind)waits[wait].kind;
+        at->subject = c.self;
+        standing->forever = is_forever(&p, base, &c, waits[wait].timeout);
+        return;
+    }
+    for (int i = 0; i < l->n; i++) {
+        const Sighting *s = &l->items[i];
+        if (s->frame == top && (s->state == STATE_ACQUIRING || s->state == STATE_INSIDE)) {
+            *at = *s;
+            if (s->kind == KIND_LOCK || s->kind == KIND_RLOCK) {
+                standing->forever = op_kind(info->units[base].op) == OP_BEFORE_WITH || is_enter_call(info, base) ||
+                                    (calls && is_forever(&p, base, &c, 1));
+            }
+            return;
+        }
     }
 }
 

@@ -46,6 +46,13 @@ typedef struct {
     unsigned long switches; /* of the GIL from one thread to another, till then */
 } Look;
 
+/* What one thread is waiting for, by its innermost frame. */
+typedef struct {
+    Sighting at;       /* at.kind is KIND_NONE where that cannot be said: it may be running */
+    int forever;       /* the wait has no time-out */
+    uint64_t position; /* of all its frames: unchanged means that it has not moved, or has come round again */
+} Standing;
+
 int look_init(void);
 /* Looks at every thread but `self`; never lets the GIL go, runs no Python code, raises nothing. */
 void look(Look *l, PyThreadState *self);
@@ -53,6 +60,11 @@ void look(Look *l, PyThreadState *self);
 void look_unless_still(Look *l, PyThreadState *self);
 /* What `self`, the forking thread, holds by its own frames. */
 void look_at(Look *l, PyThreadState *self);
+
+/* What `thread` waits for. Overwrites `l`; as `look` otherwise. */
+void stand(Look *l, PyThreadState *thread, Standing *standing);
+/* Methods in C that wait: dict method descriptor -> (kind, position of the time-out among the arguments). */
+int set_waits(PyObject *waits);
 
 /* The catalogue: dict callable -> (entry, resource, only host names, GIL retaken outside, streams) as set from Python. */
 enum { RESOURCE_PROCESS, RESOURCE_OBJECT, RESOURCE_STREAM, RESOURCE_CONSUMES };

@@ -18,7 +18,7 @@ from functools import cache
 from statistics import median
 from typing import TYPE_CHECKING, TextIO
 
-from forkproof.model import Born, Event, Fault, Fork, Frame, Hang, Hazard
+from forkproof.model import Born, Event, Fault, Fork, Frame, Hang, Hazard, Resolved
 from forkproof.report._text import Segment, clean, cut, wrap
 from forkproof.report.base import Renderer
 
@@ -39,6 +39,13 @@ _OTHERWISE = {  # kinds of hazard of which "a thread held it" would not be true
     "vanished-worker": ("works in the parent only", "works in the parent only"),
     "native-pool": ("has its threads in the parent only", "may have its threads in the parent only"),
     "shared-connection": ("is open in both processes", "may be open in both processes"),
+}
+
+_PROOFS = {
+    "record": "the fork's record names it",
+    "owner": "its owner is not in this process",
+    "closed-world": "no thread of this process can ever wake it",
+    None: "no record of who has it",
 }
 
 _Key = tuple[str, int | None, str, str, bool]
@@ -72,6 +79,11 @@ class Terminal(Renderer):
             case Hang():
                 self._hangs += 1
                 self._hang(event)
+            case Resolved():
+                self._hangs -= 1
+                who = clean(event.thread.name, 100)
+                self._say((f"forkproof: process {event.pid}: ", ""), (f"{who} goes on after all", "good"))
+                self._say((f"it no longer waits for {clean(event.what)}", "dim"), indent=2)
             case Fault():
                 self._faults += 1
                 message = f"forkproof: a fault of its own turned it off in process {event.pid}: "
@@ -171,15 +183,20 @@ class Terminal(Renderer):
         still = f"hangs: {clean(hang.thread.name)} has stood still for {hang.seconds:g} s"
         self._say(("forkproof: ", ""), (place, "bold"), (who, ""), (still, "bad"))
         self._say(("waits for: ", "bad"), (clean(hang.waits_for.what), ""), indent=2)
-        self._stack(hang.waits_for.stack)
         how = f"{hang.verdict} (by {hang.proof})" if hang.proof else hang.verdict
         if hang.hazard:
             self._say((f"{how}: at the fork, ", "doubt"), *_reason(hang.hazard, "bad"), indent=2)
-            self._stack(hang.hazard.stack)
         else:
-            self._say((f"{how}: ", "doubt"), ("no record of who has it", ""), indent=2)
+            self._say((f"{how}: ", "doubt"), (_PROOFS[hang.proof], ""), indent=2)
         if hang.advice:
             self._say(("help: ", "good"), (clean(hang.advice), ""), indent=2)
+        if hang.note:
+            self._say(("note: ", "dim"), (clean(hang.note), ""), indent=2)
+        self._say(("it waits", "dim"), indent=2)
+        self._stack(hang.waits_for.stack)
+        if hang.hazard and hang.hazard.stack:
+            self._say(("at the fork, the other thread stood", "dim"), indent=2)
+            self._stack(hang.hazard.stack)
         self._say()
 
     def _stack(self, stack: Sequence[Frame]) -> None:

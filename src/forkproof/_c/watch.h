@@ -1,0 +1,11 @@
+/* The watch in a child of a fork at risk, and the record of that fork. */
+#ifndef FORKPROOF_WATCH_H
+#define FORKPROOF_WATCH_H
+
+#include "look.h"
+
+int watch_init(PyObject *module);
+/* In the child: whether the process that forked had a watch. What it was born with, its children have too. */
+int watch_inherited(void);
+
+#endif

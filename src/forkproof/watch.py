@@ -1,0 +1,499 @@
+"""A child that stands still: what each of its threads waits for, matched with what the fork left behind.
+
+The looking is done by a thread in C (`_c/watch.c`) that mostly sleeps, and only in children of forks at which something was
+at risk. When a thread has waited for the same thing for `hang_after` seconds, `_judge` is asked. A hang is said only for a
+reason, and the reason decides the verdict:
+
+proven by record        the very lock (import, file) that the fork's record says a thread held that is not here; it has been
+                        locked at every look since, and no thread of this process is seen to have it
+proven by owner         the lock itself names an owner that is not here: an RLock, a module lock, a file, a mutex of the C library
+proven by closed world  every thread here waits without time-out, none has run since, there are no others: nothing can wake any
+likely                  it fits the record, and could have another cause
+
+Anything else is not said: a slow server, an idle worker and a thread that waits for a live one stand still as well.
+
+Guarantees: imports nothing, takes no lock but the interpreter's own, and never raises into the program; what fails here is
+said once, and the watch ends.
+"""
+
+from __future__ import annotations
+
+import _signal
+import fcntl
+import os
+import stat
+import sys
+import threading
+import weakref
+
+from ._events import _encoded, now
+from .evidence import naming
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from ._events import Writer
+    from ._native import Sighting, Waiting
+    from .catalogue import Call
+
+try:
+    from . import _native
+except ImportError:
+    _native = None  # type: ignore[assignment]
+
+NONE, CONDITION, THREAD, QUEUE = 7, 8, 9, 10
+_KINDS = {**naming.KINDS, NONE: "native-call", CONDITION: "condition", THREAD: "thread", QUEUE: "queue"}
+_LOCKS = (naming.LOCK, naming.RLOCK)
+_KEPT = (naming.LOCK, naming.RLOCK, naming.IMPORT)  # to keep one of these alive changes nothing for the program
+
+# By the functions of the standard library that wait on a Condition: what for.
+_WAITS_FOR = {
+    "Condition.wait": "a notification of a threading.Condition",
+    "Event.wait": "a threading.Event to be set",
+    "Semaphore.acquire": "a permit of a threading.Semaphore",
+    "Barrier.wait": "the other threads at a threading.Barrier",
+    "Queue.get": "an item of a queue.Queue",
+    "Queue.put": "room in a queue.Queue",
+    "Queue.join": "the items of a queue.Queue to be done",
+    "Future.result": "the result of a Future",
+    "Future.exception": "the result of a Future",
+    "as_completed": "the results of Futures",
+    "Thread.start": "a new thread to start",
+}
+
+ADVICE_CLOSED = (
+    "start in the child, after the fork, what is to wake it (threads, executors, queues and their workers); "
+    "a fork copies none of them"
+)
+ADVICE_NATIVE = "fork before other threads use that library, or start children with multiprocessing's forkserver"
+
+
+class _Orphan:
+    """One hazard of the fork, as the child looks for it: the object and who had it. Matched by identity, never by ident."""
+
+    def __init__(self, sighting: Sighting, hazard: dict[str, Any]) -> None:
+        self.hazard = hazard
+        self.ident, self.native_id, self.state, self.kind = sighting[:4]
+        self.certain = bool(sighting[4]) and self.state in (naming.HOLDS, naming.LEAVING, naming.IMPORTING)
+        self.entry = sighting[9]
+        subject = sighting[7]
+        # What cannot be referred to is known by its address and class only, and nothing is proven by those.
+        self.like: tuple[int, type] | None = None
+        self.subject: Callable[[], object] = lambda: None
+        if self.kind in _KEPT or callable(subject):
+            self.subject = lambda: subject
+        else:
+            try:
+                self.subject = weakref.ref(subject)
+            except TypeError:
+                self.like = (id(subject), type(subject))
+        # What those who wait for a permit sleep on.
+        self.condition = vars(subject).get("_cond") if self.kind == naming.SEMAPHORE else None
+
+    def is_(self, subject: object) -> bool:
+        if self.like is not None:
+            return (id(subject), type(subject)) == self.like
+        return self.subject() is subject
+
+    @property
+    def permits(self) -> int:
+        value = getattr(self.subject(), "_value", None)
+        return value if isinstance(value, int) else -1
+
+
+class _Reason:
+    """Why a standstill is a hang."""
+
+    def __init__(
+        self, verdict: str, proof: str | None = None, hazard: dict[str, Any] | None = None, note: str | None = None
+    ) -> None:
+        self.verdict, self.proof, self.hazard, self.note = verdict, proof, hazard, note
+
+
+class _Watched:
+    """What this process was born with. Its own children go on with it."""
+
+    def __init__(self) -> None:
+        self.hang_after = 5.0
+        self.on_hang = "report"
+        self.writer: Writer | None = None
+        self.calls: list[Call] = []
+        self.foreign: dict[int, Any] = {}
+        self.fault: Callable[[str, BaseException | None], None] | None = None
+        self.parent: int | None = None
+        self.fork: int | None = None
+        self.where: dict[str, Any] | None = None
+        self.orphans: list[_Orphan] = []
+        self.locks: list[Any] = []
+        self.vanished: dict[int, str] = {}
+        self.reported: dict[int, tuple[str, dict[str, Any], float]] = {}
+        self.in_hooks = False
+        self.stderr: tuple[int, int] | None = None
+
+
+_watched = _Watched()
+
+
+def prepare() -> None:
+    """Tell the extension of the methods in C that wait for other threads, by where their time-out stands."""
+    assert _native is not None
+    waits: dict[Any, tuple[int, int]] = {}
+    handle = getattr(sys.modules["_thread"], "_ThreadHandle", None)  # 3.13 on
+    if handle is not None:
+        waits[handle.join] = (THREAD, 0)
+    queue = getattr(sys.modules.get("_queue"), "SimpleQueue", None)
+    if queue is not None:
+        waits[queue.get] = (QUEUE, 1)
+    _native.set_waits(waits)
+
+
+def begin(
+    settings: Any,
+    fault: Callable[[str, BaseException | None], None],
+    record: dict[str, Any] | None,
+    left: list[tuple[Sighting, dict[str, Any]]],
+) -> None:
+    """In a child, before any other library's callback. `left`: what was at risk when it was forked and is not mended.
+
+    `record` is the fork's event; None for a fork at which nothing was at risk, of a process that was watched itself: the
+    child of such a process was born with what that was born with.
+    """
+    w = _watched
+    w.hang_after, w.on_hang, w.writer = settings.hang_after, settings.on_hang, settings.writer
+    w.calls, w.foreign, w.fault = settings.calls, settings.foreign, fault
+    w.orphans = [o for o in w.orphans if o.kind not in _LOCKS or any(o.is_(lock) for lock in w.locks)]
+    w.reported = {}
+    me = threading.get_ident()
+    for ident, thread in list(threading._active.items()):  # type: ignore[attr-defined]
+        if ident != me and thread._native_id is not None:
+            w.vanished[thread._native_id] = thread._name
+    if record is not None:
+        assert _native is not None
+        _native.keep_record(_encoded(record).encode("utf-8", "backslashreplace"))
+        w.parent, w.fork, w.where = record["pid"], record["fork"], record["where"]
+        w.orphans += [_Orphan(sighting, hazard) for sighting, hazard in left]
+    w.locks = []
+    for orphan in w.orphans:
+        lock = orphan.subject() if orphan.kind in _LOCKS else None
+        if lock is not None and _is_locked(lock) and not any(lock is other for other in w.locks):
+            w.locks.append(lock)
+    try:
+        status = os.fstat(2)
+        w.stderr = (status.st_dev, status.st_ino)
+    except OSError:
+        w.stderr = None
+    w.in_hooks = True
+    if (record is None and not w.orphans) or w.hang_after == float("inf"):
+        return
+    _start()
+
+
+def _start() -> None:
+    assert _native is not None
+    prepare()
+    every = min(max(_watched.hang_after / 8, 0.02), 0.75)
+    _native.watch_start(_judge, _watched.locks, _watched.hang_after, every)
+
+
+def settled() -> None:
+    """All at-fork callbacks have run."""
+    _watched.in_hooks = False
+
+
+def _is_locked(lock: Any) -> bool:
+    assert _native is not None
+    return _native.is_locked(lock)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The judgement, in the watch's thread
+
+
+def _judge(
+    waits: list[Waiting], seen: list[Sighting], threads: int, locks: list[Any], gone: list[int]
+) -> list[int] | None:
+    """Called with every thread's wait, what each holds, how many threads there are, the orphaned locks that have never
+    been seen free, and the reported waits that are over. Returns whose waits were reported now; None ends the watch."""
+    try:
+        for thread in gone:
+            _resolved(thread)
+        reasons = _reasons(waits, seen, threads, locks)
+        for wait in waits:
+            if wait[0] in reasons and wait[0] not in _watched.reported:
+                _report(wait, reasons[wait[0]])
+        return [wait[0] for wait in waits if wait[0] in _watched.reported]
+    except Exception as error:
+        if _watched.fault is not None:
+            _watched.fault("watch", error)
+        return None
+
+
+def _reasons(
+    waits: list[Waiting], seen: list[Sighting], threads: int, locks: list[Any]
+) -> dict[int, _Reason]:
+    holders: dict[int, set[int]] = {}
+    for sighting in seen:
+        if sighting[2] in (naming.HOLDS, naming.LEAVING) or (sighting[2] == naming.IMPORTING and sighting[4]):
+            holders.setdefault(id(sighting[7]), set()).add(sighting[0])
+    # A thread state without a frame says nothing of itself: then whether an ident lives cannot be told.
+    live = {wait[5][0] for wait in waits} if threads == len(waits) else None
+    standing = [wait for wait in waits if wait[1] >= _watched.hang_after]
+    reasons: dict[int, _Reason] = {}
+    for wait in standing:
+        reason = _reason(wait, holders, live, locks)
+        if reason is not None:
+            reasons[wait[0]] = reason
+    _close_world(waits, threads, reasons)
+    _follow(standing, holders, reasons)
+    return reasons
+
+
+def _reason(
+    wait: Waiting, holders: dict[int, set[int]], live: set[int] | None, locks: list[Any]
+) -> _Reason | None:
+    _thread, _seconds, _still, _forever, owner, sighting = wait
+    kind, subject = sighting[3], sighting[7]
+    matching = [orphan for orphan in _watched.orphans if orphan.kind == kind and orphan.is_(subject)]
+    if kind in (naming.CALL, NONE):
+        return _native_reason(sighting)
+    if kind == CONDITION:
+        for orphan in _watched.orphans:
+            if orphan.condition is subject and orphan.permits == 0 and id(orphan.subject()) not in holders:
+                return _Reason("likely", None, orphan.hazard)
+        return None
+    if kind == naming.IMPORT:
+        owner = getattr(subject, "owner", None) or 0
+    if not owner or id(subject) in holders:
+        return None
+    sure = [orphan for orphan in matching if orphan.certain and orphan.like is None]
+    if kind == naming.LOCK:
+        if not any(subject is lock for lock in locks):
+            return None
+        if sure:
+            return _Reason("proven", "record", sure[0].hazard)
+        # It was being acquired by a thread that is gone, and was locked from the first moment on. Only the forking thread
+        # could have had it as well, out of sight; and that one is waiting for it here.
+        if matching and _is_main(sighting):
+            return _Reason("likely", None, matching[0].hazard)
+        return None
+    for orphan in sure:
+        if owner == orphan.ident:
+            return _Reason("proven", "record", orphan.hazard)
+    if live is not None and owner not in live:
+        return _Reason("proven", "owner", matching[0].hazard if matching else None)
+    return None
+
+
+def _native_reason(sighting: Sighting) -> _Reason | None:
+    """A call in C that stands on a futex: on a mutex of a thread that is gone, or in the call that such a thread was in."""
+    assert _native is not None
+    futex = _native.futex_of(sighting[1])
+    if futex is None:
+        return None  # it waits for the system: for a server, a disk, a person
+    forever, owner = futex
+    if owner in _watched.vanished and not os.path.exists(f"/proc/self/task/{owner}"):
+        having = [o.hazard for o in _watched.orphans if o.native_id == owner]
+        note = None if having else f"the lock is of thread {_watched.vanished[owner]!r}, which is not here"
+        return _Reason("proven", "owner", having[0] if having else None, note)
+    if sighting[3] == naming.CALL and forever:
+        for orphan in _watched.orphans:
+            if orphan.kind == naming.CALL and orphan.entry == sighting[9] and orphan.is_(sighting[7]):
+                return _Reason("likely", None, orphan.hazard)
+    return None
+
+
+def _close_world(waits: list[Waiting], threads: int, reasons: dict[int, _Reason]) -> None:
+    """All threads of the process wait for each other, or for threads that it does not have."""
+    assert _native is not None
+    for _thread, _seconds, still, forever, _owner, sighting in waits:
+        if not forever or still < _watched.hang_after or sighting[3] in (NONE, naming.CALL):
+            return
+    if not waits or threads != len(waits) or _native.count_threads() != threads + 1:
+        return
+    main = [wait for wait in waits if _is_main(wait[5])]
+    handled = _handles_signals()
+    for wait in waits:
+        reason = reasons.get(wait[0])
+        if reason is not None and reason.verdict == "likely" and not handled:
+            reason.verdict, reason.proof = "proven", "closed-world"
+    if not main or main[0][0] in reasons:
+        return
+    signalled = main[0][5][3] in (CONDITION, THREAD, QUEUE) or _joins(main[0][5])
+    if handled and signalled:
+        return  # a handler may be what is to wake it: an idle process that a signal ends
+    ends = [wait for wait in waits if wait[0] not in reasons and wait is not main[0]]
+    for wait in ends[:3] if _joins(main[0][5]) and ends else main:
+        reasons[wait[0]] = _Reason(
+            "likely" if handled else "proven",
+            None if handled else "closed-world",
+            None,
+            "a signal handler of the program's could wake it" if handled else None,
+        )
+
+
+def _follow(standing: list[Waiting], holders: dict[int, set[int]], reasons: dict[int, _Reason]) -> None:
+    """Who waits for a lock of a thread that hangs, hangs for the same reason."""
+    threads = {wait[5][0]: wait[0] for wait in standing}
+    for _ in standing:
+        found = False
+        for wait in standing:
+            subject, having = wait[5][7], set(holders.get(id(wait[5][7]), ()))
+            if wait[5][3] == naming.RLOCK:
+                having.add(wait[4])
+            if wait[0] in reasons or subject is None:
+                continue
+            for ident in having:
+                reason = reasons.get(threads.get(ident, -1))
+                if reason is not None and ident != wait[5][0]:
+                    note = f"thread {naming.thread_name(ident)!r} of this process has it, and hangs itself"
+                    reasons[wait[0]] = _Reason(reason.verdict, reason.proof, reason.hazard, note)
+                    found = True
+                    break
+        if not found:
+            return
+
+
+def _is_main(sighting: Sighting) -> bool:
+    return sighting[1] == os.getpid()
+
+
+def _joins(sighting: Sighting) -> bool:
+    """Whether it waits for a thread to end (up to 3.12 by a lock that the thread lets go of at its end)."""
+    return sighting[3] == THREAD or sighting[10].co_qualname == "Thread._wait_for_tstate_lock"
+
+
+def _handles_signals() -> bool:
+    """Whether a Python handler of the program's could run in the main thread: not the one for Ctrl-C, which only ends it."""
+    return any(
+        callable(handler) and handler is not _signal.default_int_handler and not isinstance(handler, int)
+        for handler in (_signal.getsignal(number) for number in _signal.valid_signals())
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What is said
+
+
+def _report(wait: Waiting, reason: _Reason) -> None:
+    thread, seconds, _still, _forever, _owner, sighting = wait
+    w = _watched
+    kind = _KINDS[sighting[3]]
+    if reason.hazard is not None and sighting[3] in (NONE, CONDITION):
+        kind = reason.hazard["kind"]
+    who = {"name": naming.thread_name(sighting[0]), "ident": sighting[0], "native_id": sighting[1]}
+    event: dict[str, Any] = {
+        "v": 1,
+        "event": "hang",
+        "time": now(),
+        "pid": os.getpid(),
+        "parent": w.parent,
+        "fork": w.fork,
+        "seconds": round(seconds, 1),
+        "thread": who,
+        "waits_for": {
+            "kind": kind,
+            "what": _what(sighting),
+            "stack": [naming.place(code, offset) for code, offset in sighting[14]],
+        },
+        "verdict": reason.verdict,
+        "proof": reason.proof,
+        "hazard": reason.hazard,
+        "advice": _advice(sighting, reason),
+    }
+    notes = [reason.note] if reason.note else []
+    if w.in_hooks and _is_main(sighting):
+        notes.append("it is inside an at-fork hook of the program's or a library's, called from os.fork()")
+    if notes:
+        event["note"] = "; ".join(notes)
+    w.reported[thread] = (event["waits_for"]["what"], who, seconds)
+    _write(event, lambda: _sentence(event))
+    if w.on_hang == "kill":
+        os.abort()
+
+
+def _resolved(thread: int) -> None:
+    what, who, seconds = _watched.reported.pop(thread, (None, None, 0.0))
+    if who is None:
+        return
+    event = {
+        "v": 1,
+        "event": "resolved",
+        "time": now(),
+        "pid": os.getpid(),
+        "thread": who,
+        "what": what,
+    }
+    text = f"forkproof: process {event['pid']}: thread {who['name']!r} no longer waits for {what}; it did not hang for ever"
+    _write(event, lambda: text)
+
+
+def _what(sighting: Sighting) -> str:
+    kind, subject, stack = sighting[3], sighting[7], sighting[14]
+    if kind == CONDITION:
+        names = [code.co_qualname for code, _ in stack[:4] if code.co_qualname in _WAITS_FOR]
+        return _WAITS_FOR[names[-1] if names else "Condition.wait"]
+    if _joins(sighting):
+        for thread in list(threading._active.values()):  # type: ignore[attr-defined]
+            if subject in (getattr(thread, "_handle", None), getattr(thread, "_tstate_lock", None)):
+                return f"the end of thread {thread._name!r}"
+        return "the end of a thread"
+    if kind == QUEUE:
+        return "an item of a queue.SimpleQueue"
+    if kind == NONE:
+        return "a lock in native code"
+    return naming.what(sighting, _watched.calls, _watched.foreign)
+
+
+def _advice(sighting: Sighting, reason: _Reason) -> str:
+    if reason.hazard is not None:
+        return str(reason.hazard["advice"])
+    if reason.proof == "closed-world" or sighting[3] in (CONDITION, THREAD, QUEUE):
+        return ADVICE_CLOSED
+    if sighting[3] == NONE:
+        return ADVICE_NATIVE
+    return naming.advice(sighting, _watched.calls, _watched.foreign)
+
+
+def _sentence(event: dict[str, Any]) -> str:
+    """A hang in one line, for a process that has no events file."""
+    waits, hazard, where = event["waits_for"], event["hazard"], _watched.where
+    at = next((f for f in waits["stack"] if not f["file"].startswith("<frozen importlib")), waits["stack"][0])
+    forked = f"process {event['parent']} forked" + (f" at {where['file']}:{where['line']}" if where else "")
+    if hazard is not None:
+        holder = hazard["thread"]["name"] if hazard["thread"] else "unknown"
+        cause = f"thread {holder!r} had {hazard['what']} when {forked}, and does not exist here"
+    elif event["proof"] == "closed-world":
+        cause = f"no thread of this process can ever wake it ({forked})"
+    else:
+        cause = f"its owner does not exist here ({forked})"
+    if "note" in event:
+        cause += f" ({event['note']})"
+    how = f"{event['verdict']} by {event['proof']}" if event["proof"] else event["verdict"]
+    return (
+        f"{at['file']}:{at['line']}: forkproof: process {event['pid']} hangs: thread {event['thread']['name']!r} has waited "
+        f"{event['seconds']:g} s for {waits['what']}; {cause} [{how}]. {event['advice']}"
+    )
+
+
+def _write(event: dict[str, Any], sentence: Callable[[], str]) -> None:
+    if _watched.writer is not None:
+        _watched.writer.write(event)
+    elif _stderr_is_usable():
+        text = "".join(c if c.isprintable() else " " for c in sentence()) + "\n"
+        try:
+            os.write(2, text.encode("utf-8", "backslashreplace"))
+        except OSError:
+            return
+
+
+def _stderr_is_usable() -> bool:
+    """A daemonising child closes its descriptors, and a file or a connection of its own may have number 2 then."""
+    try:
+        status = os.fstat(2)
+    except OSError:
+        return False
+    if (status.st_dev, status.st_ino) == _watched.stderr or stat.S_ISCHR(status.st_mode):
+        return sys.stderr is not None
+    return bool(fcntl.fcntl(2, fcntl.F_GETFL) & os.O_APPEND)
