@@ -18,7 +18,7 @@ said once, and the watch ends.
 
 from __future__ import annotations
 
-import _signal
+import _signal  # type: ignore[import-not-found]  # the half of `signal` in C, which is always there
 import fcntl
 import os
 import stat
@@ -46,7 +46,11 @@ except ImportError:
 NONE, CONDITION, THREAD, QUEUE = 7, 8, 9, 10
 _KINDS = {**naming.KINDS, NONE: "native-call", CONDITION: "condition", THREAD: "thread", QUEUE: "queue"}
 _LOCKS = (naming.LOCK, naming.RLOCK)
-_KEPT = (naming.LOCK, naming.RLOCK, naming.IMPORT)  # to keep one of these alive changes nothing for the program
+_KEPT = (
+    naming.LOCK,
+    naming.RLOCK,
+    naming.IMPORT,
+)  # to keep one of these alive changes nothing for the program
 
 # By the functions of the standard library that wait on a Condition: what for.
 _WAITS_FOR = {
@@ -67,7 +71,9 @@ ADVICE_CLOSED = (
     "start in the child, after the fork, what is to wake it (threads, executors, queues and their workers); "
     "a fork copies none of them"
 )
-ADVICE_NATIVE = "fork before other threads use that library, or start children with multiprocessing's forkserver"
+ADVICE_NATIVE = (
+    "fork before other threads use that library, or start children with multiprocessing's forkserver"
+)
 
 
 class _Orphan:
@@ -107,7 +113,11 @@ class _Reason:
     """Why a standstill is a hang."""
 
     def __init__(
-        self, verdict: str, proof: str | None = None, hazard: dict[str, Any] | None = None, note: str | None = None
+        self,
+        verdict: str,
+        proof: str | None = None,
+        hazard: dict[str, Any] | None = None,
+        note: str | None = None,
     ) -> None:
         self.verdict, self.proof, self.hazard, self.note = verdict, proof, hazard, note
 
@@ -128,7 +138,7 @@ class _Watched:
         self.orphans: list[_Orphan] = []
         self.locks: list[Any] = []
         self.vanished: dict[int, str] = {}
-        self.reported: dict[int, tuple[str, dict[str, Any], float]] = {}
+        self.reported: dict[int, tuple[str, dict[str, Any]]] = {}
         self.in_hooks = False
         self.stderr: tuple[int, int] | None = None
 
@@ -198,8 +208,9 @@ def _start() -> None:
 
 
 def settled() -> None:
-    """All at-fork callbacks have run."""
+    """All at-fork callbacks have run: what is free now was mended by one of them."""
     _watched.in_hooks = False
+    _watched.locks[:] = [lock for lock in _watched.locks if _is_locked(lock)]
 
 
 def _is_locked(lock: Any) -> bool:
@@ -245,8 +256,8 @@ def _reasons(
         reason = _reason(wait, holders, live, locks)
         if reason is not None:
             reasons[wait[0]] = reason
-    _close_world(waits, threads, reasons)
     _follow(standing, holders, reasons)
+    _close_world(waits, threads, reasons)
     return reasons
 
 
@@ -407,14 +418,14 @@ def _report(wait: Waiting, reason: _Reason) -> None:
         notes.append("it is inside an at-fork hook of the program's or a library's, called from os.fork()")
     if notes:
         event["note"] = "; ".join(notes)
-    w.reported[thread] = (event["waits_for"]["what"], who, seconds)
+    w.reported[thread] = (event["waits_for"]["what"], who)
     _write(event, lambda: _sentence(event))
     if w.on_hang == "kill":
         os.abort()
 
 
 def _resolved(thread: int) -> None:
-    what, who, seconds = _watched.reported.pop(thread, (None, None, 0.0))
+    what, who = _watched.reported.pop(thread, (None, None))
     if who is None:
         return
     event = {
