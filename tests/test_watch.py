@@ -254,6 +254,28 @@ def test_a_lookup_that_waits_for_a_server_is_not_one_that_waits_for_a_lock(
     )
 
 
+def test_a_lookup_that_waits_for_a_live_thread_is_left_in_peace(run: Run, tmp_path: Path, shim: str) -> None:
+    body = """
+        import ctypes, encodings.idna, socket
+        forkproof.install(events=FILE, policy="observe", warn=False, hang_after=0.3)  # it knows socket from now on
+        def look(name):
+            try: socket.getaddrinfo(name, 80)
+            except OSError: pass
+        thread(look, "slow.invalid")
+        until(lambda: any(h.what == "getaddrinfo" for h in forkproof.assess().hazards))
+        time.sleep(0.1)  # from the call to the mutex
+        def child():
+            ctypes.CDLL(None).let_go_of_lookups()
+            thread(look, "slow.invalid")
+            time.sleep(0.1)
+            look("fast.invalid")
+        healthy(child)
+        leave()
+    """
+    ended = run("-c", watched(tmp_path / "events", body), env={"LD_PRELOAD": shim})
+    assert ended.stdout.splitlines() == ["hangs: []", "faults: []"], ended.stdout + ended.stderr
+
+
 def test_a_future_whose_worker_vanished(run: Run, tmp_path: Path) -> None:
     body = """
         from concurrent.futures import ThreadPoolExecutor

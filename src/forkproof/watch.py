@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
     from ._events import Writer
     from ._native import Sighting, Waiting
-    from .catalogue import Call
 
 try:
     from . import _native
@@ -126,11 +125,8 @@ class _Watched:
     """What this process was born with. Its own children go on with it."""
 
     def __init__(self) -> None:
+        self.settings: Any = None  # guard's, as they are at the time
         self.hang_after = 5.0
-        self.on_hang = "report"
-        self.writer: Writer | None = None
-        self.calls: list[Call] = []
-        self.foreign: dict[int, Any] = {}
         self.fault: Callable[[str, BaseException | None], None] | None = None
         self.parent: int | None = None
         self.fork: int | None = None
@@ -171,9 +167,8 @@ def begin(
     child of such a process was born with what that was born with.
     """
     w = _watched
-    w.hang_after, w.on_hang, w.writer = settings.hang_after, settings.on_hang, settings.writer
-    w.calls, w.foreign, w.fault = settings.calls, settings.foreign, fault
-    w.orphans = [o for o in w.orphans if o.kind not in _LOCKS or any(o.is_(lock) for lock in w.locks)]
+    w.settings, w.fault, w.hang_after = settings, fault, settings.hang_after
+    w.orphans = [orphan for orphan in w.orphans if _is_left(orphan)]
     w.reported = {}
     me = threading.get_ident()
     for ident, thread in list(threading._active.items()):  # type: ignore[attr-defined]
@@ -205,6 +200,13 @@ def _start() -> None:
     prepare()
     every = min(max(_watched.hang_after / 8, 0.02), 0.75)
     _native.watch_start(_judge, _watched.locks, _watched.hang_after, every)
+
+
+def _is_left(orphan: _Orphan) -> bool:
+    """Whether the process that forked had not seen it mended, as far as that can be seen."""
+    if orphan.kind == naming.IMPORT:
+        return getattr(orphan.subject(), "owner", orphan.ident) == orphan.ident
+    return orphan.kind not in _LOCKS or any(orphan.is_(lock) for lock in _watched.locks)
 
 
 def settled() -> None:
@@ -248,16 +250,22 @@ def _reasons(
     for sighting in seen:
         if sighting[2] in (naming.HOLDS, naming.LEAVING) or (sighting[2] == naming.IMPORTING and sighting[4]):
             holders.setdefault(id(sighting[7]), set()).add(sighting[0])
-    # A thread state without a frame says nothing of itself: then whether an ident lives cannot be told.
-    live = {wait[5][0] for wait in waits} if threads == len(waits) else None
+    # Where there are threads that Python does not know, or that have no frame now, whether an ident lives cannot be told.
+    assert _native is not None
+    all_known = threads == len(waits) and _native.count_threads() == threads + 1
+    live = {wait[5][0] for wait in waits} if all_known else None
     standing = [wait for wait in waits if wait[1] >= _watched.hang_after]
     reasons: dict[int, _Reason] = {}
     for wait in standing:
-        reason = _reason(wait, holders, live, locks)
+        if wait[5][3] in (naming.CALL, NONE):
+            reason = _native_reason(wait[5], waits)
+        else:
+            reason = _reason(wait, holders, live, locks)
         if reason is not None:
             reasons[wait[0]] = reason
     _follow(standing, holders, reasons)
-    _close_world(waits, threads, reasons)
+    if all_known:
+        _close_world(waits, reasons)
     return reasons
 
 
@@ -267,8 +275,6 @@ def _reason(
     _thread, _seconds, _still, _forever, owner, sighting = wait
     kind, subject = sighting[3], sighting[7]
     matching = [orphan for orphan in _watched.orphans if orphan.kind == kind and orphan.is_(subject)]
-    if kind in (naming.CALL, NONE):
-        return _native_reason(sighting)
     if kind == CONDITION:
         for orphan in _watched.orphans:
             if orphan.condition is subject and orphan.permits == 0 and id(orphan.subject()) not in holders:
@@ -279,8 +285,12 @@ def _reason(
     if not owner or id(subject) in holders:
         return None
     sure = [orphan for orphan in matching if orphan.certain and orphan.like is None]
+    never_free = any(subject is lock for lock in locks)
+    if kind == naming.FOREIGN:
+        # Held in compiled code, which no frame shows: only where there is no other thread to hold it.
+        return _Reason("likely", None, matching[0].hazard) if matching and live == {sighting[0]} else None
     if kind == naming.LOCK:
-        if not any(subject is lock for lock in locks):
+        if not never_free:
             return None
         if sure:
             return _Reason("proven", "record", sure[0].hazard)
@@ -290,39 +300,44 @@ def _reason(
             return _Reason("likely", None, matching[0].hazard)
         return None
     for orphan in sure:
-        if owner == orphan.ident:
+        if owner == orphan.ident and (never_free or kind != naming.RLOCK):
             return _Reason("proven", "record", orphan.hazard)
     if live is not None and owner not in live:
         return _Reason("proven", "owner", matching[0].hazard if matching else None)
     return None
 
 
-def _native_reason(sighting: Sighting) -> _Reason | None:
+def _native_reason(sighting: Sighting, waits: list[Waiting]) -> _Reason | None:
     """A call in C that stands on a futex: on a mutex of a thread that is gone, or in the call that such a thread was in."""
     assert _native is not None
     futex = _native.futex_of(sighting[1])
     if futex is None:
         return None  # it waits for the system: for a server, a disk, a person
     forever, owner = futex
-    if owner in _watched.vanished and not os.path.exists(f"/proc/self/task/{owner}"):
+    if owner and os.path.exists(f"/proc/self/task/{owner}"):
+        return None
+    if owner in _watched.vanished:
         having = [o.hazard for o in _watched.orphans if o.native_id == owner]
         note = None if having else f"the lock is of thread {_watched.vanished[owner]!r}, which is not here"
         return _Reason("proven", "owner", having[0] if having else None, note)
-    if sighting[3] == naming.CALL and forever:
-        for orphan in _watched.orphans:
-            if orphan.kind == naming.CALL and orphan.entry == sighting[9] and orphan.is_(sighting[7]):
-                return _Reason("likely", None, orphan.hazard)
+    if sighting[3] != naming.CALL or not forever:
+        return None
+    for wait in waits:
+        if wait[5][3] == naming.CALL and wait[5][9] == sighting[9] and _native.futex_of(wait[5][1]) is None:
+            return (
+                None  # another thread of this process is in the same call and at work: it may have the lock
+            )
+    for orphan in _watched.orphans:
+        if orphan.kind == naming.CALL and orphan.entry == sighting[9] and orphan.is_(sighting[7]):
+            return _Reason("likely", None, orphan.hazard)
     return None
 
 
-def _close_world(waits: list[Waiting], threads: int, reasons: dict[int, _Reason]) -> None:
+def _close_world(waits: list[Waiting], reasons: dict[int, _Reason]) -> None:
     """All threads of the process wait for each other, or for threads that it does not have."""
-    assert _native is not None
     for _thread, _seconds, still, forever, _owner, sighting in waits:
         if not forever or still < _watched.hang_after or sighting[3] in (NONE, naming.CALL):
             return
-    if not waits or threads != len(waits) or _native.count_threads() != threads + 1:
-        return
     main = [wait for wait in waits if _is_main(wait[5])]
     handled = _handles_signals()
     for wait in waits:
@@ -420,7 +435,7 @@ def _report(wait: Waiting, reason: _Reason) -> None:
         event["note"] = "; ".join(notes)
     w.reported[thread] = (event["waits_for"]["what"], who)
     _write(event, lambda: _sentence(event))
-    if w.on_hang == "kill":
+    if w.settings.on_hang == "kill":
         os.abort()
 
 
@@ -454,7 +469,7 @@ def _what(sighting: Sighting) -> str:
         return "an item of a queue.SimpleQueue"
     if kind == NONE:
         return "a lock in native code"
-    return naming.what(sighting, _watched.calls, _watched.foreign)
+    return naming.what(sighting, _watched.settings.calls, _watched.settings.foreign)
 
 
 def _advice(sighting: Sighting, reason: _Reason) -> str:
@@ -464,7 +479,7 @@ def _advice(sighting: Sighting, reason: _Reason) -> str:
         return ADVICE_CLOSED
     if sighting[3] == NONE:
         return ADVICE_NATIVE
-    return naming.advice(sighting, _watched.calls, _watched.foreign)
+    return naming.advice(sighting, _watched.settings.calls, _watched.settings.foreign)
 
 
 def _sentence(event: dict[str, Any]) -> str:
@@ -489,8 +504,9 @@ def _sentence(event: dict[str, Any]) -> str:
 
 
 def _write(event: dict[str, Any], sentence: Callable[[], str]) -> None:
-    if _watched.writer is not None:
-        _watched.writer.write(event)
+    writer: Writer | None = _watched.settings.writer
+    if writer is not None:
+        writer.write(event)
     elif _stderr_is_usable():
         text = "".join(c if c.isprintable() else " " for c in sentence()) + "\n"
         try:

@@ -8,7 +8,7 @@
  * time-out that is taken up again counts. *still*: it has not run at all, by its own processor clock; that is what makes
  * "nothing here can ever wake it" a proof.
  *
- * Guarantees: the forking thread waits for the watch to be ready (tens of microseconds), so that no thread state is made
+ * Guarantees: the forking thread waits for the watch to be ready (tens of microseconds, at most a second), so that no thread state is made
  * while the interpreter may be ending; signals are never delivered to it; at the end of the interpreter it goes as a daemon
  * thread does; it does not survive a fork, and is stopped by `watch_stop`.
  */
@@ -325,7 +325,9 @@ static void ask(Watch *w, Look *l, double now, PyObject *gone)
     held = look_as_list(&everybody);
     Py_XSETREF(threads, PyLong_FromLong(n));
     if (waits != NULL && held != NULL && threads != NULL) {
+        PyThreadState_EnterTracing(w->state); /* the program's trace and profile functions are not for this thread */
         answer = PyObject_CallFunctionObjArgs(w->judge, waits, held, threads, w->locks, gone, NULL);
+        PyThreadState_LeaveTracing(w->state);
     }
     if (answer == NULL || !PyList_Check(answer)) {
         PyErr_Clear(); /* it has said so itself */
@@ -503,10 +505,17 @@ static PyObject *watch_start(PyObject *module, PyObject *args)
         PyMem_RawFree(w);
         Py_RETURN_FALSE;
     }
-    while (sem_wait(&w->ready) != 0 && errno == EINTR) {
+    struct timespec end;
+    clock_gettime(CLOCK_REALTIME, &end);
+    end.tv_sec += 1;
+    int waited;
+    while ((waited = sem_timedwait(&w->ready, &end)) != 0 && errno == EINTR) {
     }
     current = w;
-    Py_RETURN_TRUE;
+    if (waited != 0) {
+        stop(); /* not in reasonable time: then without */
+    }
+    return PyBool_FromLong(waited == 0);
 }
 
 static PyObject *watch_stop(PyObject *module, PyObject *unused)
