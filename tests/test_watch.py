@@ -395,6 +395,20 @@ def test_without_an_events_file_it_is_told_on_stderr(run: Run, tmp_path: Path) -
     assert "and does not exist here [proven by record]. fork before the thread starts" in lines[0]
 
 
+def test_the_note_on_hooks_is_only_for_hooks(run: Run, tmp_path: Path) -> None:
+    """Not for a child that was born with it, whose own fork had nothing to say."""
+    body = """
+        forkproof.install(policy="observe", warn=False, hang_after=0.3, on_hang="kill")
+        def child():
+            pid = child_of(held.acquire)
+            os.waitpid(pid, 0)
+        os.waitpid(child_of(child), 0)
+    """
+    ended = run("-c", watched(tmp_path / "events", HELD, body))
+    assert "[proven by record]" in ended.stderr
+    assert "hook" not in ended.stderr
+
+
 def test_a_descriptor_that_is_stderr_no_more_is_not_written_to(run: Run, tmp_path: Path) -> None:
     body = f"""
         forkproof.install(policy="observe", warn=False, hang_after=0.1, on_hang="kill")

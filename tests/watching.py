@@ -20,11 +20,12 @@ def child_of(child):
     if pid == 0:
         status = 1
         try:
+            os.setpgid(0, 0)
             child()
             status = 0
         finally:
             os._exit(status)
-    os.setpgid(pid, pid)
+    os.setpgid(pid, pid)  # here too: it may hang before it comes to that
     return pid
 
 def leave():

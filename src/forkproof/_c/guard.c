@@ -1320,10 +1320,10 @@ static PyObject *child_last(PyObject *module, PyObject *unused)
 {
     (void)module;
     (void)unused;
-    int ours = g.in_child;
+    int ours = g.in_child, watched = watch_settle();
     g.in_child = 0;
     g.look.n = 0;
-    if (g.on && ours && (g.seen != NULL || g.left != NULL || g.report_all) && g.after_child != NULL) {
+    if (g.on && ours && (watched || g.seen != NULL || g.left != NULL || g.report_all) && g.after_child != NULL) {
         PyObject *argument = Py_BuildValue("(iN)", 1, report());
         Py_CLEAR(g.seen);
         Py_CLEAR(g.left);

@@ -8,8 +8,8 @@
  * time-out that is taken up again counts. *still*: it has not run at all, by its own processor clock; that is what makes
  * "nothing here can ever wake it" a proof.
  *
- * Guarantees: the forking thread waits for the watch to be ready (tens of microseconds, at most a second), so that no thread state is made
- * while the interpreter may be ending; signals are never delivered to it; at the end of the interpreter it goes as a daemon
+ * Guarantees: the fork in the child ends only when the watch is ready (usually at once, after a second without it), so
+ * that no thread state is made while the interpreter may be ending; signals are never delivered to it; at the end of the interpreter it goes as a daemon
  * thread does; it does not survive a fork, and is stopped by `watch_stop`.
  */
 #ifndef _GNU_SOURCE
@@ -505,17 +505,25 @@ static PyObject *watch_start(PyObject *module, PyObject *args)
         PyMem_RawFree(w);
         Py_RETURN_FALSE;
     }
+    current = w;
+    Py_RETURN_TRUE;
+}
+
+int watch_settle(void)
+{
+    if (current == NULL) {
+        return 0;
+    }
     struct timespec end;
     clock_gettime(CLOCK_REALTIME, &end);
     end.tv_sec += 1;
     int waited;
-    while ((waited = sem_timedwait(&w->ready, &end)) != 0 && errno == EINTR) {
+    while ((waited = sem_timedwait(&current->ready, &end)) != 0 && errno == EINTR) {
     }
-    current = w;
     if (waited != 0) {
         stop(); /* not in reasonable time: then without */
     }
-    return PyBool_FromLong(waited == 0);
+    return current != NULL;
 }
 
 static PyObject *watch_stop(PyObject *module, PyObject *unused)

@@ -7,5 +7,7 @@
 int watch_init(PyObject *module);
 /* In the child: whether the process that forked had a watch. What it was born with, its children have too. */
 int watch_inherited(void);
+/* At the end of the child's callbacks: the watch that was started is ready. -> whether there is one. */
+int watch_settle(void);
 
 #endif

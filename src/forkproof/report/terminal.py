@@ -80,7 +80,7 @@ class Terminal(Renderer):
                 self._hangs += 1
                 self._hang(event)
             case Resolved():
-                self._hangs -= 1
+                self._hangs = max(self._hangs - 1, 0)
                 who = clean(event.thread.name, 100)
                 self._say((f"forkproof: process {event.pid}: ", ""), (f"{who} goes on after all", "good"))
                 self._say((f"it no longer waits for {clean(event.what)}", "dim"), indent=2)
