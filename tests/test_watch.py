@@ -109,6 +109,34 @@ def test_a_thread_that_is_not_the_main_one(run: Run, tmp_path: Path) -> None:
     assert ended.stdout.startswith("needy|proven|record|held-lock\nholder|"), ended.stdout + ended.stderr
 
 
+@pytest.mark.parametrize("kind", ["Lock", "RLock"])
+def test_a_lock_that_a_thread_got_between_the_look_and_the_fork(run: Run, tmp_path: Path, kind: str) -> None:
+    """It gets the lock without the GIL, which the forking thread keeps; the lock does not say so yet. From 3.14 on a Lock
+    does, so that there the forking thread could have it as well."""
+    body = f"""
+        held = threading.{kind}()
+        def want():
+            with held: pass
+        held.acquire()
+        threading.Thread(target=want, name="wanting", daemon=True).start()
+        time.sleep(0.3)
+        def child():
+            def run():
+                while True: time.sleep(0.01)
+            thread(run)
+            held.acquire()
+        sys.setswitchinterval(1000)
+        held.release()
+        sum(range(3_000_000))  # until it has it
+        event = hang_of(child)
+        told(event)
+        leave()
+    """
+    ended = run("-c", watched(tmp_path / "events", body))
+    sure = "proven|record" if kind == "RLock" or sys.version_info < (3, 14) else "likely|None"
+    assert ended.stdout.startswith(f"MainThread|{sure}|held-lock\nwanting|held"), ended.stdout + ended.stderr
+
+
 def test_an_import(run: Run, tmp_path: Path) -> None:
     (tmp_path / "slowly.py").write_text(
         "import threading\nbegun.set()\nthreading.Event().wait()\n".replace("begun", "threading.begun")

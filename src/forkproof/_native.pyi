@@ -40,7 +40,7 @@ Waiting = tuple[int, float, float, bool, int, Sighting]
 """
 (thread, seconds, still, for ever, owner, sighting): PyThreadState.id; for how long it has been seen waiting for the same;
 for how long it has not run at all; whether the wait has no time-out; ident of the owner (RLock, buffered file), or 1 for a
-lock that is locked. The sighting's state is 1, 3 or 4; its kind may also be 7 not known (subject None), 8 a notification of
+lock that is taken and names none. The sighting's state is 1, 3 or 4; its kind may also be 7 not known (subject None), 8 a notification of
 a condition (subject: the condition), 9 the end of a thread, 10 an item of a queue.
 """
 
@@ -152,7 +152,10 @@ def count_threads() -> int:
     """Threads of this process, those that Python does not know included; 0 where that cannot be known."""
 
 def is_locked(lock: Any, /) -> bool:
-    """Of a Lock or an RLock."""
+    """What a Lock or an RLock says of itself."""
+
+def is_taken(lock: Any, /) -> bool:
+    """What is true of it, also where a thread got it without the GIL and vanished before it could say so."""
 
 def keep_record(text: bytes, /) -> bool:
     """Keeps the fork's event where a reader from outside finds it (docs/events.md); False where that cannot be."""

@@ -84,6 +84,8 @@ class _Orphan:
         self.certain = bool(sighting[4]) and self.state in (naming.HOLDS, naming.LEAVING, naming.IMPORTING)
         self.entry = sighting[9]
         subject = sighting[7]
+        if self.kind in _LOCKS and _is_taken(subject) and not _native.is_locked(subject):
+            self.certain = True  # between the look and the fork a thread got it that had waited for it
         # What cannot be referred to is known by its address and class only, and nothing is proven by those.
         self.like: tuple[int, type] | None = None
         self.subject: Callable[[], object] = lambda: None
@@ -182,7 +184,7 @@ def begin(
     w.locks = []
     for orphan in w.orphans:
         lock = orphan.subject() if orphan.kind in _LOCKS else None
-        if lock is not None and _is_locked(lock) and not any(lock is other for other in w.locks):
+        if lock is not None and _is_taken(lock) and not any(lock is other for other in w.locks):
             w.locks.append(lock)
     try:
         status = os.fstat(2)
@@ -212,12 +214,12 @@ def _is_left(orphan: _Orphan) -> bool:
 def settled() -> None:
     """All at-fork callbacks have run: what is free now was mended by one of them."""
     _watched.in_hooks = False
-    _watched.locks[:] = [lock for lock in _watched.locks if _is_locked(lock)]
+    _watched.locks[:] = [lock for lock in _watched.locks if _is_taken(lock)]
 
 
-def _is_locked(lock: Any) -> bool:
+def _is_taken(lock: Any) -> bool:
     assert _native is not None
-    return _native.is_locked(lock)
+    return _native.is_taken(lock)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -272,7 +274,7 @@ def _reasons(
 def _reason(
     wait: Waiting, holders: dict[int, set[int]], live: set[int] | None, locks: list[Any]
 ) -> _Reason | None:
-    _thread, _seconds, _still, _forever, owner, sighting = wait
+    _thread, _seconds, still, _forever, owner, sighting = wait
     kind, subject = sighting[3], sighting[7]
     matching = [orphan for orphan in _watched.orphans if orphan.kind == kind and orphan.is_(subject)]
     if kind == CONDITION:
@@ -282,6 +284,9 @@ def _reason(
         return None
     if kind == naming.IMPORT:
         owner = getattr(subject, "owner", None) or 0
+    if kind == naming.BUFFERED and not owner and matching and still >= _watched.hang_after:
+        # Who gets it says so as soon as it has the GIL; who has it has never come to that.
+        return _Reason("likely", None, matching[0].hazard)
     if not owner or id(subject) in holders:
         return None
     sure = [orphan for orphan in matching if orphan.certain and orphan.like is None]
@@ -289,7 +294,7 @@ def _reason(
     if kind == naming.FOREIGN:
         # Held in compiled code, which no frame shows: only where there is no other thread to hold it.
         return _Reason("likely", None, matching[0].hazard) if matching and live == {sighting[0]} else None
-    if kind == naming.LOCK:
+    if kind == naming.LOCK or (kind == naming.RLOCK and owner == 1):
         if not never_free:
             return None
         if sure:

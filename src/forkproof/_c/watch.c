@@ -181,6 +181,71 @@ static PyObject *count_threads(PyObject *module, PyObject *unused)
 }
 
 /* ---------------------------------------------------------------------------------------------------------------------
+ * Whether a lock is taken
+ */
+
+/* A thread that has waited for a lock gets it without the GIL, and says so (`locked()`, the owner of an RLock) only when it
+ * has the GIL again. If it vanished in between, the lock says for ever that it is free. Up to 3.13 a lock is a semaphore
+ * of the system's, and that knows; the pointer to it is the first word of both objects, which is probed. From 3.14 on
+ * locked() tells of both. */
+static int is_semaphore[2]; /* Lock, RLock */
+static PyObject *rlock_locked;
+
+#if defined(__GLIBC__) && !PY_AT_LEAST(3, 14)
+static int semaphore_of(PyObject *lock, int *value)
+{
+    uintptr_t pointer = *(uintptr_t *)(lock + 1);
+    return pointer > 65536 && pointer % _Alignof(sem_t) == 0 && sem_getvalue((sem_t *)pointer, value) == 0;
+}
+#endif
+
+static int is_taken(PyObject *lock)
+{
+    int recursive = Py_IS_TYPE(lock, rlock_type);
+#if defined(__GLIBC__) && !PY_AT_LEAST(3, 14)
+    int value;
+    if (is_semaphore[recursive] && semaphore_of(lock, &value)) {
+        return value <= 0;
+    }
+#endif
+    if (recursive && rlock_locked != NULL) {
+        PyObject *answer = PyObject_CallOneArg(rlock_locked, lock);
+        int taken = answer == Py_True;
+        PyErr_Clear();
+        Py_XDECREF(answer);
+        return taken;
+    }
+    return is_locked(lock);
+}
+
+static void probe_semaphores(void)
+{
+#if defined(__GLIBC__) && !PY_AT_LEAST(3, 14)
+    PyObject *thread = PyImport_ImportModule("_thread");
+    static const char *const makers[] = {"allocate_lock", "RLock"};
+    for (int i = 0; i < 2 && thread != NULL; i++) {
+        PyObject *lock = PyObject_CallMethod(thread, makers[i], NULL);
+        int before = -1, during = -1, after = -1;
+        if (lock != NULL && semaphore_of(lock, &before) && before == 1) {
+            Kind kind = i ? KIND_RLOCK : KIND_LOCK;
+            if (take(lock, kind, 0)) {
+                semaphore_of(lock, &during);
+                give_back(lock, kind);
+                semaphore_of(lock, &after);
+            }
+        }
+        is_semaphore[i] = before == 1 && during == 0 && after == 1;
+        Py_XDECREF(lock);
+    }
+    Py_XDECREF(thread);
+    PyErr_Clear();
+#else
+    rlock_locked = PyObject_GetAttrString((PyObject *)rlock_type, "locked");
+    PyErr_Clear();
+#endif
+}
+
+/* ---------------------------------------------------------------------------------------------------------------------
  * One look
  */
 
@@ -268,10 +333,13 @@ static PyObject *describe(const Wait *e, const Standing *s, double now)
     switch (item.kind) {
     case KIND_LOCK:
     case KIND_FOREIGN:
-        owner = item.kind == KIND_FOREIGN || is_locked(item.subject);
+        owner = item.kind == KIND_FOREIGN || is_taken(item.subject);
         break;
     case KIND_RLOCK:
         owner = rlock_owner(item.subject);
+        if (owner == 0) {
+            owner = is_taken(item.subject);
+        }
         break;
     case KIND_BUFFERED:
         owner = buffered_owner(item.subject);
@@ -359,7 +427,7 @@ static void look_once(Watch *w)
         w->waits[i].seen = 0;
     }
     for (Py_ssize_t i = PyList_GET_SIZE(w->locks); i-- > 0;) {
-        if (!is_locked(PyList_GET_ITEM(w->locks, i)) && PyList_SetSlice(w->locks, i, i + 1, NULL) < 0) {
+        if (!is_taken(PyList_GET_ITEM(w->locks, i)) && PyList_SetSlice(w->locks, i, i + 1, NULL) < 0) {
             PyErr_Clear();
         }
     }
@@ -608,7 +676,14 @@ static PyObject *lock_is_locked(PyObject *module, PyObject *lock)
     return PyBool_FromLong(is_locked(lock));
 }
 
+static PyObject *lock_is_taken(PyObject *module, PyObject *lock)
+{
+    (void)module;
+    return PyBool_FromLong(is_taken(lock));
+}
+
 static PyMethodDef watch_methods[] = {
+    {"is_taken", lock_is_taken, METH_O, NULL},
     {"watch_start", watch_start, METH_VARARGS, NULL},
     {"watch_stop", watch_stop, METH_NOARGS, NULL},
     {"keep_record", keep_record, METH_VARARGS, NULL},
@@ -629,6 +704,7 @@ int watch_init(PyObject *module)
             return -1;
         }
     }
+    probe_semaphores();
     return PyModule_AddFunctions(module, watch_methods);
 }
 
