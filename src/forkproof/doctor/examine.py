@@ -44,7 +44,7 @@ def examine(pid: int) -> Diagnosis:
         still = {task.tid for task in tasks for before in first if task.is_as(before)}
         regions = process.regions()
         found, notes = _stacks(process, regions, tasks, still)
-        return _diagnose(process, tasks, frozenset(still), regions, found, notes)
+        return diagnose(process, tasks, frozenset(still), regions, found, notes)
 
 
 def _stacks(
@@ -70,7 +70,7 @@ def _stacks(
         return Stacks({}, None), [f"no stacks, so what follows rests on native evidence only: {error}"]
 
 
-def _diagnose(
+def diagnose(
     process: Process,
     tasks: Sequence[Task],
     still: frozenset[int],
