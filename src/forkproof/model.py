@@ -177,9 +177,9 @@ class Origin(_Record):
 
     forked: bool
     """It runs on what a fork gave it; false once it has exec'd."""
-    seconds: float
-    """How long ago it was forked."""
-    since: str
+    seconds: float | None
+    """How long ago it was forked; null where that cannot be known."""
+    since: str | None
     parent: int | None = None
     """The process that it was forked from; null where that has ended, or has exec'd since."""
     command: str = ""

@@ -63,7 +63,7 @@ class CoreProcess(Process):
             elf = ELFFile(file)
             if elf["e_type"] != "ET_CORE":
                 raise DoctorError(f"{file.name} is not a core file")
-            segments = list(elf.iter_segments())
+            segments: list[Any] = list(elf.iter_segments())
             self._loaded = [segment.header for segment in segments if segment["p_type"] == "PT_LOAD"]
             for segment in segments:
                 if segment["p_type"] == "PT_NOTE":
@@ -104,7 +104,7 @@ class CoreProcess(Process):
         self._tasks.append(Task(tid, tid, "", "S" if call else "R", 0, 0, 0, call, registers[_RSP]))
 
     @property
-    def executable(self) -> str:  # type: ignore[override]
+    def executable(self) -> str:
         """What was run: the first file that is mapped from its beginning."""
         return next((region.path for region in self._files), "")
 
@@ -117,8 +117,8 @@ class CoreProcess(Process):
         raise DoctorError("a core file does not show the parent")
 
     @property
-    def age(self) -> float:
-        return 0.0
+    def age(self) -> float | None:
+        return None
 
     def tasks(self) -> list[Task]:
         return sorted(self._tasks, key=lambda task: task.tid != self.pid)
@@ -135,7 +135,12 @@ class CoreProcess(Process):
             start, end = segment["p_vaddr"], segment["p_vaddr"] + segment["p_memsz"]
             file = next((region for region in self._files if region.start <= start < region.end), None)
             offset = file.offset + start - file.start if file else 0
-            found.append(Region(start, end, "", offset, file.path if file else ""))
+            flags = segment["p_flags"]
+            permissions = (
+                "".join(letter if flags & bit else "-" for letter, bit in (("r", 4), ("w", 2), ("x", 1)))
+                + "p"
+            )
+            found.append(Region(start, end, permissions, offset, file.path if file else ""))
         return found
 
     def read(self, address: int, size: int) -> bytes:

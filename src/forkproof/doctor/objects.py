@@ -8,7 +8,7 @@ the GIL, from its headers (each named where it is used); free-threaded builds ha
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 # PyHeapTypeObject.ht_cached_keys (cpython/object.h) and the first character of an ASCII str (cpython/unicodeobject.h).
 _CACHED_KEYS = {(3, 11): 872, (3, 12): 880, (3, 13): 880, (3, 14): 880, (3, 15): 888}
@@ -17,7 +17,12 @@ _TYPE, _NAME, _BASIC_SIZE, _FLAGS = 8, 24, 32, 168
 _INLINE_VALUES, _MANAGED_DICT = 1 << 2, 1 << 4
 _LONGEST = 200
 
-LOCKS = ("lock", "_thread.lock", "RLock", "_thread.RLock")
+_RECURSIVE = ("RLock", "_thread.RLock")
+LOCKS = ("lock", "_thread.lock", *_RECURSIVE)
+BUFFERED = ("_io.BufferedWriter", "_io.BufferedReader", "_io.BufferedRandom")
+_LARGEST_HOLDER = 256  # bytes from an object's begin to its lock, at most
+_PIECE = 1 << 24
+_MOST = 1 << 30  # bytes of memory to search for a lock
 
 
 class Objects:
@@ -110,7 +115,7 @@ class Objects:
 
     def owner_of_recursive(self, address: int) -> int | None:
         """The ident of the thread that has an RLock (_threadmodule.c: rlockobject); None if it is none, or nobody's."""
-        if self.kind(address) not in ("RLock", "_thread.RLock"):
+        if self.kind(address) not in _RECURSIVE:
             return None
         return self._word(address + 24) or None
 
@@ -131,6 +136,39 @@ class Objects:
         Python/parking_lot.c: in a wait_entry the address lies before the semaphore.
         """
         return self._word(futex - 8) if self._version >= (3, 13) else 0
+
+    def holder_of(
+        self, futex: int, parked: int, memory: Iterable[tuple[int, int]]
+    ) -> tuple[int, str, int | None] | None:
+        """The object whose lock a thread waits for at the word `futex`: its address, its type, and the owner that it names.
+
+        From 3.14 on its lock is part of it. Before, the object has the address of the semaphore, which is searched
+        for in `memory` (pairs of begin and end). A buffered file and an RLock have the owner after the lock.
+        """
+        for place in [parked] if self._version >= (3, 14) else self._search(futex, memory):
+            for begin in range(place - 16, place - _LARGEST_HOLDER, -8):
+                kind = self.kind(begin)
+                if kind in (*LOCKS, *BUFFERED) and place < begin + self.size(begin):
+                    names_owner = kind in _RECURSIVE or kind in BUFFERED
+                    return begin, kind, (self._word(place + 8) or None) if names_owner else None
+        return None
+
+    def _search(self, word: int, memory: Iterable[tuple[int, int]]) -> Iterator[int]:
+        """The places where `word` is, as a whole, aligned word."""
+        wanted = struct.pack("@L", word)
+        left = _MOST
+        for begin, end in memory:
+            for start in range(begin, end, _PIECE):
+                size = min(_PIECE, end - start)
+                left -= size
+                if left < 0:
+                    return
+                data = self._read(start, size)
+                at = data.find(wanted)
+                while at >= 0:
+                    if at % 8 == 0:
+                        yield start + at
+                    at = data.find(wanted, at + 1)
 
     def _word(self, address: int) -> int:
         data = self._read(address, 8) if 0 < address < 1 << 63 else b""

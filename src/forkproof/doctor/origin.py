@@ -69,5 +69,7 @@ def lineage(process: Process) -> Lineage:
 
 def _origin(process: Process, **known: object) -> Origin:
     age = process.age
+    if age is None:
+        return Origin(forked=process.was_forked, seconds=None, since=None)
     since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - age))
     return Origin(forked=process.was_forked, seconds=round(age, 2), since=since, **known)  # type: ignore[arg-type]

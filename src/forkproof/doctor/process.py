@@ -187,8 +187,8 @@ class Process:
         return frozenset(number for number in range(1, 65) if mask >> number - 1 & 1)
 
     @property
-    def age(self) -> float:
-        """Seconds since it was started."""
+    def age(self) -> float | None:
+        """Seconds since it was started; None where that cannot be known."""
         with open("/proc/uptime") as file:
             return float(file.read().split()[0]) - self.started / os.sysconf("SC_CLK_TCK")
 

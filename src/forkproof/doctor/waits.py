@@ -14,7 +14,7 @@ from importlib.resources import files
 from typing import Any
 
 from forkproof.doctor.native import NativeLock, lock_at
-from forkproof.doctor.objects import LOCKS, Objects
+from forkproof.doctor.objects import BUFFERED, LOCKS, Objects
 from forkproof.doctor.process import Process, Region, Task
 from forkproof.doctor.stacks import PythonFrame, Stack
 
@@ -85,7 +85,9 @@ def wait_of(
     if not stack.python or _is_foreign(native):
         who = f", in {_called(native)}" if native.caller else ""
         return Wait("vanished-worker", f"waits{limit} for another thread{who}", for_ever, None, native)
-    return Wait("held-lock", f"waits{limit} for a lock of Python's", for_ever, None, native, parked)
+    lock = _anywhere(task.call.address, parked, regions, objects) if objects and for_ever else None
+    what = f"the {lock.what}" if lock else "a lock of Python's"
+    return Wait("held-lock", f"waits{limit} for {what}", for_ever, lock, native, parked)
 
 
 def _is_foreign(native: NativeLock) -> bool:
@@ -176,6 +178,24 @@ def _lock(frames: Sequence[PythonFrame], futex: int, parked: int, objects: Objec
                         if matches(deeper):
                             return _python_lock(f"lock of {inner!r} of {variable.kind}", deeper, objects)
     return None
+
+
+def _anywhere(futex: int, parked: int, regions: Sequence[Region], objects: Objects) -> PythonLock | None:
+    """The lock object that a thread waits for, wherever it is in memory that is the process's own."""
+    own = [
+        (region.start, region.end)
+        for region in regions
+        if "rw" in region.permissions and not region.is_shared and region.path in ("", "[heap]")
+    ]
+    found = objects.holder_of(futex, parked, own)
+    if not found:
+        return None
+    address, kind, owner = found
+    name = kind.rpartition(".")[2]
+    what = f"lock of a {name} (a buffered file)" if kind in BUFFERED else "lock of Python's"
+    if name == "RLock":
+        what = "recursive lock of Python's"
+    return PythonLock(what, address, owner, "held-lock")
 
 
 def _takes_lock(frames: Sequence[PythonFrame]) -> bool:

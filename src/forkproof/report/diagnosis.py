@@ -48,6 +48,10 @@ class Doctor(Terminal):
         self._flush()
 
     def _origin(self, origin: Origin) -> None:
+        if origin.seconds is None:
+            how = "and has not exec'd since" if origin.forked else "by exec: it is no fork's child"
+            self._say(("forked: " if origin.forked else "started: ", "dim"), (how, ""), indent=2)
+            return
         if not origin.forked:
             self._say(
                 ("started: ", "dim"),
