@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 
 # PyHeapTypeObject.ht_cached_keys (cpython/object.h) and the first character of an ASCII str (cpython/unicodeobject.h).
 _CACHED_KEYS = {(3, 11): 872, (3, 12): 880, (3, 13): 880, (3, 14): 880, (3, 15): 888}
@@ -128,24 +129,31 @@ class Objects:
         if mutex and lock + 16 <= mutex < lock + max(self.size(lock), 17):
             return True
         data = self._read(lock, self.size(lock))
-        return struct.pack("@L", futex) in (data[at : at + 8] for at in range(16, len(data) - 7, 8))
+        words = [data[at : at + 8] for at in range(16, len(data) - 7, 8)]
+        return any(struct.pack("@L", word) in words for word in (futex, mutex) if word)
 
     def parked_at(self, futex: int) -> int:
         """The address that a thread is parked at (3.13 on), whose own semaphore is at `futex`; 0 if that is none.
 
-        Python/parking_lot.c: in a wait_entry the address lies before the semaphore.
+        Python/parking_lot.c: in a wait_entry the address lies before the semaphore. A lock that has its semaphore to
+        itself (up to 3.13, and still for buffered files) has the size of a malloc'ed piece there, which is no address.
         """
-        return self._word(futex - 8) if self._version >= (3, 13) else 0
+        address = self._word(futex - 8) if self._version >= (3, 13) else 0
+        return address if self._read(address, 1) else 0
 
     def holder_of(
         self, futex: int, parked: int, memory: Iterable[tuple[int, int]]
     ) -> tuple[int, str, int | None] | None:
         """The object whose lock a thread waits for at the word `futex`: its address, its type, and the owner that it names.
 
-        From 3.14 on its lock is part of it. Before, the object has the address of the semaphore, which is searched
-        for in `memory` (pairs of begin and end). A buffered file and an RLock have the owner after the lock.
+        Its lock is part of it, or it has the address of its lock: of a PyMutex (3.14 on), or of the semaphore that
+        the thread waits at. That is searched for in `memory` (pairs of begin and end). A buffered file and an RLock
+        have the owner after the lock.
         """
-        for place in [parked] if self._version >= (3, 14) else self._search(futex, memory):
+        memory = list(memory)
+        words = [word for word in (futex, parked) if word]
+        places = chain([parked] if parked else (), *(self._search(word, memory) for word in words))
+        for place in places:
             for begin in range(place - 16, place - _LARGEST_HOLDER, -8):
                 kind = self.kind(begin)
                 if kind in (*LOCKS, *BUFFERED) and place < begin + self.size(begin):
