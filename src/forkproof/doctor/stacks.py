@@ -5,16 +5,19 @@ text), gives native frames of wheels and of the C library by their names and add
 the address of a frame's locals, without which a lock could not be looked at. It is an extra: `forkproof[doctor]`.
 
 pystack can only unwind native frames of a process that it has stopped. So it is asked to stop one only when the caller
-says that something in there stands still; a busy process is read while it runs.
+says that something in there stands still; a busy process is read while it runs. It has aborted on memory that changed
+under its eyes, so it has a process of its own.
 
 Of locals only the names, types and addresses of objects are kept, never a value.
 """
 
 from __future__ import annotations
 
-import logging
 import os
+import pickle
 import re
+import subprocess
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from pystack.types import NativeFrame, PyFrame, PyThread
 
 _OBJECT = re.compile(r"<(?P<kind>[\w.]+) at 0x(?P<address>[0-9a-f]+)>")
+_LIMIT = 30.0  # seconds that reading may take
 _UNNAMED = {"???", ""}
 
 
@@ -99,49 +103,69 @@ def read(pid: int, *, stop: bool) -> Stacks:
 
     Unreadable, with the reader's reason, where there are none.
     """
-    engine = _engine()
-    try:
-        threads = engine.get_process_threads(
-            pid,
-            stop_process=stop,
-            native_mode=engine.NativeReportingMode.ALL if stop else engine.NativeReportingMode.OFF,
-            locals=True,
-        )
-    except Exception as error:  # pystack's own errors, and what its parser may raise
-        raise Unreadable(_reason(error)) from None
-    return _stacks(threads)
+    return _apart("process", pid, stop)
 
 
 def read_core(core: Path, executable: Path) -> Stacks:
     """The stacks in a core file."""
-    engine = _engine()
+    return _apart("core", core, executable)
+
+
+def _apart(*question: object) -> Stacks:
+    """Ask the reader in a process of its own.
+
+    Memory that changes while it is read, or is damaged, has made it abort; and if it takes too long, its end lets a process
+    that it had stopped run on.
+    """
+    folder = str(Path(__file__).parents[2])
+    path = os.pathsep.join(filter(None, (folder, os.environ.get("PYTHONPATH"))))
+    command = [sys.executable, "-W", "ignore", "-c", "from forkproof.doctor.stacks import answer; answer()"]
     try:
-        threads = engine.get_process_threads_for_core(
-            core, executable, native_mode=engine.NativeReportingMode.ALL, locals=True
+        ended = subprocess.run(
+            command,
+            input=pickle.dumps(question),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=os.environ | {"PYTHONPATH": path},
+            timeout=_LIMIT,
         )
-    except Exception as error:
-        raise Unreadable(_reason(error)) from None
-    return _stacks(threads)
+    except subprocess.TimeoutExpired:
+        raise Unreadable(f"the stack reader took more than {_LIMIT} s") from None
+    if ended.returncode:
+        raise Unreadable(f"the stack reader failed (status {ended.returncode})")
+    answered = pickle.loads(ended.stdout)
+    if isinstance(answered, str):
+        raise Unreadable(answered)
+    assert isinstance(answered, Stacks)
+    return answered
 
 
-def _engine() -> Any:  # a module, and an optional one
+def answer() -> None:
+    """The other side: a question on stdin, the stacks or the reason why there are none on stdout."""
+    given: Stacks | str
     try:
-        from pystack import engine
+        given = _read(*pickle.load(sys.stdin.buffer))
+    except Unreadable as error:
+        given = str(error)
+    except Exception as error:  # pystack's own errors, and what its parser may raise
+        text = str(error).removeprefix("Engine error: ").strip()
+        given = text.splitlines()[0] if text else type(error).__name__
+    sys.stdout.buffer.write(pickle.dumps(given))
+
+
+def _read(what: str, subject: Any, how: Any) -> Stacks:
+    try:
+        from pystack.engine import NativeReportingMode, get_process_threads, get_process_threads_for_core
     except ImportError:
         raise Unreadable(
             "the stack reader is not installed; install it with: pip install 'forkproof[doctor]'"
         ) from None
-    # It warns on stderr of each local that it cannot read; none of them matters here.
-    logger = logging.getLogger("pystack")
-    logger.addHandler(logging.NullHandler())
-    logger.propagate = False
-    logging.getLogger().addHandler(logging.NullHandler())
-    return engine
-
-
-def _reason(error: Exception) -> str:
-    text = str(error).removeprefix("Engine error: ").strip()
-    return text.splitlines()[0] if text else type(error).__name__
+    if what == "core":
+        return _stacks(
+            get_process_threads_for_core(subject, how, native_mode=NativeReportingMode.ALL, locals=True)
+        )
+    mode = NativeReportingMode.ALL if how else NativeReportingMode.OFF
+    return _stacks(get_process_threads(subject, stop_process=how, native_mode=mode, locals=True))
 
 
 def _stacks(threads: Iterable[PyThread]) -> Stacks:
