@@ -152,7 +152,7 @@ def _name(task: Task, process: Process) -> str:
 def _advice(wait: Wait, finding: Finding) -> str:
     if finding.hazard and finding.hazard.advice:
         return finding.hazard.advice
-    what = wait.lock.what.replace("import of ", "import ") if wait.lock else ""
+    what = wait.lock.what.replace("the import of ", "import ") if wait.lock else ""
     return (_ADVICE.get(wait.kind, _ADVICE["native-call"]).format(what=what)) + _CURE
 
 
@@ -163,7 +163,7 @@ def _view(
     name = "MainThread" if task.tid == process.pid else task.name
     waits_for = None
     if wait.for_ever and wait.kind != "work":
-        what = wait.lock.what if wait.lock else wait.what.removeprefix("waits for ")
+        what = wait.lock.what.removeprefix("the ") if wait.lock else wait.what.removeprefix("waits for ")
         waits_for = WaitsFor(kind=wait.kind, what=what, stack=frames)
     return ThreadView(
         thread=Thread(name, None, task.tid),

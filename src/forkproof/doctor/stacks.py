@@ -118,7 +118,7 @@ def _apart(*question: object) -> Stacks:
     that it had stopped run on.
     """
     folder = str(Path(__file__).parents[2])
-    path = os.pathsep.join(filter(None, (folder, os.environ.get("PYTHONPATH"))))
+    path = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), folder)))
     command = [sys.executable, "-W", "ignore", "-c", "from forkproof.doctor.stacks import answer; answer()"]
     try:
         ended = subprocess.run(

@@ -176,8 +176,8 @@ class Case:
         if not origin.forked:
             return None
         many = len(self.tasks)
-        every = "its only thread waits" if many == 1 else f"all of its {many} threads wait"
-        because = f"{every} without a time limit for one another: nothing in this process can ever wake one"
+        every = "it is the only thread" if many == 1 else f"all {many} threads wait so, for one another"
+        because = f"{every}, and nothing outside of a process can end such a wait"
         handlers = self.process.caught_signals - _NO_HANDLER_OF_PYTHON_CODE
         on_purpose = wait.kind in ("notification", "work")
         if not origin.vanished:

@@ -27,7 +27,7 @@ class PythonLock:
     """The lock object that a thread waits for."""
 
     what: str
-    """By a name that a person recognises: `import of encodings.idna`, `lock _lock of Topology`."""
+    """By a name that a person recognises: `the import of encodings.idna`, `the lock '_lock' of Topology`."""
     address: int
     owner: int | None
     """The ident of the thread that has it, where the object says so."""
@@ -73,7 +73,7 @@ def wait_of(
     for_ever = not task.call.timed and (task.call.is_private or joins)
     parked = objects.parked_at(task.call.address) if objects else 0
     if objects and (lock := _import_lock(stack.python, objects)):
-        return Wait(lock.kind, f"waits for the {lock.what}", for_ever, lock, native, parked)
+        return Wait(lock.kind, f"waits for {lock.what}", for_ever, lock, native, parked)
     if native.kind in ("mutex", "rwlock", "thread"):
         return Wait("native-call", f"waits for {_native_in_words(native)}", for_ever, None, native)
     lock = _lock(stack.python, task.call.address, parked, objects) if objects else None
@@ -81,12 +81,12 @@ def wait_of(
     if named and (_is_signal(stack.python, lock) or not (lock or _takes_lock(stack.python))):
         return Wait(named["kind"], f"waits{limit} for {named['what']}", for_ever, lock, native, parked)
     if lock:
-        return Wait("held-lock", f"waits{limit} for the {lock.what}", for_ever, lock, native, parked)
+        return Wait("held-lock", f"waits{limit} for {lock.what}", for_ever, lock, native, parked)
     if not stack.python or _is_foreign(native):
         who = f", in {_called(native)}" if native.caller else ""
         return Wait("vanished-worker", f"waits{limit} for another thread{who}", for_ever, None, native)
     lock = _anywhere(task.call.address, parked, regions, objects) if objects and for_ever else None
-    what = f"the {lock.what}" if lock else "a lock of Python's"
+    what = lock.what if lock else "a lock of Python's"
     return Wait("held-lock", f"waits{limit} for {what}", for_ever, lock, native, parked)
 
 
@@ -157,7 +157,7 @@ def _import_lock(frames: Sequence[PythonFrame], objects: Objects) -> PythonLock 
     attributes = objects.attributes(mine.address)
     name = objects.text(attributes.get("name", 0)) or "a module"
     owner = objects.number(attributes.get("owner", 0))
-    return PythonLock(f"import of {name}", mine.address, owner, "import-lock")
+    return PythonLock(f"the import of {name}", mine.address, owner, "import-lock")
 
 
 def _lock(frames: Sequence[PythonFrame], futex: int, parked: int, objects: Objects) -> PythonLock | None:
@@ -169,14 +169,14 @@ def _lock(frames: Sequence[PythonFrame], futex: int, parked: int, objects: Objec
     for frame in frames[:_DEPTH]:
         for name, variable in frame.variables.items():
             if matches(variable.address):
-                return _python_lock(f"lock {name!r}", variable.address, objects)
+                return _python_lock(f"the lock {name!r}", variable.address, objects)
             for inner, attribute in objects.attributes(variable.address).items():
                 if matches(attribute):
-                    return _python_lock(f"lock {inner!r} of {variable.kind}", attribute, objects)
+                    return _python_lock(f"the lock {inner!r} of {variable.kind}", attribute, objects)
                 if objects.kind(attribute) in ("Condition", "Semaphore", "Event"):
                     for deeper in objects.attributes(attribute).values():
                         if matches(deeper):
-                            return _python_lock(f"lock of {inner!r} of {variable.kind}", deeper, objects)
+                            return _python_lock(f"the lock of {inner!r} of {variable.kind}", deeper, objects)
     return None
 
 
@@ -192,9 +192,9 @@ def _anywhere(futex: int, parked: int, regions: Sequence[Region], objects: Objec
         return None
     address, kind, owner = found
     name = kind.rpartition(".")[2]
-    what = f"lock of a {name} (a buffered file)" if kind in BUFFERED else "lock of Python's"
+    what = f"the lock of a {name} (a buffered file)" if kind in BUFFERED else "a lock (threading.Lock)"
     if name == "RLock":
-        what = "recursive lock of Python's"
+        what = "a recursive lock (threading.RLock)"
     return PythonLock(what, address, owner, "held-lock")
 
 
