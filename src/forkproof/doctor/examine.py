@@ -142,7 +142,8 @@ def _cause(task: Task, wait: Wait, finding: Finding, process: Process) -> str:
         return f"not a deadlock: {who} {wait.what}"
     if finding.verdict == "unknown":
         return f"{who} {wait.what} and stands still; {finding.because}"
-    return f"{who} {wait.what}, and no thread of this process can end that: {finding.because}"
+    end = "no thread of this process can end that" if finding.proof else "probably for ever"
+    return f"{who} {wait.what}, and {end}: {finding.because}"
 
 
 def _name(task: Task, process: Process) -> str:

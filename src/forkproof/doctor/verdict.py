@@ -118,9 +118,7 @@ class Case:
         if holder is not None:
             return None
         assert wait.lock
-        because = (
-            f"the {wait.lock.what} is held by a thread that this process does not have (ident {ident:#x})"
-        )
+        because = f"{wait.lock.what} is held by a thread that this process does not have (ident {ident:#x})"
         return Finding("proven", "owner", because)
 
     def _whose(self, wait: Wait) -> str:
