@@ -13,7 +13,7 @@ from conftest import Run, Start
 from doctoring import doctor, examine, looked_at, stands_still
 
 from forkproof import lab
-from forkproof.doctor.process import children_of
+from forkproof.doctor.process import family
 
 ARTICLE = Path(lab.__file__).parent / "programs" / "article.py"
 
@@ -38,8 +38,8 @@ int getaddrinfo(const char *host, const char *port, const struct addrinfo *hints
 def test_article_waits_for_an_import_that_a_vanished_thread_has(run: Run, start: Start) -> None:
     for _ in range(10):  # where the thread stands at the fork is chance
         with start("-W", "ignore", ARTICLE) as program:
-            program.until(lambda: program.process.poll() is not None or bool(children_of(program.pid)))
-            children = children_of(program.pid)
+            program.until(lambda: program.process.poll() is not None or len(family(program.pid)) > 1)
+            children = family(program.pid)[1:]
             if not children or not _hangs(children[0]):
                 continue
             began = time.monotonic()

@@ -8,8 +8,8 @@ import time
 from collections.abc import Iterable
 
 from forkproof.doctor.examine import examine
-from forkproof.doctor.lookout import Lookout, family
-from forkproof.doctor.process import DoctorError, Gone
+from forkproof.doctor.lookout import Lookout
+from forkproof.doctor.process import DoctorError, Gone, family
 from forkproof.model import Diagnosis
 from forkproof.report.diagnosis import Doctor
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from forkproof.doctor.examine import examine
-from forkproof.doctor.process import DoctorError, Process, Task, children_of
+from forkproof.doctor.process import DoctorError, Process, Task
 from forkproof.model import Diagnosis
 
 _LONGEST_PAUSE = 600.0
@@ -37,14 +37,6 @@ class Alarm:
 
     diagnosis: Diagnosis
     seconds: float
-
-
-def family(pid: int) -> list[int]:
-    """`pid` and its descendants, as far as they have not been orphaned."""
-    found = [pid]
-    for one in found:
-        found += [child for child in children_of(one) if child not in found]
-    return found
 
 
 class Lookout:
@@ -82,7 +74,7 @@ class Lookout:
     def _look_at(self, pid: int) -> _Seen:
         with Process(pid) as process:
             started = process.started
-            main = process.tasks()[0]
+            main = process.main_task()
         before = self._seen.get(pid)
         if before and before.started == started:
             if main.is_as(before.task):

@@ -220,6 +220,13 @@ class Process:
             raise self._gone()
         return sorted(found, key=lambda task: task.tid != self.pid)
 
+    def main_task(self) -> Task:
+        """Its main thread."""
+        task = self._task(self.pid)
+        if not task or task.state in "ZX" or self._stat()[19] != self.started:
+            raise self._gone()
+        return task
+
     def _task(self, tid: int) -> Task | None:
         folder = f"{self._folder}/task/{tid}"
         try:
@@ -318,15 +325,18 @@ def robust_list(tid: int) -> int | None:
     return head.value or None
 
 
-def children_of(pid: int) -> list[int]:
-    """The processes forked from `pid`, as far as they have not been orphaned."""
-    found = []
+def family(pid: int) -> list[int]:
+    """`pid` and its descendants, as far as they have not been orphaned."""
+    children: dict[int, list[int]] = {}
     for name in os.listdir("/proc"):
-        try:
-            if name.isdecimal() and _fields(_read(f"/proc/{name}/stat"))[1] == pid:
-                found.append(int(name))
-        except OSError:
-            continue
+        if name.isdecimal():
+            try:
+                children.setdefault(_fields(_read(f"/proc/{name}/stat"))[1], []).append(int(name))
+            except OSError:
+                continue
+    found = [pid]
+    for one in found:
+        found += children.get(one, ())
     return found
 
 

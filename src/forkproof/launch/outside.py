@@ -44,7 +44,8 @@ class Outside:
         # Imported here: not before the program has been started, which must not wait for it.
         from forkproof._events import Writer
         from forkproof.doctor import hangs
-        from forkproof.doctor.lookout import Lookout, family
+        from forkproof.doctor.lookout import Lookout
+        from forkproof.doctor.process import family
 
         me = os.getpid()
         lookout = Lookout(lambda: [pid for pid in family(me) if pid != me], self._hang_after + _HEAD_START)
