@@ -28,8 +28,7 @@ from forkproof.model import Hazard
 
 # Of glibc (cancelling, setuid), of faults of the program's own (faulthandler), and Ctrl-C.
 _NO_HANDLER_OF_PYTHON_CODE = frozenset({2, 4, 5, 6, 7, 8, 11, 32, 33})
-_FORK = ("fork", "__libc_fork", "_Fork", "__fork", "os_fork", "os_fork_impl")
-_PREPARE = ("__run_prefork_handlers", "__run_fork_handlers")
+_FORK = ("fork", "__libc_fork", "_Fork", "__fork")
 
 Strength = Literal["proven", "likely", "unknown", "none"]
 Proof = Literal["owner", "record", "closed-world"]
@@ -201,10 +200,15 @@ class Case:
     def _inside_fork(self, task: Task, wait: Wait) -> Finding | None:
         """A library's at-fork handler that blocks: the fork has not happened, or has not ended."""
         stack = self.stacks.get(task.tid)
-        if not stack or not stack.is_inside(*_FORK) or not (stack.is_inside(*_PREPARE)):
+        native = stack.native if stack else ()
+        fork = next((at for at, frame in enumerate(native) if frame.symbol in _FORK), None)
+        # All that fork() itself calls outside of the C library are such handlers.
+        handler = (
+            next((frame for frame in native[:fork] if _is_library(frame.library)), None) if fork else None
+        )
+        if not handler:
             return None
-        who = next((frame for frame in stack.native if _is_library(frame.library)), None)
-        name = f"a handler of {who.library.rpartition('/')[2]}" if who else "a library's at-fork handler"
+        name = f"a handler of {handler.library.rpartition('/')[2]}"
         return Finding(
             "likely", None, f"fork() itself does not return: {name} waits in it for {wait.what[10:]}"
         )
