@@ -1,4 +1,4 @@
-# make demo    the smallest hanging program, explained and cured
+# make demo    the story of one hang, in six acts
 # make test    format, lint, types, then the tests on every CPython 3.11 to 3.15 that is found
 # make bench   what a fork costs, bare and armed
 #
@@ -17,7 +17,7 @@ sources := $(shell find src -type f -not -name '*.pyc' -not -name '*.so') pyproj
 
 .PHONY: demo test matrix lint format bench clean
 
-demo: $(VENV)/cli.stamp
+demo: $(VENV)/lab.stamp
 	@$(bin)/forkproof demo
 
 test: lint matrix

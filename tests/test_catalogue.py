@@ -81,6 +81,9 @@ def test_every_family_is_well_formed(call):
 @pytest.mark.parametrize("call", EVERY, ids=_id)
 def test_every_family_says_how_it_is_known(call):
     assert re.search(r"\.(c|pyx)\b", call.source), "names the source file"
+    if call.emulated:
+        assert (ROOT / "docs" / "emulate.md").exists()
+        return  # ours to say what it holds; tests/test_lab_emulate.py sees to it that it does
     scripts = re.findall(r"experiments/native_calls/(\w+\.py)", call.source)
     assert scripts, "names the experiment"
     for script in scripts:
@@ -89,8 +92,15 @@ def test_every_family_says_how_it_is_known(call):
 
 
 def test_no_name_is_in_two_families():
-    names = [name for call in EVERY for name in call.names]
+    """But one of each that is emulated, which goes first and counts."""
+    names = [name for call in EVERY if not call.emulated for name in call.names]
     assert sorted(names) == sorted(set(names))
+
+
+def test_what_is_emulated_comes_first():
+    emulated = [bool(call.emulated) for call in EVERY]
+    assert emulated == sorted(emulated, reverse=True)
+    assert any(emulated)
 
 
 HERE = [

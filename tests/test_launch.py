@@ -547,7 +547,7 @@ def test_a_fault_of_forkproof_leaves_the_program_alone(run: Run, folder: Path) -
         cwd=folder,
         env={
             "PYTHONPATH": str(start),
-            "_FORKPROOF_RUN": marshal.dumps({"pythonpath": None, "policy": "nonsense"}).hex(),
+            "_FORKPROOF_RUN": f"{sys.hexversion}:{marshal.dumps({'pythonpath': None, 'policy': 'nonsense'}).hex()}",
         },
     )
     assert (broken.stdout, broken.status) == (plain.stdout, plain.status)

@@ -12,6 +12,16 @@ if TYPE_CHECKING:
 
 def activate(options: dict[str, Any]) -> None:
     """Install with the launcher's options. Warnings are off: the launcher reports."""
+    if options["emulate"] or options["trace_lookups"]:
+        from .lab.emulate import emulate
+
+        emulate(options["emulate"], options["trace_lookups"])
+    if options["change"]:
+        from .lab.intervene import intervene
+
+        intervene(options["change"])
+    if options["policy"] is None:
+        return  # an experiment without Forkproof, or a program that the program has started
     install(
         policy=options["policy"],
         wait=options["wait"],
@@ -20,5 +30,6 @@ def activate(options: dict[str, Any]) -> None:
         on_hang=options["on_hang"],
         events=options["events"],
         warn=False,
+        hide_moot_warnings=options["hide_moot_warnings"],
     )
     follow(options)

@@ -96,14 +96,20 @@ def add_foreign(lock: Any, marker: str, path: tuple[str, ...]) -> None:
 def set_exempt(exempt: dict[Any, Any]) -> None:
     """The dict itself is read at each fork: keys id(lock), or (thread ident,)."""
 
+def set_judged(judged: dict[Any, Any]) -> None:
+    """For experiments: `consider` is called again, with nothing owned, whenever a look finds a subject that matters and
+    whose id is not a key of the dict. It must put each in here, or among the exempt."""
+
 def last_clean() -> bool:
     """Whether nothing was left at risk at the last fork of this process."""
 
 class ForkWarning:
     """Stands for the message in an item of `warnings.filters`."""
 
+    def __init__(self, contains: tuple[str, ...], in_child: bool, /) -> None: ...
     def match(self, text: str, /) -> bool:
-        """Whether it is CPython's warning about fork and threads, and the last fork left nothing at risk."""
+        """Whether it contains all of `contains`, and nothing was left at risk at the last fork of this process; `in_child`:
+        at the watched fork that made this process, and at those that made its parents."""
 
 def enter_warnings() -> bool:
     """Takes the lock of `warnings` (3.14 on) if that needs no waiting; True also where there is none."""

@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 
 import click
 
+from forkproof.lab.emulate import parse
 from forkproof.launch.launcher import STRICT_STATUS, Options, run
 from forkproof.launch.target import LaunchError, Target
 from forkproof.report import EventLines, Pairing, Terminal
@@ -43,10 +44,11 @@ def commands() -> None:
 
     \b
     Start here:
-      forkproof demo                  a program of twelve lines that hangs, explained and cured
+      forkproof demo                  the story of one such hang, on this machine
       forkproof run app.py            your own program, watched and made safe
       forkproof run --policy observe app.py
                                       only watched: nothing about it changes
+      forkproof verify app.py         which change makes its hang come and go
     """
 
 
@@ -60,7 +62,14 @@ class _Seconds(click.FloatRange):
         return seconds
 
 
-class _RunCommand(click.Command):
+def _emulations(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> Any:
+    try:
+        return tuple(map(parse, values))
+    except ValueError as error:
+        raise click.BadParameter(f"{error}.", ctx, param) from None
+
+
+class _ProgramCommand(click.Command):
     """From the script (or -m, or -c) on, everything is the program's, as it is with python."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -79,7 +88,7 @@ class _RunCommand(click.Command):
         return ["[OPTIONS]", "SCRIPT [ARGS]... | -m MODULE [ARGS]... | -c CODE [ARGS]..."]
 
 
-@commands.command("run", cls=_RunCommand)
+@commands.command("run", cls=_ProgramCommand)
 @click.option(
     "--policy",
     type=click.Choice(["observe", "wait", "raise"]),
@@ -112,8 +121,26 @@ class _RunCommand(click.Command):
     help="What to do then.",
 )
 @click.option("--events", metavar="FILE", help="Write every fork to FILE, as JSON lines (docs/events.md).")
+@click.option(
+    "--emulate",
+    metavar="NAME[:DELAY_MS]",
+    callback=_emulations,
+    multiple=True,
+    help="Behave as another platform does. getaddrinfo-lock: one lock of the process around name look-ups, as in "
+    "CPython on macOS (2.7 to 2.7.11, 3.0 to 3.5.1), OpenBSD and NetBSD; held DELAY_MS longer (docs/emulate.md).",
+)
+@click.option(
+    "--trace-lookups",
+    is_flag=True,
+    help="Write each name look-up to stderr: getting lock, got lock, released.",
+)
+@click.option(
+    "--keep-warnings",
+    is_flag=True,
+    help="Keep what CPython and libraries say about every fork with threads, also where nothing was at risk.",
+)
 @click.option("--strict", is_flag=True, help=f"For CI: exit with {STRICT_STATUS} if any fork was at risk.")
-def run_command(program: tuple[str, ...], no_repair: bool, **options: object) -> None:
+def run_command(program: tuple[str, ...], no_repair: bool, keep_warnings: bool, **options: object) -> None:
     """Run a Python program as python would, with every fork watched.
 
     Arguments, streams, signals and exit status are the program's own. The report goes to stderr, and there
@@ -125,7 +152,66 @@ def run_command(program: tuple[str, ...], no_repair: bool, **options: object) ->
       forkproof run --strict --events forks.jsonl -c 'import app; app.main()'
       python -X dev -m forkproof run app.py      with options of python's own
     """
-    run(Target(program), Options(repair=not no_repair, **options))  # type: ignore[arg-type]  # click has checked
+    run(Target(program), Options(repair=not no_repair, hide_moot_warnings=not keep_warnings, **options))  # type: ignore[arg-type]  # click has checked
+
+
+@commands.command("verify", cls=_ProgramCommand)
+@click.option(
+    "--runs", type=click.IntRange(2, 1000), default=8, show_default=True, help="Runs of each change."
+)
+@click.option(
+    "--limit",
+    metavar="SECONDS",
+    type=_Seconds(min=0.1),
+    help="What has not ended by then hangs. [default: 10, or 10 times what the slowest good run took, from 3 on]",
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(1),
+    help="How many runs may work at once; 1 for programs that cannot run beside each other. [default: processors]",
+)
+@click.option(
+    "--emulate",
+    metavar="NAME[:DELAY_MS]",
+    callback=_emulations,
+    multiple=True,
+    help="As of run, for all the runs.",
+)
+@click.option("--preload", metavar="MODULE", multiple=True, help="Import MODULE first, in all the runs.")
+@click.option("--json", "as_json", is_flag=True, help="The table and the conclusion as JSON.")
+def verify_command(program: tuple[str, ...], as_json: bool, jobs: int | None, **asked: Any) -> int:
+    """Run a program again and again, one thing about its forks changed, and say what makes its hang come and go.
+
+    As it is; only watched; forking 0.1 s later; made safe; then, from what was at risk at its forks,
+    waiting for each hazard alone and for all but that; with the modules imported first that were being
+    imported; with the getaddrinfo lock of other platforms (run --emulate); multiprocessing by forkserver
+    and spawn.
+
+    \b
+      forkproof verify app.py
+      forkproof verify --runs 20 --limit 5 -m package.module
+      forkproof verify --emulate getaddrinfo-lock --preload encodings.idna app.py
+
+    The program must end by itself. It gets no input; its output is not shown. A run counts as one that hangs
+    or fails by how all of its processes end. Nothing is left running.
+
+    Exit status: 0 no run hangs or fails as it is, 1 some do, 2 nothing can be said of this program.
+    """
+    try:
+        from forkproof.lab.conclude import conclude
+        from forkproof.lab.table import Watcher, print_json, print_report
+        from forkproof.lab.verify import Asked, verify
+    except ModuleNotFoundError as error:
+        if error.name != "psutil":
+            raise
+        raise LaunchError("verify needs psutil; install it with: pip install 'forkproof[cli]'") from None
+    if jobs is not None:
+        asked["jobs"] = jobs
+    with Watcher(as_json).watching() as watcher:
+        lab = verify(Target(program), Asked(**asked), watcher.show)
+    conclusion = conclude(lab)
+    (print_json if as_json else print_report)(lab, conclusion, sys.stdout)
+    return {"acquitted": 0, "impossible": 2}.get(conclusion.verdict, 1)
 
 
 @commands.command("report")
@@ -189,8 +275,21 @@ def doctor_command(pid: int | None, **options: Any) -> int:
 
 
 @commands.command("demo")
-def demo_command() -> int:
-    """Show a small program that hangs, why it hangs, and that it need not."""
+@click.option("--act", "acts", type=click.IntRange(1, 6), multiple=True, help="Only this act (repeatable).")
+@click.option("--fast", is_flag=True, help="PyMongo's 30 s become 3, and the experiments half as many runs.")
+def demo_command(acts: tuple[int, ...], fast: bool) -> int:
+    """Tell the story that Forkproof grew from, with real programs on this machine.
+
+    \b
+      1  a program of twelve lines hangs
+      2  who held what
+      3  the getaddrinfo lock that macOS and the BSDs had in 2015
+      4  a MongoClient that finds no server for thirty seconds
+      5  the experiments and their table
+      6  the same programs under Forkproof
+
+    Acts 4 and 6 use PyMongo and SecantusDB (pip install 'forkproof[lab]'), or the server in MONGODB_URI.
+    """
     from forkproof.lab.demo import demo
 
-    return demo()
+    return demo(acts, fast=fast)

@@ -7,6 +7,7 @@ An exception in any of them turns Forkproof off and is reported once; the fork i
 
 from __future__ import annotations
 
+import builtins
 import os
 import sys
 import threading
@@ -69,7 +70,7 @@ class _Settings:
         self.audited = False
         self.coarse_hooks = False
         self.said_coarse = False
-        self.filter: tuple[Any, ...] | None = None
+        self.filters: list[tuple[Any, ...]] = []
         self.forks = 0
 
 
@@ -84,6 +85,7 @@ def install(
     events: str | os.PathLike[str] | None = None,
     *,
     warn: bool = True,
+    hide_moot_warnings: bool = True,
     on_hang: Literal["report", "kill"] = "report",
 ) -> None:
     """Watch every fork of this process, and of the processes forked from it.
@@ -98,6 +100,8 @@ def install(
                 other process has; float("inf") for none.
     events      a file to append one JSON object a line to (docs/events.md). Without it hangs are told on stderr.
     warn        issue ForkRiskWarning at a fork that went ahead at risk.
+    hide_moot_warnings  hide what CPython (3.12 on) and libraries say about every fork with threads, in the parent or in the
+                child, where nothing was at risk (catalogue/warnings.toml).
     on_hang     "kill" ends a child with SIGABRT after a hang of it was reported, so that its supervisor starts another.
 
     Called again it replaces the settings. Raises ValueError for a setting that makes no sense and OSError for an events
@@ -131,8 +135,19 @@ def install(
     _native.set_semaphore(threading.Semaphore)
     _native.set_exempt(s.exempt)
     _probe()
-    if s.filter is None and sys.version_info >= (3, 12):
-        s.filter = ("ignore", _native.ForkWarning(), DeprecationWarning, None, 0)
+    if not hide_moot_warnings:
+        _remove_filters()
+    elif not s.filters:
+        s.filters = [
+            (
+                "ignore",
+                _native.ForkWarning(tuple(entry.contains), entry.issued == "child"),
+                getattr(builtins, entry.category),
+                None,
+                0,
+            )
+            for entry in catalogue.blanket_warnings()
+        ]
     _native.install(
         policy=0 if policy == "observe" else 1,
         repair=repair,
@@ -144,7 +159,7 @@ def install(
         after_child=_after_in_child,
         fault=_fault,
         warnings=warnings,
-        filter=s.filter,
+        filter=s.filters[0] if s.filters else None,
     )
     s.installed = True
     _refresh()
@@ -157,10 +172,7 @@ def uninstall() -> None:
     if _native is not None:
         _native.uninstall()
         _native.watch_stop()
-    if s.filter is not None:
-        filters: list[Any] = warnings.filters  # type: ignore[assignment]
-        filters[:] = [item for item in filters if item is not s.filter]
-        _filters_changed()
+    _remove_filters()
     if s.writer is not None:
         s.writer.close()
         s.writer = None
@@ -258,10 +270,10 @@ def _refresh() -> None:
             s.foreign[id(found)] = lock
             package = lock.path.partition(".")[0]
             _native.add_foreign(found, f"/{package}/", catalogue.steps(lock.path))
-    if s.filter is not None:
+    if s.filters:
         filters: list[Any] = warnings.filters  # type: ignore[assignment]
-        if (not filters or filters[0] is not s.filter) and _native.enter_warnings():
-            filters[:] = [s.filter, *(item for item in filters if item is not s.filter)]
+        if (not filters or filters[0] is not s.filters[0]) and _native.enter_warnings():
+            filters[:] = [*s.filters, *_others(filters)]
             _filters_changed()
             _native.leave_warnings()
 
@@ -273,6 +285,18 @@ def _find_replaced() -> None:
         found = catalogue.resolve(lock.path)
         if found is not None:
             s.foreign[id(found)] = lock
+
+
+def _others(filters: list[Any]) -> list[Any]:
+    return [item for item in filters if not any(item is ours for ours in _settings.filters)]
+
+
+def _remove_filters() -> None:
+    if _settings.filters:
+        filters: list[Any] = warnings.filters  # type: ignore[assignment]
+        filters[:] = _others(filters)
+        _settings.filters = []
+        _filters_changed()
 
 
 def _filters_changed() -> None:

@@ -86,10 +86,12 @@ static struct {
     PyObject *seen, *left;   /* lists for the report, or NULL */
     double waited;
     int polls, outcome, clean;
+    enum { NOT_BORN, BORN_CLEAN, BORN_AT_RISK } born; /* by a watched fork, and so were those before it back to install() */
     int child_hooked;        /* the child's hooks are in their list, for this fork */
     int in_child;            /* set in the child handler if they are, cleared by the last of them */
     uint32_t random;
     PyObject *exempt;        /* dict id -> None, of locks and of thread idents */
+    PyObject *judged;        /* experiments: dict of the ids that `consider` has let stand; NULL: it is asked once a fork */
 
     int fail_at, step;       /* tests: pretend that the step fails */
 
@@ -224,8 +226,10 @@ static void in_parent(void)
 
 static void in_child(void)
 {
+    int watched = g.armed && g.armed == PyThread_get_thread_ident();
+    g.born = watched && g.clean && g.born != BORN_AT_RISK ? BORN_CLEAN : BORN_AT_RISK;
     g.look.firm = 0; /* the threads that it is about are gone */
-    if (!g.armed || g.armed != PyThread_get_thread_ident()) {
+    if (!watched) {
         return;
     }
     for (int i = 0; i < g.n_owned; i++) {
@@ -707,6 +711,32 @@ static int own(PyObject *object, Kind kind, double seconds)
     return 1;
 }
 
+static int call_python(PyObject *function, PyObject *argument, const char *where);
+
+/* Experiments (lab/intervene.py) wait for some hazards and not for others, and have to be asked about each that comes. */
+static int unjudged(void)
+{
+    for (int i = 0; g.judged != NULL && i < g.look.n; i++) {
+        const Sighting *s = &g.look.items[i];
+        PyObject *key = matters(s) == MATTERS_NOT ? NULL : PyLong_FromVoidPtr(s->subject);
+        int known = key == NULL || PyDict_Contains(g.judged, key) != 0;
+        Py_XDECREF(key);
+        if (!known) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+static int judge(void)
+{
+    PyObject *list = look_as_list(&g.look);
+    int status = list == NULL ? -1 : call_python(g.consider, list, "consider");
+    Py_XDECREF(list);
+    PyErr_Clear();
+    return status;
+}
+
 static int is_catalogued(PyObject *lock)
 {
     PyObject *id = PyDict_GET_SIZE(foreign_locks) ? PyLong_FromVoidPtr(lock) : NULL;
@@ -770,6 +800,14 @@ static void settle(PyThreadState *me)
         g.polls++;
         if (g.look.failed) {
             break;
+        }
+        if (elapsed < g.wait && unjudged()) {
+            unlock_imports();
+            let_go(); /* Python code runs only where nothing is owned */
+            if (judge() < 0) {
+                break;
+            }
+            continue;
         }
         for (int i = 0; i < g.look.n; i++) {
             const Sighting *s = &g.look.items[i];
@@ -1559,6 +1597,16 @@ static PyObject *add_foreign(PyObject *module, PyObject *args)
     Py_RETURN_NONE;
 }
 
+static PyObject *set_judged(PyObject *module, PyObject *judged)
+{
+    if (!PyDict_CheckExact(judged)) {
+        PyErr_SetString(PyExc_TypeError, "set_judged needs a dict");
+        return NULL;
+    }
+    Py_XSETREF(g.judged, Py_NewRef(judged));
+    Py_RETURN_NONE;
+}
+
 static PyObject *set_exempt(PyObject *module, PyObject *exempt)
 {
     (void)module;
@@ -1570,23 +1618,58 @@ static PyObject *set_exempt(PyObject *module, PyObject *exempt)
     Py_RETURN_NONE;
 }
 
-/* Stands for the message in a warnings filter: hides CPython's own warning at a fork that nothing was at risk at. `warnings`
- * asks anew at each warning (3.12 to 3.15), so one filter can decide every time; in C, because it is asked at every fork. */
-static PyObject *match(PyObject *self, PyObject *text)
+/* Stands for the message in a warnings filter: hides a blanket warning about a fork that nothing was at risk at. `warnings`
+ * asks anew at each warning, so one filter can decide every time; in C, because it is asked at every fork. */
+typedef struct {
+    PyObject_HEAD
+    PyObject *contains; /* tuple of texts */
+    int in_child;       /* it is issued there, and the fork that counts is the one that made this process */
+} ForkWarning;
+
+static PyObject *fork_warning_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
-    (void)self;
-    int hidden = 0;
-    if (g.on && g.clean && PyUnicode_Check(text) && PyUnicode_IS_ASCII(text)) {
-        const char *characters = PyUnicode_DATA(text);
-        hidden = strstr(characters, "is multi-threaded, use of ") != NULL && strstr(characters, "fork") != NULL;
+    PyObject *contains;
+    int in_child;
+    if (!PyArg_ParseTuple(args, "O!p", &PyTuple_Type, &contains, &in_child)) {
+        return NULL;
     }
+    ForkWarning *self = (ForkWarning *)type->tp_alloc(type, 0);
+    if (self != NULL) {
+        self->contains = Py_NewRef(contains);
+        self->in_child = in_child;
+    }
+    return (PyObject *)self;
+}
+
+static void fork_warning_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    Py_XDECREF(((ForkWarning *)self)->contains);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyObject *match(PyObject *object, PyObject *text)
+{
+    ForkWarning *self = (ForkWarning *)object;
+    int hidden = g.on && (self->in_child ? g.born == BORN_CLEAN : g.clean) && PyUnicode_Check(text);
+    for (Py_ssize_t i = 0; hidden && i < PyTuple_GET_SIZE(self->contains); i++) {
+        hidden = PyUnicode_Contains(text, PyTuple_GET_ITEM(self->contains, i)) == 1;
+    }
+    PyErr_Clear();
     return PyBool_FromLong(hidden);
 }
 
 static PyMethodDef fork_warning_methods[] = {{"match", match, METH_O, NULL}, {NULL, NULL, 0, NULL}};
-static PyType_Slot fork_warning_slots[] = {{Py_tp_methods, fork_warning_methods}, {0, NULL}};
+static PyType_Slot fork_warning_slots[] = {
+    {Py_tp_methods, fork_warning_methods},
+    {Py_tp_new, fork_warning_new},
+    {Py_tp_dealloc, fork_warning_dealloc},
+    {0, NULL},
+};
 static PyType_Spec fork_warning = {
-    .name = "forkproof._native.ForkWarning", .flags = Py_TPFLAGS_DEFAULT, .slots = fork_warning_slots,
+    .name = "forkproof._native.ForkWarning", .basicsize = sizeof(ForkWarning), .flags = Py_TPFLAGS_DEFAULT,
+    .slots = fork_warning_slots,
 };
 
 static PyObject *enter_warnings(PyObject *module, PyObject *unused)
@@ -1694,6 +1777,7 @@ PyMethodDef guard_methods[] = {
     {"set_semaphore", set_semaphore, METH_O, NULL},
     {"add_foreign", add_foreign, METH_VARARGS, NULL},
     {"set_exempt", set_exempt, METH_O, NULL},
+    {"set_judged", set_judged, METH_O, NULL},
     {"last_clean", last_clean, METH_NOARGS, NULL},
     {"enter_warnings", enter_warnings, METH_NOARGS, NULL},
     {"leave_warnings", leave_warnings, METH_NOARGS, NULL},

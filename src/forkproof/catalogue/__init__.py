@@ -1,6 +1,7 @@
 """What is known of the C functions a thread may be inside when the process forks: data, and this small reader of it.
 
-`calls.toml` lists families of calls, `locks.toml` locks of libraries that no Python frame shows. A *name* there is
+`calls.toml` lists families of calls, `locks.toml` locks of libraries that no Python frame shows, `warnings.toml` what other
+code says about forks without knowing whether they are at risk. A *name* there is
 dotted: a module and a function (`_socket.getaddrinfo`), or a module, a type and a method (`_io.BufferedWriter.write`),
 which means the descriptor in the type's own `__dict__`; or a type itself, for the call that makes one.
 
@@ -23,7 +24,17 @@ Keys of a [[call]]:
                  takes its own locks at a fork, so that they do not outlive it)
     python       (optional) versions, as in ">=3.11,<3.14"
     name_service (optional) only where /etc/nsswitch.conf has users or groups looked up by one of these modules
+    emulated     (optional) only where `forkproof run --emulate` of that name is on; such entries come first, for the
+                 first that names a function is the one that counts
     holds, child, source, advice   sentences: what is held, what the child does, how it is known, the mend
+
+Keys of a [[warning]]:
+    what         whose it is, and where
+    contains     texts that are all in its message
+    category     the built-in class
+    issued       "parent": at the fork, in the process that forks; "child": in the child, at any time afterwards
+    python       (optional) as above
+    meaning, moot, source   sentences: what it says to its reader, when there is nothing in it, how it is known
 
 A [[consumer]] has `names`, of C functions and types that go on with the iterator which is their first argument, and
 `keeps`: whether they have a reference of their own to it meanwhile.
@@ -40,12 +51,17 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+emulated: set[str] = set()
+"""What `lab.emulate` has switched on in this process."""
+
+
 class Call:
     """A family of C calls that may hold one lock. Immutable by convention; see the module's docstring for the fields."""
 
     __slots__ = (
         "advice",
         "child",
+        "emulated",
         "gil_outside",
         "holds",
         "name_service",
@@ -68,6 +84,7 @@ class Call:
     name_service: tuple[str, ...]
     platforms: tuple[str, ...]
     python: str
+    emulated: str | None
     holds: str
     child: str
     source: str
@@ -86,6 +103,7 @@ class Call:
         self.name_service = tuple(entry.get("name_service", ()))
         self.platforms = tuple(entry.get("platforms", ()))
         self.python = entry.get("python", "")
+        self.emulated = entry.get("emulated")
         self.holds = entry["holds"]
         self.child = entry["child"]
         self.source = entry["source"]
@@ -93,6 +111,8 @@ class Call:
 
     def applies(self, platform: str, version: tuple[int, ...]) -> bool:
         """Whether this family is a hazard on such a platform (as `sys.platform`) and interpreter (as (3, 12, 1))."""
+        if self.emulated is not None and self.emulated not in emulated:
+            return False
         if self.platforms and not any(platform.startswith(p) for p in self.platforms):
             return False
         return version_matches(self.python, version)
@@ -126,6 +146,28 @@ class Lock:
 
     def __repr__(self) -> str:
         return f"<Lock {self.path}>"
+
+
+class Warning:
+    """A blanket warning about forks. See the module's docstring for the fields."""
+
+    __slots__ = ("category", "contains", "issued", "meaning", "moot", "python", "source", "what")
+
+    what: str
+    contains: list[str]
+    category: str
+    issued: str
+    python: str
+    meaning: str
+    moot: str
+    source: str
+
+    def __init__(self, entry: dict[str, Any]) -> None:
+        unknown = entry.keys() - set(self.__slots__)
+        if unknown:
+            raise ValueError(f"catalogue: {entry.get('what')!r} has unknown keys {sorted(unknown)}")
+        for key in self.__slots__:
+            setattr(self, key, entry[key] if key != "python" else entry.get(key, ""))
 
 
 def version_matches(wanted: str, version: tuple[int, ...]) -> bool:
@@ -262,6 +304,12 @@ def consumers() -> dict[str, bool]:
 def all_locks() -> list[Lock]:
     """Every lock of a library that the catalogue knows, whatever its version."""
     return [Lock(entry) for entry in _read("locks.toml").get("lock", [])]
+
+
+def blanket_warnings() -> list[Warning]:
+    """Those that this interpreter's programs may see."""
+    every = [Warning(entry) for entry in _read("warnings.toml")["warning"]]
+    return [each for each in every if version_matches(each.python, sys.version_info[:3])]
 
 
 def is_harmless(holder: type | None, attribute: str) -> bool:

@@ -3,7 +3,8 @@
 logging does (`Handler._at_fork_reinit`), OpenTelemetry does, many do: with `os.register_at_fork(after_in_child=...)`. Two
 things must be true of one of those callbacks, both read from objects and code without running anything: it can get at
 the object whose attribute (or at the module whose global) the lock is, and code that it reaches assigns that name anew, or
-names it together with `_at_fork_reinit`.
+names it together with `_at_fork_reinit`. Or the lock is in a container that code of the callback names, and that code
+releases what is locked (PyMongo's `_release_locks`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import functools
 import opcode
 import weakref
-from types import CodeType, FunctionType, MethodType, ModuleType
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,12 +37,35 @@ def _reaches(callback: object, lock: object, attribute: str) -> bool:
     codes: list[CodeType] = []
     for item in _reachable(callback):
         if isinstance(item, FunctionType):
+            if _releases(item, lock):
+                return True
             codes.extend(_codes(item.__code__))
             if item.__globals__.get(attribute) is lock:
                 kept_as.add(attribute)
         else:
             kept_as.update(name for name, value in _own(item).items() if value is lock)
     return any(_renews(code, name) for name in kept_as for code in codes)
+
+
+def _releases(function: FunctionType, lock: object) -> bool:
+    """`for lock in locks: if lock.locked(): lock.release()`"""
+    for code in _codes(function.__code__):
+        if {"locked", "release"} <= set(code.co_names) and "acquire" not in code.co_names:
+            named = [function.__globals__.get(name) for name in code.co_names]
+            cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+            named += [_content(cell) for name, cell in cells if name in code.co_freevars]
+            if any(
+                lock is member for each in named if isinstance(each, _CONTAINERS) for member in list(each)
+            ):
+                return True
+    return False
+
+
+def _content(cell: CellType) -> object:
+    try:
+        return cell.cell_contents
+    except ValueError:  # empty
+        return None
 
 
 def _own(item: object) -> dict[str, Any]:
@@ -79,11 +103,7 @@ def _reachable(root: object) -> Iterator[object]:
             yield item
             if depth >= _DEPTH:
                 continue
-            for cell in item.__closure__ or ():
-                try:
-                    queue.append((cell.cell_contents, depth + 1))
-                except ValueError:  # an empty cell
-                    continue
+            queue.extend((_content(cell), depth + 1) for cell in item.__closure__ or ())
             for code in _codes(item.__code__):
                 named.update(code.co_names)
                 queue.extend((item.__globals__.get(name), depth + 1) for name in code.co_names)

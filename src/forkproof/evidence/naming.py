@@ -98,7 +98,7 @@ def class_name(kind: type) -> str:
 def module_of(file: str) -> str:
     """The module that a file is, as far as its path tells: "queue" for .../lib/python3.11/queue.py."""
     for name, module in list(sys.modules.items()):
-        if getattr(module, "__file__", None) == file and name != "__main__":
+        if getattr(module, "__file__", None) == file and name not in ("__main__", "__mp_main__"):
             return name
     return file.rpartition("/")[2]
 

@@ -28,12 +28,15 @@ _following: set[int] = set()
 def marked(environment: Mapping[bytes, bytes], options: dict[str, Any]) -> dict[bytes, bytes]:
     """The environment in which `_start/sitecustomize.py` runs first; it restores the one that is given."""
     former = environment.get(b"PYTHONPATH")
+    first, _, others = (former or b"").partition(os.fsencode(os.pathsep))
+    if first == _START:  # marked already, for the programs that this one starts
+        former = others or None
     # Not JSON: reading it would make the program import json, re and what they need.
     packed = marshal.dumps({**options, "pythonpath": None if former is None else os.fsdecode(former)})
     return {
         **environment,
         b"PYTHONPATH": _START + os.fsencode(os.pathsep) + former if former else _START,
-        b"_FORKPROOF_RUN": packed.hex().encode(),
+        b"_FORKPROOF_RUN": f"{sys.hexversion}:{packed.hex()}".encode(),
     }
 
 

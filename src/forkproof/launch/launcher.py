@@ -11,10 +11,10 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import BinaryIO, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 from forkproof.launch.follow import marked
 from forkproof.launch.outside import Outside
@@ -30,30 +30,37 @@ STRICT_STATUS = 70
 class Options:
     """What `forkproof run` was asked for."""
 
-    policy: str = "wait"
+    policy: str | None = "wait"
+    """None: without Forkproof."""
     wait: float = 1.0
     repair: bool = True
     hang_after: float = 5.0
     on_hang: str = "report"
     events: str | None = None
     strict: bool = False
+    emulate: tuple[tuple[str, float], ...] = ()
+    """Names and delays in seconds, as `lab.emulate.parse` reads them."""
+    trace_lookups: bool = False
+    hide_moot_warnings: bool = True
+    change: Mapping[str, Any] | None = None
+    """An experiment's, for `lab.intervene`."""
 
 
 def run(target: Target, options: Options) -> NoReturn:
     """Run the program and end as it ended. LaunchError if it cannot be started; then nothing was."""
-    _check_interpreter()
+    check_interpreter()
     target.check()
     _open_standard_streams()
     with _events_file(options.events) as (path, file):
         follower = _Follower(file, Terminal(sys.stderr))
         outside = Outside(path, options.hang_after, options.on_hang == "kill", follower.has_hung)
-        command = [sys.executable, *_interpreter_options(), *target.line]
+        command = [sys.executable, *interpreter_options(), *target.line]
 
         def tick() -> None:
             outside.start()
             follower.read()
 
-        returncode = supervise(command, _environment(options, path), tick)
+        returncode = supervise(command, environment(options, path), tick)
         outside.stop()
         follower.finish()
     if options.strict and returncode == 0 and follower.at_risk:
@@ -126,7 +133,7 @@ def _open_standard_streams() -> None:
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
 
 
-def _check_interpreter() -> None:
+def check_interpreter() -> None:
     if sys.flags.no_site or sys.flags.ignore_environment:
         raise LaunchError(
             "python's options -S, -E and -I keep forkproof out of the program; "
@@ -134,7 +141,7 @@ def _check_interpreter() -> None:
         )
 
 
-def _interpreter_options() -> list[str]:
+def interpreter_options() -> list[str]:
     """The options that this interpreter was given (`python -X dev -m forkproof run ...`)."""
     options: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     for name, value in sys._xoptions.items():  # older Pythons leave some out
@@ -146,7 +153,8 @@ def _interpreter_options() -> list[str]:
     return options
 
 
-def _environment(options: Options, events: str) -> dict[bytes, bytes]:
+def environment(options: Options, events: str | None) -> dict[bytes, bytes]:
+    """What the program is started with, for `_start/sitecustomize.py`."""
     return marked(
         os.environb,
         {
@@ -155,6 +163,10 @@ def _environment(options: Options, events: str) -> dict[bytes, bytes]:
             "repair": options.repair,
             "hang_after": options.hang_after,
             "on_hang": options.on_hang,
+            "emulate": options.emulate,
+            "trace_lookups": options.trace_lookups,
+            "hide_moot_warnings": options.hide_moot_warnings,
+            "change": options.change,
             "events": events,
         },
     )

@@ -1,0 +1,368 @@
+"""Controlled changes: the same program again and again, one thing about its forks changed, and which changes count.
+
+The plan grows with what is seen. First the program as it is, watched, delayed and made safe; from the hazards that the
+watched runs record come the suspects; then each suspect alone, all but that suspect, its module imported first, the
+emulated lock, and multiprocessing's other start methods. `conclude.py` says what follows.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import statistics
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from forkproof.lab.statistics import wilson
+from forkproof.lab.trial import Ended, Limit, Run
+from forkproof.launch.launcher import Options, check_interpreter, environment, interpreter_options
+from forkproof.launch.target import Target
+from forkproof.model import Fork, Hazard
+from forkproof.report import EventLines
+
+LIMIT = 10.0
+PAUSE = 0.1
+MOST_SUSPECTS = 6
+LOCK = (("getaddrinfo-lock", 0.0),)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What the user wants. `emulate` and `preload` hold for every run."""
+
+    runs: int = 8
+    limit: float | None = None
+    jobs: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    emulate: tuple[tuple[str, float], ...] = ()
+    preload: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A hazard, by all the names it was recorded under, and where it was seen."""
+
+    names: tuple[str, ...]
+    hazard: Hazard
+
+    @property
+    def name(self) -> str:
+        return self.names[0]
+
+    @property
+    def module(self) -> str | None:
+        """What was being imported, for whatever else that imports."""
+        is_import = self.hazard.kind == "import-lock" and self.name.startswith("import of ")
+        return self.name.removeprefix("import of ") if is_import else None
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What is different in a row of the table. `watched`: with Forkproof inside, which records."""
+
+    key: str
+    title: str
+    policy: str | None = None
+    repair: bool = False
+    change: Mapping[str, Any] = field(default_factory=dict)
+    emulate: tuple[tuple[str, float], ...] = ()
+    suspect: Suspect | None = None
+
+    @property
+    def watched(self) -> bool:
+        return self.policy is not None
+
+
+@dataclass(slots=True)
+class Row:
+    """A change and how its runs ended."""
+
+    change: Change
+    planned: int
+    ended: list[Ended] = field(default_factory=list)
+    forks: list[tuple[Fork, ...]] = field(default_factory=list)
+    """Of each run, if it was watched."""
+
+    def count(self, *outcomes: str) -> int:
+        return sum(end.outcome in outcomes for end in self.ended)
+
+    @property
+    def runs(self) -> int:
+        return len(self.ended)
+
+    @property
+    def hits(self) -> int:
+        """Runs that did not end well."""
+        return self.runs - self.count("finished")
+
+    @property
+    def median(self) -> float | None:
+        """Seconds, of the runs that finished."""
+        times = [end.seconds for end in self.ended if end.outcome == "finished"]
+        return statistics.median(times) if times else None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "change": self.change.key,
+            "title": self.change.title,
+            "runs": self.runs,
+            "hung": self.count("hung"),
+            "busy": self.count("busy"),
+            "failed": self.count("failed"),
+            "rate": self.hits / self.runs if self.runs else None,
+            "interval": list(wilson(self.hits, self.runs)),
+            "median_seconds": self.median,
+        }
+
+
+class Laboratory:
+    """Runs changes and keeps their rows. `show` is called whenever something has happened."""
+
+    def __init__(self, target: Target, asked: Asked, show: Callable[[Laboratory], None]) -> None:
+        check_interpreter()
+        target.check()
+        self.target, self.asked = target, asked
+        self.rows: dict[str, Row] = {}
+        self.limit = Limit(asked.limit or LIMIT)
+        self.aliases: list[set[str]] = []
+        self.multiprocessing = False
+        self._show = show
+        self._command = [sys.executable, *interpreter_options(), *target.line]
+
+    def row(self, key: str) -> Row | None:
+        return self.rows.get(key)
+
+    def run(self, changes: Sequence[Change]) -> None:
+        """Run them all, a run of each in turn, so that whatever else changes on the machine changes for all alike."""
+        fresh = [change for change in changes if change.key not in self.rows]
+        rows = [Row(change, self.asked.runs) for change in fresh]
+        self.rows |= {row.change.key: row for row in rows}
+        with tempfile.TemporaryDirectory(prefix="forkproof-") as folder:
+            waiting = [
+                row for turn in zip_longest(*([row] * row.planned for row in rows)) for row in turn if row
+            ]
+            self._run_all(waiting, Path(folder))
+
+    def _run_all(self, waiting: list[Row], folder: Path) -> None:
+        going: dict[Run, tuple[Row, Path]] = {}
+        waiting.reverse()
+        with selectors.DefaultSelector() as selector:
+            try:
+                while waiting or going:
+                    while waiting and self._has_room(going):
+                        row = waiting.pop()
+                        files = folder / f"{len(waiting)}"
+                        files.mkdir()
+                        run = self._start(row.change, files)
+                        going[run] = row, files
+                        selector.register(run, selectors.EVENT_READ)
+                    for key, _ in selector.select(0.5):
+                        found = key.fileobj
+                        assert isinstance(found, Run)
+                        found.read()
+                        if found.ended:
+                            selector.unregister(found)
+                            self._take(found.ended, *going.pop(found))
+                            found.kill()
+                    self._show(self)
+            finally:
+                for run in going:
+                    run.kill()
+
+    def _has_room(self, going: Mapping[Run, object]) -> bool:
+        """A run that hangs needs no processor; but with one job nothing else is to go on beside it."""
+        working = len(going) if self.asked.jobs == 1 else sum(not run.idle for run in going)
+        return working < self.asked.jobs and len(going) < 16 * self.asked.jobs
+
+    def _start(self, change: Change, files: Path) -> Run:
+        options = Options(
+            policy=change.policy,
+            wait=2.0,
+            repair=change.repair,
+            emulate=tuple(dict(self.asked.emulate + change.emulate).items()),
+            change=self._change(change, files),
+        )
+        plain = not (options.policy or options.emulate or options.change)
+        events = str(files / "events") if change.watched else None
+        env = dict(os.environb) if plain else environment(options, events)
+        return Run(self._command, env, files / "stderr", self.limit)
+
+    def _change(self, change: Change, files: Path) -> dict[str, Any]:
+        preload = [*self.asked.preload, *change.change.get("preload", ())]
+        made = {**change.change, **({"preload": preload} if preload else {})}
+        if preload:
+            first = self.target.line[0]
+            by_folder = first[:2] in ("-m", "-c") or first == "-"
+            made["folder"] = os.getcwd() if by_folder else os.path.dirname(os.path.abspath(first))
+        if change.policy == "observe":
+            made["facts"] = str(files / "facts")
+        return made
+
+    def _take(self, ended: Ended, row: Row, files: Path) -> None:
+        row.ended.append(ended)
+        if row.change.watched:
+            row.forks.append(tuple(_forks(files / "events")))
+        for fact in _facts(files / "facts"):
+            if "one_lock" in fact:
+                self._are_one(set(fact["one_lock"]))
+            self.multiprocessing |= "multiprocessing" in fact
+        if self.asked.limit is None:
+            slowest = [
+                end.seconds for each in self.rows.values() for end in each.ended if end.outcome == "finished"
+            ]
+            if slowest:
+                self.limit.set(min(LIMIT, max(3.0, 10 * max(slowest))))
+
+    def _are_one(self, names: set[str]) -> None:
+        others = []
+        for known in self.aliases:
+            if known & names:
+                names |= known
+            else:
+                others.append(known)
+        self.aliases = [*others, names]
+
+    def suspects(self, row: Row) -> list[Suspect]:
+        """What was at risk at the forks of runs that did not end well, the most frequent first.
+
+        What hung a child was held at one of its run's last forks; earlier ones went well.
+        """
+        bad = [
+            forks[-2:] for end, forks in zip(row.ended, row.forks, strict=True) if end.outcome != "finished"
+        ]
+        seen: Counter[str] = Counter()
+        example: dict[str, Hazard] = {}
+        times: Counter[str] = Counter()
+        outermost: Counter[str] = Counter()
+        for forks in bad:
+            for fork in forks:
+                for nest in _nests(fork):
+                    self._are_one({hazard.what for hazard in nest})
+                    outermost[nest[0].what] += 1
+        for forks in bad:
+            left = {hazard.what: hazard for fork in forks for hazard in fork.hazards if not hazard.cleared}
+            for key in {self._first_name(name) for name in left}:
+                seen[key] += 1
+            times.update(left.keys())
+            for name, hazard in left.items():
+                example.setdefault(name, hazard)
+        suspects = []
+        for key, _ in seen.most_common(MOST_SUSPECTS):
+            known = next((known for known in self.aliases if key in known), {key})
+            names = sorted(known & example.keys(), key=lambda name: (-outermost[name], -times[name], name))
+            suspects.append(Suspect(tuple(names), example[names[0]]))
+        return suspects
+
+    def _first_name(self, name: str) -> str:
+        """One name for all that are one."""
+        return next((min(known) for known in self.aliases if name in known), name)
+
+
+def _nests(fork: Fork) -> Iterator[list[Hazard]]:
+    """The imports that one thread was in the middle of, each inside the one before it."""
+    by_thread: dict[int | None, list[Hazard]] = {}
+    for hazard in fork.hazards:
+        if hazard.kind == "import-lock" and not hazard.cleared and hazard.thread is not None:
+            by_thread.setdefault(hazard.thread.ident, []).append(hazard)
+    return iter(by_thread.values())
+
+
+def _forks(path: Path) -> Iterator[Fork]:
+    if path.exists():
+        lines = EventLines()
+        with open(path, "rb") as file:
+            events = [*lines.feed(file.read()), *lines.close()]
+        yield from (event for event in events if isinstance(event, Fork))
+
+
+def _facts(path: Path) -> Iterator[dict[str, Any]]:
+    if path.exists():
+        yield from (json.loads(line) for line in path.read_text().splitlines() if line.endswith("}"))
+
+
+AS_IT_IS = Change("as-it-is", "as it is")
+WATCHED = Change("watched", "watched, nothing changed", "observe")
+LATER = Change("later", f"forking {PAUSE:g} s later", change={"pause": PAUSE})
+SAFE = Change("wait", "under policy wait", "wait", repair=True)
+
+
+def emulated(base: Change, key: str, title: str) -> Change:
+    return replace(base, key=key, title=title, emulate=LOCK)
+
+
+def _names(suspect: Suspect) -> list[str]:
+    """With the moments of an import in which importlib has no lock of a module's."""
+    return [*suspect.names, "the import machinery"] if suspect.module else list(suspect.names)
+
+
+def alone(suspects: Sequence[Suspect], prefix: str = "", base: Mapping[str, Any] = {}) -> Iterator[Change]:
+    """Each suspect waited for and nothing else; and, where there are several, all the others but that one."""
+    for number, suspect in enumerate(suspects, 1):
+        change = {**base, "only": _names(suspect)}
+        yield Change(
+            f"{prefix}only-{number}",
+            f"waiting only for {suspect.name}",
+            "wait",
+            change=change,
+            suspect=suspect,
+        )
+    for number, suspect in enumerate(suspects, 1):
+        if len(suspects) > 1:
+            change = {**base, "without": _names(suspect)}
+            title = f"waiting for all but {suspect.name}"
+            yield Change(f"{prefix}without-{number}", title, "wait", change=change, suspect=suspect)
+
+
+def verify(target: Target, asked: Asked, show: Callable[[Laboratory], None]) -> Laboratory:
+    """Make the experiments. LaunchError if the program cannot be started at all."""
+    lab = Laboratory(target, asked, show)
+    lab.run([AS_IT_IS, WATCHED, LATER, SAFE])
+    as_it_is, watched = lab.rows["as-it-is"], lab.rows["watched"]
+    if not any(fork for fork in watched.forks) or not any(row.count("finished") for row in lab.rows.values()):
+        return lab  # nothing to vary, or nothing makes it end
+    emulating = bool(asked.emulate)
+    lock = emulated(WATCHED, "lock", "with the emulated getaddrinfo lock")
+    if not as_it_is.hits + watched.hits:
+        if not emulating:
+            lab.run([lock])
+            if lab.rows["lock"].hits:
+                _convict_under_lock(lab, {}, "lock")
+        return lab
+    suspects = lab.suspects(watched)
+    changes = list(alone(suspects))
+    modules = [suspect.module for suspect in suspects if suspect.module]
+    if not emulating:
+        changes.append(lock)
+    if modules:
+        first = {"preload": modules}
+        changes.append(Change("imported", f"with {', '.join(modules)} imported first", change=first))
+        if not emulating:
+            title = f"with the emulated lock, and {', '.join(modules)} imported first"
+            changes.append(replace(emulated(WATCHED, "imported-lock", title), change=first))
+    if lab.multiprocessing:
+        changes += [
+            Change(method, f"with multiprocessing by {method}", change={"start_method": method})
+            for method in ("forkserver", "spawn")
+        ]
+    lab.run(changes)
+    imported, with_lock = lab.row("imported"), lab.row("imported-lock")
+    if imported and with_lock and not imported.hits and with_lock.hits:
+        _convict_under_lock(lab, {"preload": modules}, "imported-lock")
+    return lab
+
+
+def _convict_under_lock(lab: Laboratory, base: Mapping[str, Any], key: str) -> None:
+    """The program hangs only with the emulated lock: who is it there?"""
+    suspects = lab.suspects(lab.rows[key])
+    lab.run(
+        [
+            replace(change, emulate=LOCK, title=f"with the emulated lock, {change.title}")
+            for change in alone(suspects, "lock-", base)
+        ]
+    )

@@ -1,0 +1,64 @@
+"""When a lock counts as mended by a callback in the child that frees the locks it finds (PyMongo's does)."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable
+
+import pytest
+
+from forkproof.evidence.mended import mends
+
+LOCK, OTHER = threading.Lock(), threading.Lock()
+LOCKS = weakref.WeakSet([LOCK])
+OTHERS = [OTHER]
+
+
+def frees_all() -> None:
+    for lock in LOCKS:
+        if lock.locked():
+            lock.release()
+
+
+def takes_and_gives_back() -> None:
+    for lock in LOCKS:
+        lock.acquire()
+        if lock.locked():
+            lock.release()
+
+
+def frees_others_while_it_holds_this() -> None:
+    with LOCK:
+        for lock in OTHERS:
+            if lock.locked():
+                lock.release()
+
+
+def closes_connections() -> None:
+    for connection in LOCKS:
+        connection.release()
+
+
+def frees_those_of_a_closure() -> Callable[[], None]:
+    locks = {LOCK}
+
+    def free() -> None:
+        for lock in locks:
+            if lock.locked():
+                lock.release()
+
+    return free
+
+
+@pytest.mark.parametrize("callback", [frees_all, frees_those_of_a_closure()])
+def test_a_callback_that_frees_the_lock_mends_it(callback: Callable[[], None]) -> None:
+    assert mends([callback], LOCK, "lock")
+    assert not mends([callback], OTHER, "lock")
+
+
+@pytest.mark.parametrize(
+    "callback", [takes_and_gives_back, frees_others_while_it_holds_this, closes_connections]
+)
+def test_a_callback_that_needs_it_or_frees_others_does_not(callback: Callable[[], None]) -> None:
+    assert not mends([callback], LOCK, "lock")
