@@ -12,6 +12,7 @@ setup(
             depends=sorted(glob("src/forkproof/_c/*.h")),
             extra_compile_args=[
                 "-O2",
+                "-fvisibility=hidden",
                 "-Wall",
                 "-Wextra",
                 "-Wno-unused-parameter",

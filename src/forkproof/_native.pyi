@@ -86,6 +86,12 @@ def set_exempt(exempt: dict[Any, Any]) -> None:
 def last_clean() -> bool:
     """Whether nothing was left at risk at the last fork of this process."""
 
+class ForkWarning:
+    """Stands for the message in an item of `warnings.filters`."""
+
+    def match(self, text: str, /) -> bool:
+        """Whether it is CPython's warning about fork and threads, and the last fork left nothing at risk."""
+
 def probe_buffered(file: Any) -> bool | None: ...
 def expression(code: CodeType, offset: int) -> str | None:
     """The words by which the code knows the lock that is entered or called there: "self._lock"."""

@@ -73,21 +73,6 @@ class _Settings:
 _settings = _Settings()
 
 
-class _ForkWarning:
-    """Stands for the message in a warnings filter: hides CPython's own warning at a fork that nothing was at risk at.
-
-    `warnings` asks anew at each warning (3.12 to 3.15), so one filter can decide every time.
-    """
-
-    def match(self, text: str) -> bool:
-        return (
-            "is multi-threaded, use of " in text
-            and "fork" in text
-            and _native is not None
-            and _native.last_clean()
-        )
-
-
 def install(
     policy: Policy = "wait",
     wait: float = 1.0,
@@ -140,7 +125,7 @@ def install(
     _native.set_exempt(s.exempt)
     _probe()
     if s.filter is None and sys.version_info >= (3, 12):
-        s.filter = ("ignore", _ForkWarning(), DeprecationWarning, None, 0)
+        s.filter = ("ignore", _native.ForkWarning(), DeprecationWarning, None, 0)
     _native.install(
         policy=0 if policy == "observe" else 1,
         repair=repair,

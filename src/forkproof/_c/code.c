@@ -39,24 +39,15 @@ static const struct {
 
 static CodeInfo nothing = {.boring = 1};
 
-/* The code objects of the last looks: found again by address, without touching them. An entry goes with its code. */
-#define RECENT 512
-static struct {
-    const void *code;
-    const CodeInfo *info;
-} recent[RECENT];
-
-static inline size_t slot_of(const void *code)
-{
-    return ((uintptr_t)code >> 4 ^ (uintptr_t)code >> 13) & (RECENT - 1);
-}
+Recent recent[RECENT];
 
 static void release_info(void *extra)
 {
     CodeInfo *info = extra;
     if (info != NULL && info != &nothing) {
-        if (recent[slot_of(info->code)].code == info->code) {
-            recent[slot_of(info->code)].code = NULL;
+        Recent *entry = recent_entry(info->code);
+        if (entry->code == info->code) {
+            entry->code = NULL;
         }
         PyMem_RawFree(info->units);
         PyMem_RawFree(info->sites);
@@ -791,6 +782,21 @@ static int decode(CodeInfo *info, PyCodeObject *code)
     return 0;
 }
 
+/* Most frames of most threads stand in a plain call: a look is to pass by them without reading more than where they are. */
+static void note_quiet(CodeInfo *info)
+{
+    if (info->importlib || info->wait || info->permit || info->exits || info->drives) {
+        return;
+    }
+    for (int i = 0; i < info->n_units; i++) {
+        Unit *u = &info->units[i];
+        OpKind kind = op_kind(u->op);
+        u->quiet = u->depth >= 0 && !u->back && !u->with && !u->iterator && !u->pending &&
+                   (kind == OP_CALL || kind == OP_CALL_KW || kind == OP_CALL_EX) && !is_enter_call(info, i) &&
+                   !is_exit_call(info, i);
+    }
+}
+
 static CodeInfo *read_code(PyCodeObject *code)
 {
     CodeInfo *info = PyMem_RawCalloc(1, sizeof(CodeInfo));
@@ -863,6 +869,7 @@ static CodeInfo *read_code(PyCodeObject *code)
         release_info(info);
         return &nothing;
     }
+    note_quiet(info);
     /* Units among the caches answer as their instruction does. */
     for (int i = 0; i < info->n_units; i++) {
         if (info->units[i].back) {
@@ -876,9 +883,9 @@ static CodeInfo *read_code(PyCodeObject *code)
 
 const CodeInfo *code_info(PyCodeObject *code)
 {
-    size_t slot = slot_of(code);
-    if (recent[slot].code == code) {
-        return recent[slot].info;
+    const CodeInfo *known = code_info_recent(code);
+    if (known != NULL) {
+        return known;
     }
     CodeInfo *info = code_extra_get(code, extra_index);
     if (info == NULL) {
@@ -890,16 +897,9 @@ const CodeInfo *code_info(PyCodeObject *code)
         }
     }
     if (info != &nothing) {
-        recent[slot].code = code;
-        recent[slot].info = info;
+        *recent_entry(code) = (Recent){code, info};
     }
     return info;
-}
-
-const CodeInfo *code_info_recent(const void *code)
-{
-    size_t slot = slot_of(code);
-    return recent[slot].code == code ? recent[slot].info : NULL;
 }
 
 int call_unit(const CodeInfo *info, int unit)

@@ -48,6 +48,7 @@ typedef struct {
     uint8_t back;     /* units back to the start of the instruction that this unit belongs to */
     uint8_t pending;  /* bit k: expressions[k] was acquired and its release() is still to come */
     uint8_t op;
+    uint8_t quiet;    /* a thread that stands here in a call of a Python function holds nothing by this frame */
     uint32_t arg;
 } Unit;
 
@@ -87,8 +88,25 @@ int code_init(void);
 /* Never NULL after code_init; on lack of memory, or a code object that it cannot follow, the answer is `boring`. */
 const CodeInfo *code_info(PyCodeObject *code);
 
-/* The same without touching the code object, NULL unless it was asked for lately. */
-const CodeInfo *code_info_recent(const void *code);
+/* The code objects of the last looks: found again by address, without touching them. An entry goes with its code. */
+#define RECENT 512
+typedef struct {
+    const void *code;
+    const CodeInfo *info;
+} Recent;
+extern Recent recent[RECENT];
+
+static inline Recent *recent_entry(const void *code)
+{
+    return &recent[((uintptr_t)code >> 4 ^ (uintptr_t)code >> 13) & (RECENT - 1)];
+}
+
+/* The same as code_info without touching the code object; NULL unless it was asked for lately. */
+static inline const CodeInfo *code_info_recent(const void *code)
+{
+    const Recent *entry = recent_entry(code);
+    return entry->code == code ? entry->info : NULL;
+}
 
 /* Calls `visit` for each call `first_parameter.a.b.method(...)` in the code until it returns nonzero. */
 typedef int (*CallVisitor)(void *context, PyCodeObject *code, const Expression *expression, PyObject *method, int unit);

@@ -63,7 +63,8 @@ static struct {
     PyObject *awaited; /* names of catalogued modules that had not been imported at the last refresh */
     PyObject *warnings, *filter; /* the module, and our item of its `filters` */
     PyObject *before_hook, *parent_hook, *child_first_hook, *child_last_hook;
-    PyObject *acquire_import_lock, *release_import_lock, *modules;
+    PyObject *imp, *modules;
+    PyCFunction acquire_import_lock, release_import_lock; /* of _imp, called as the interpreter would */
     Py_ssize_t modules_seen;
 
     unsigned long turn;      /* ident of the thread between `before` and the end of its fork */
@@ -82,7 +83,8 @@ static struct {
     PyObject *seen, *left;   /* lists for the report, or NULL */
     double waited;
     int polls, outcome, clean;
-    int in_child;            /* set in the child handler, cleared by the last child hook */
+    int child_hooked;        /* the child's hooks are in their list, for this fork */
+    int in_child;            /* set in the child handler if they are, cleared by the last of them */
     uint32_t random;
     PyObject *exempt;        /* dict id -> None, of locks and of thread idents */
 
@@ -139,7 +141,7 @@ static uint32_t random_bits(void)
 
 static int lock_imports(void)
 {
-    PyObject *answer = PyObject_CallNoArgs(g.acquire_import_lock);
+    PyObject *answer = g.acquire_import_lock(g.imp, NULL);
     if (answer == NULL) {
         PyErr_Clear();
         return -1;
@@ -155,7 +157,7 @@ static void unlock_imports(void)
         return;
     }
     g.import_locked = 0;
-    PyObject *answer = PyObject_CallNoArgs(g.release_import_lock);
+    PyObject *answer = g.release_import_lock(g.imp, NULL);
     if (answer == NULL) {
         PyErr_Clear();
     }
@@ -218,6 +220,7 @@ static void in_parent(void)
 
 static void in_child(void)
 {
+    g.look.firm = 0; /* the threads that it is about are gone */
     if (!g.armed || g.armed != PyThread_get_thread_ident()) {
         return;
     }
@@ -247,7 +250,7 @@ static void in_child(void)
     g.armed = 0;
     g.turn = 0;
     g.n_waiting = 0;
-    g.in_child = 1;
+    g.in_child = g.child_hooked;
     unseen.inherited |= g.look.threads > 0;
     release_signals();
 }
@@ -859,35 +862,27 @@ static void take_out(PyObject *list, PyObject *hook)
     }
 }
 
-static int keep_last(PyObject *list, PyObject *hook)
+/* Others may have registered theirs since: to be first or last is to be made so at each fork. */
+static void keep(PyObject *list, PyObject *hook, int wanted, int first)
 {
     Py_ssize_t n = list == NULL ? 0 : PyList_GET_SIZE(list);
-    if (n == 0 || PyList_GET_ITEM(list, n - 1) == hook) {
-        return 0;
-    }
-    for (Py_ssize_t i = 0; i < n; i++) {
-        if (PyList_GET_ITEM(list, i) == hook) {
-            if (PyList_SetSlice(list, i, i + 1, NULL) < 0) {
-                return -1;
-            }
-            return PyList_Append(list, hook);
-        }
-    }
-    return 0;
-}
-
-/* The parent's hook is in its list only when it will have something to say, and last then. Most forks do without. */
-static void want_parent_hook(PyObject *list, int wanted)
-{
-    Py_ssize_t n = list == NULL ? 0 : PyList_GET_SIZE(list);
-    int last = n > 0 && PyList_GET_ITEM(list, n - 1) == g.parent_hook;
-    if (list == NULL || (wanted && last)) {
+    if (list == NULL || (wanted && n > 0 && PyList_GET_ITEM(list, first ? 0 : n - 1) == hook)) {
         return;
     }
-    take_out(list, g.parent_hook);
-    if (wanted && PyList_Append(list, g.parent_hook) < 0) {
+    take_out(list, hook);
+    if (wanted && PyList_Insert(list, first ? 0 : PyList_GET_SIZE(list), hook) < 0) {
         PyErr_Clear();
     }
+}
+
+/* The hooks that run after the fork are in the interpreter's lists only when they will have something to say or to mend:
+ * most forks do without, and no page is written to for them. Nothing runs between this and the fork that could register more. */
+static void keep_hooks(PyInterpreterState *interpreter, int parent, int child)
+{
+    keep(interpreter->after_forkers_parent, g.parent_hook, parent, 0);
+    keep(interpreter->after_forkers_child, g.child_first_hook, child, 1);
+    keep(interpreter->after_forkers_child, g.child_last_hook, child, 0);
+    g.child_hooked = child;
 }
 
 static int anything_matters(void)
@@ -960,8 +955,11 @@ static void resolve_awaited(void)
             found = 1;
         }
     }
-    if (found && set_calls(g.calls) < 0) {
-        PyErr_Clear();
+    if (found) {
+        g.look.firm = 0;
+        if (set_calls(g.calls) < 0) {
+            PyErr_Clear();
+        }
     }
     PyErr_Clear();
 }
@@ -1009,12 +1007,10 @@ static PyObject *before(PyObject *module, PyObject *unused)
     Py_CLEAR(g.left);
 
     PyInterpreterState *interpreter = PyThreadState_GetInterpreter(me);
-    keep_last(interpreter->after_forkers_child, g.child_last_hook);
-    want_parent_hook(interpreter->after_forkers_parent, g.report_all);
-    PyErr_Clear();
     PyThreadState *head = PyInterpreterState_ThreadHead(interpreter);
     if (head == me && PyThreadState_Next(head) == NULL) {
         g.look.n = g.look.n_waiters = g.look.threads = 0;
+        keep_hooks(interpreter, g.report_all, g.report_all);
         g.armed = ident;
         Py_RETURN_NONE;
     }
@@ -1030,7 +1026,7 @@ static PyObject *before(PyObject *module, PyObject *unused)
             g.turn = 0;
             Py_RETURN_NONE;
         }
-        look(&g.look, me);
+        look_unless_still(&g.look, me);
         look_for_unseen(me, SEARCH_LIMIT);
         g.polls = 1;
         if (anything_matters()) {
@@ -1044,7 +1040,7 @@ static PyObject *before(PyObject *module, PyObject *unused)
             g.turn = 0;
             Py_RETURN_NONE;
         }
-        look(&g.look, me);
+        look_unless_still(&g.look, me);
         look_for_unseen(me, SEARCH_LIMIT);
         g.polls = 1;
         if (anything_matters()) {
@@ -1067,9 +1063,10 @@ static PyObject *before(PyObject *module, PyObject *unused)
     }
     PyErr_Clear();
     g.clean = g.left == NULL || PyList_GET_SIZE(g.left) == 0;
-    if (g.seen != NULL || g.left != NULL || (g.policy == POLICY_OBSERVE && refresh_is_due())) {
-        want_parent_hook(interpreter->after_forkers_parent, 1);
-    }
+    int tell = g.seen != NULL || g.left != NULL || g.report_all;
+    int mend = g.policy == POLICY_WAIT && g.repair && (g.look.n || g.look.n_waiters);
+    int refresh = g.policy == POLICY_OBSERVE && refresh_is_due();
+    keep_hooks(interpreter, g.on && (tell || refresh), g.on && (tell || mend));
     g.armed = ident;
     Py_RETURN_NONE;
 }
@@ -1113,7 +1110,8 @@ static void mend_queues(void)
         value_name = PyUnicode_InternFromString("_value");
         remove_name = PyUnicode_InternFromString("remove");
     }
-    for (int i = 0; i < g.look.n_waiters; i++) {
+    /* The newest thread is seen first and waits last in the queue: from the back, each is found at its front. */
+    for (int i = g.look.n_waiters; i-- > 0;) {
         PyObject *queue = plain_attribute(g.look.waiters[i].condition, waiters_name);
         if (queue == NULL || strcmp(Py_TYPE(queue)->tp_name, "collections.deque") != 0) {
             continue;
@@ -1225,8 +1223,7 @@ static PyObject *install(PyObject *module, PyObject *args, PyObject *keywords)
     Py_DECREF(answer);
     /* `before` runs in reverse order of registration: the first of the list is the last to run. */
     take_out(interpreter->before_forkers, g.before_hook);
-    if (PyList_Insert(interpreter->before_forkers, 0, g.before_hook) < 0 ||
-        PyList_Insert(interpreter->after_forkers_child, 0, g.child_first_hook) < 0) {
+    if (PyList_Insert(interpreter->before_forkers, 0, g.before_hook) < 0) {
         return NULL;
     }
     g.policy = policy;
@@ -1364,6 +1361,7 @@ static PyObject *set_catalogue(PyObject *module, PyObject *args)
     Py_XSETREF(g.unresolved, Py_NewRef(unresolved));
     Py_XSETREF(g.awaited, Py_NewRef(awaited));
     g.modules_resolved = -1;
+    g.look.firm = 0;
     if (set_calls(calls) < 0) {
         return NULL;
     }
@@ -1379,6 +1377,7 @@ static PyObject *set_semaphore(PyObject *module, PyObject *type)
     }
     Py_XSETREF(semaphore_type, (PyTypeObject *)Py_NewRef(type));
     forget_types();
+    g.look.firm = 0;
     Py_RETURN_NONE;
 }
 
@@ -1395,6 +1394,7 @@ static PyObject *add_foreign(PyObject *module, PyObject *args)
         return NULL;
     }
     Py_DECREF(id);
+    g.look.firm = 0;
     Py_RETURN_NONE;
 }
 
@@ -1408,6 +1408,25 @@ static PyObject *set_exempt(PyObject *module, PyObject *exempt)
     Py_XSETREF(g.exempt, Py_NewRef(exempt));
     Py_RETURN_NONE;
 }
+
+/* Stands for the message in a warnings filter: hides CPython's own warning at a fork that nothing was at risk at. `warnings`
+ * asks anew at each warning (3.12 to 3.15), so one filter can decide every time; in C, because it is asked at every fork. */
+static PyObject *match(PyObject *self, PyObject *text)
+{
+    (void)self;
+    int hidden = 0;
+    if (g.on && g.clean && PyUnicode_Check(text) && PyUnicode_IS_ASCII(text)) {
+        const char *characters = PyUnicode_DATA(text);
+        hidden = strstr(characters, "is multi-threaded, use of ") != NULL && strstr(characters, "fork") != NULL;
+    }
+    return PyBool_FromLong(hidden);
+}
+
+static PyMethodDef fork_warning_methods[] = {{"match", match, METH_O, NULL}, {NULL, NULL, 0, NULL}};
+static PyType_Slot fork_warning_slots[] = {{Py_tp_methods, fork_warning_methods}, {0, NULL}};
+static PyType_Spec fork_warning = {
+    .name = "forkproof._native.ForkWarning", .flags = Py_TPFLAGS_DEFAULT, .slots = fork_warning_slots,
+};
 
 static PyObject *last_clean(PyObject *module, PyObject *unused)
 {
@@ -1511,23 +1530,43 @@ PyMethodDef guard_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
+/* The C function behind a built-in function of a module that takes no arguments. */
+static PyCFunction without_arguments(PyObject *module, const char *name)
+{
+    PyObject *function = PyObject_GetAttrString(module, name);
+    PyCFunction found = NULL;
+    if (function != NULL && PyCFunction_Check(function) && PyCFunction_GET_FLAGS(function) == METH_NOARGS) {
+        found = PyCFunction_GET_FUNCTION(function);
+    }
+    else if (function != NULL) {
+        PyErr_Format(PyExc_ImportError, "_imp.%s is not the interpreter's own", name);
+    }
+    Py_XDECREF(function);
+    return found;
+}
+
 int guard_init(PyObject *module)
 {
     static int registered;
-    (void)module;
+    PyObject *type = PyType_FromSpec(&fork_warning);
+    int added = type == NULL ? -1 : PyModule_AddObjectRef(module, "ForkWarning", type);
+    Py_XDECREF(type);
+    if (added < 0) {
+        return -1;
+    }
     PyObject *imp = PyImport_ImportModule("_imp");
     if (imp == NULL) {
         return -1;
     }
-    g.acquire_import_lock = PyObject_GetAttrString(imp, "acquire_lock");
-    g.release_import_lock = PyObject_GetAttrString(imp, "release_lock");
-    Py_DECREF(imp);
+    g.imp = imp;
+    g.acquire_import_lock = without_arguments(imp, "acquire_lock");
+    g.release_import_lock = without_arguments(imp, "release_lock");
     g.modules = Py_XNewRef(PySys_GetObject("modules"));
-    if (g.acquire_import_lock == NULL || g.release_import_lock == NULL || g.modules == NULL ||
-        !PyDict_CheckExact(g.modules)) {
-        if (!PyErr_Occurred()) {
-            PyErr_SetString(PyExc_ImportError, "sys.modules is not a dict");
-        }
+    if (g.acquire_import_lock == NULL || g.release_import_lock == NULL) {
+        return -1;
+    }
+    if (g.modules == NULL || !PyDict_CheckExact(g.modules)) {
+        PyErr_SetString(PyExc_ImportError, "sys.modules is not a dict");
         return -1;
     }
     PyObject **slots[] = {&g.before_hook, &g.parent_hook, &g.child_first_hook, &g.child_last_hook};

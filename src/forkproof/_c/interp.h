@@ -10,7 +10,8 @@
  *   PyCodeObject           co_nlocalsplus, co_code_adaptive                                        (cpython/code.h)
  *   PyGenObject            gi_iframe, gi_frame_state                                (cpython/genobject.h, 3.14+ as above)
  *   PyInterpreterState     before_forkers, after_forkers_parent, after_forkers_child               (pycore_interp.h)
- *   the GIL's struct       its address range, to see that a thread waits for it; interval            (pycore_gil.h)
+ *   the GIL's struct       its address range, to see that a thread waits for it; interval; switch_number
+ *                                                                                                    (pycore_gil.h)
  *
  * Guarantee: on an interpreter that is not listed here the extension is an empty module that refuses to import.
  */
@@ -196,6 +197,17 @@ static inline int address_is_gil(uintptr_t address)
     uintptr_t gil = (uintptr_t)&_PyRuntime.ceval.gil;
 #endif
     return address >= gil && address < gil + sizeof(struct _gil_runtime_state);
+}
+
+/* How often the GIL has gone from one thread to another. While it stays the same no other thread has run any Python code:
+ * take_gil() counts every time that it is not its last holder who takes it (ceval_gil.c, 3.11 to 3.15). */
+static inline unsigned long gil_switches(void)
+{
+#if PY_AT_LEAST(3, 12)
+    return PyInterpreterState_Get()->ceval.gil->switch_number;
+#else
+    return _PyRuntime.ceval.gil.switch_number;
+#endif
 }
 
 /* What sys.setswitchinterval sets, in microseconds. */

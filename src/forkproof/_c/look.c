@@ -165,6 +165,7 @@ int set_calls(PyObject *calls)
 
 static Sighting *add(Look *l)
 {
+    l->firm = 0;
     if (l->n == l->room) {
         int room = l->room ? l->room * 2 : 128;
         Sighting *grown = PyMem_RawRealloc(l->items, sizeof(Sighting) * (size_t)room);
@@ -272,6 +273,7 @@ static int judgement(const Thread *t, PyObject *lock)
 
 static void sight_lock(Thread *t, const Place *p, State state, PyObject *lock, Kind kind, int certain)
 {
+    t->look->firm = 0;
     unsigned long me = (unsigned long)t->thread->thread_id;
     if (state == STATE_ACQUIRING) {
         if (kind == KIND_RLOCK && rlock_owner(lock) == me) {
@@ -412,6 +414,7 @@ static void sight_iterator(Thread *t, const Place *p, State state, PyObject *obj
 
 static void sight_generator(Thread *t, const Place *p, State state, PyObject *generator, int nesting)
 {
+    t->look->firm = 0;
     Frame *frame = suspended_frame(generator);
     if (frame == NULL || nesting > MAX_NESTING) {
         return;
@@ -462,6 +465,7 @@ static void sight_iterator(Thread *t, const Place *p, State state, PyObject *obj
     else if (type == &PyEnum_Type || type == &PyZip_Type || type == &PyMap_Type || type == &PyFilter_Type ||
              (type == &PyTuple_Type && nesting > 0 && PyTuple_GET_SIZE(object) < 16) ||
              strncmp(type->tp_name, "itertools.", 10) == 0) {
+        t->look->firm = 0;
         Inside inside = {t, p, state, nesting};
         t->steps++;
         type->tp_traverse(object, visit_inside, &inside);
@@ -478,6 +482,7 @@ static void sight_manager(Thread *t, const Place *p, State state, PyObject *mana
             return;
         }
     }
+    t->look->firm = 0;
     const TypeInfo *type = type_info(Py_TYPE(manager));
     Kind kind = type->kind == KIND_NONE ? kind_of(manager) : type->kind;
     if (kind == KIND_LOCK || kind == KIND_RLOCK) {
@@ -940,6 +945,7 @@ static int is_private(const Thread *t, PyObject *file)
 
 static void sight_file(Thread *t, const Place *p, PyObject *file, const Known *call)
 {
+    t->look->firm = 0;
     if (file != NULL && is_private(t, file)) {
         return;
     }
@@ -1039,6 +1045,7 @@ static int locks_behind(Thread *t, PyObject *object, PyObject **locks, int room)
 /* Whether this code releases `lock` somewhere: then it uses it as a mutex. */
 static int releases(Thread *t, const Place *p, PyObject *lock)
 {
+    t->look->firm = 0;
     for (int i = 0; i < p->info->n_sites; i++) {
         const CallSite *site = &p->info->sites[i];
         if (site->role != CALL_RELEASE || site->expression < 0) {
@@ -1071,6 +1078,7 @@ static void sight_call(Thread *t, Place *p, int base, Call *c, int nesting)
     if (call == NULL && method == METHOD_NONE) {
         if (PyCFunction_Check(callable)) {
             self = PyCFunction_GET_SELF(callable);
+            t->look->firm &= self == NULL || PyModule_CheckExact(self);
             const char *name = ((PyCFunctionObject *)callable)->m_ml->ml_name;
             if (self == NULL) {
                 return;
@@ -1087,6 +1095,7 @@ static void sight_call(Thread *t, Place *p, int base, Call *c, int nesting)
             }
         }
         else if (nesting == 0 && strcmp(Py_TYPE(callable)->tp_name, "functools.partial") == 0) {
+            t->look->firm = 0;
             c->callable = plain_attribute(callable, name_func);
             c->given = plain_attribute(callable, name_args);
             c->self = NULL;
@@ -1190,6 +1199,7 @@ static void sight_frame_locks(Thread *t, Place *p, State state, int nesting)
         PyObject *local = frame_local(p->frame, i);
         int unsure = p->unsure;
         if (local != NULL && PyCell_Check(local)) {
+            t->look->firm = 0;
             local = PyCell_GET(local);
             unsure = 1;
         }
@@ -1214,6 +1224,7 @@ static void sight_frame_locks(Thread *t, Place *p, State state, int nesting)
             }
             now = STATE_LEAVING;
         }
+        t->look->firm = 0;
         PyObject *object = evaluate(&info->expressions[k], p->code, p->frame);
         if (object == NULL) {
             continue;
@@ -1358,6 +1369,7 @@ static void sight_wait(Thread *t, Place *p, int base)
 static void sight_semaphore(Thread *t, Place *p, int base)
 {
     PyObject *self = frame_local(p->frame, 0);
+    t->look->firm = 0;
     if (self == NULL || type_info(Py_TYPE(self))->kind != KIND_SEMAPHORE) {
         return;
     }
@@ -1402,12 +1414,14 @@ static void sight_frame(Thread *t, Frame *frame, PyCodeObject *code, const CodeI
     if (info->exits && code->co_argcount > 0 && base > 0) {
         /* However it was called: by ExitStack, by hand, or awaited, when the caller's stack no longer shows the manager. */
         PyObject *leaving = first_local(frame);
+        t->look->firm = 0;
         if (leaving != NULL && kind_of(leaving) == KIND_NONE) {
             sight_leaving(t, &p, leaving, frame);
         }
     }
     if (kind == OP_BEFORE_WITH) {
         if (c_below) {
+            t->look->firm = 0;
             PyObject *slot = frame_slot(frame, code, u->depth - 1);
             PyObject *manager = slot;
 #if !PY_AT_LEAST(3, 12)
@@ -1427,6 +1441,7 @@ static void sight_frame(Thread *t, Frame *frame, PyCodeObject *code, const CodeI
         }
     }
     else if (is_enter_call(info, base)) {
+        t->look->firm = 0;
         int depth = frame_depth(frame, code);
         if (depth == u->depth && c_below) {
             PyObject *manager = frame_slot(frame, code, u->depth - 1);
@@ -1446,6 +1461,7 @@ static void sight_frame(Thread *t, Frame *frame, PyCodeObject *code, const CodeI
         }
     }
     else if (is_exit_call(info, base)) {
+        t->look->firm = 0;
 #if PY_AT_LEAST(3, 14)
         PyObject *manager = NULL;
         if (!c_below && inner != NULL) {
@@ -1493,6 +1509,7 @@ static void sight_frame(Thread *t, Frame *frame, PyCodeObject *code, const CodeI
                 site->expression >= 0 && call_result(&p, base, &result) &&
                 (result == Py_True || site->role == CALL_ACQUIRE_RESTORE) && (info->enters || !info->wait)) {
                 /* It has it, and only the GIL to go on is missing. */
+                t->look->firm = 0;
                 PyObject *locks[4];
                 PyObject *object = evaluate(&info->expressions[site->expression], code, frame);
                 int n = locks_behind(t, object, locks, 4);
@@ -1519,6 +1536,7 @@ static void sight_frame(Thread *t, Frame *frame, PyCodeObject *code, const CodeI
     else if (kind == OP_OTHER) {
         int call = exit_call_after(info, base);
         if (call >= 0 && info->units[call].depth >= 0) {
+            t->look->firm = 0;
             PyObject *slot = frame_slot(frame, code, info->units[call].depth - 4);
             PyObject *manager = manager_of(slot);
 #if PY_AT_LEAST(3, 14)
@@ -1532,9 +1550,22 @@ static void sight_frame(Thread *t, Frame *frame, PyCodeObject *code, const CodeI
     sight_frame_locks(t, &p, STATE_HOLDS, 0);
 }
 
+/* For a frame that is not the innermost of the Python code that C code called. */
+static inline int is_quiet(const Frame *frame, PyCodeObject *code, const CodeInfo *info)
+{
+    int unit = frame_unit(frame, code);
+    return unit >= 0 && unit < info->n_units && info->units[unit].quiet;
+}
+
 static void look_at_thread(Look *l, PyThreadState *ts)
 {
-    Thread t = {.look = l, .thread = ts, .first = l->n};
+    Thread t; /* without its arrays, which the counters say are empty */
+    t.look = l;
+    t.thread = ts;
+    t.first = l->n;
+    t.n_waiting = t.n_let_go = t.n_judged = t.importing = t.steps = 0;
+    t.exiting = NULL;
+    t.returned = NULL;
     Frame *frame = thread_top(ts), *inner = NULL;
     while (frame != NULL && frame_is_shim(frame)) {
         frame = frame->previous;
@@ -1547,7 +1578,7 @@ static void look_at_thread(Look *l, PyThreadState *ts)
             code = frame_code(frame);
             info = code == NULL ? NULL : code_info(code);
         }
-        if (info != NULL && (c_below || !info->boring)) {
+        if (info != NULL && (c_below || !(info->boring || is_quiet(frame, code, info)))) {
             sight_frame(&t, frame, code, info, inner, c_below);
         }
         inner = frame;
@@ -1560,37 +1591,49 @@ void look_at(Look *l, PyThreadState *self)
     look_at_thread(l, self);
 }
 
-/* Frames are a linked list in cold memory: after a fork hardly a line of it is in the cache. Following the lists of several
- * threads side by side lets the processor wait for many lines at once; the look that comes after finds them there. */
-#define SIDE_BY_SIDE 16
+/* Thread states and frames are linked lists in cold memory: after a fork hardly a line of them is in the cache, and no page
+ * in the TLB. Following the lists of many threads side by side lets the processor wait for many lines at once; the look that
+ * comes after finds them there. Where the thread states are is remembered from the last look: only fetched, never followed. */
+#define SIDE_BY_SIDE 64
+
+static PyThreadState *met[SIDE_BY_SIDE];
+
+static void fetch(const void *memory)
+{
+    __builtin_prefetch(memory);
+    __builtin_prefetch((const char *)memory + 64);
+}
 
 static void fetch_frames(PyThreadState **threads, int n)
 {
     Frame *at[SIDE_BY_SIDE];
-    int going = 0;
     for (int i = 0; i < n; i++) {
         at[i] = thread_top(threads[i]);
-        __builtin_prefetch(at[i]);
-        going += at[i] != NULL;
+        fetch(at[i]);
     }
-    for (int step = 0; going && step < 200; step++) {
-        going = 0;
+    for (int step = 0; n && step < 200; step++) {
+        int going = 0;
         for (int i = 0; i < n; i++) {
-            if (at[i] != NULL) {
-                __builtin_prefetch((const char *)at[i] + 64);
-                at[i] = at[i]->previous;
-                __builtin_prefetch(at[i]);
-                going += at[i] != NULL;
+            Frame *next = at[i] == NULL ? NULL : at[i]->previous;
+            if (next != NULL) {
+                fetch(next);
+                at[going++] = next;
             }
         }
+        n = going;
     }
 }
 
 void look(Look *l, PyThreadState *self)
 {
     l->n = l->n_waiters = l->threads = l->failed = 0;
-    PyInterpreterState *interpreter = PyThreadState_GetInterpreter(self);
-    PyThreadState *ts = PyInterpreterState_ThreadHead(interpreter);
+    l->firm = 1;
+    l->by = self->id;
+    l->switches = gil_switches();
+    for (int i = 0; i < SIDE_BY_SIDE && met[i] != NULL; i++) {
+        fetch(met[i]);
+    }
+    PyThreadState *ts = PyInterpreterState_ThreadHead(PyThreadState_GetInterpreter(self));
     while (ts != NULL) {
         PyThreadState *batch[SIDE_BY_SIDE];
         int n = 0;
@@ -1599,11 +1642,21 @@ void look(Look *l, PyThreadState *self)
                 batch[n++] = ts;
             }
         }
+        if (l->threads == 0 && memcmp(met, batch, sizeof(batch[0]) * (size_t)n) != 0) {
+            memcpy(met, batch, sizeof(batch[0]) * (size_t)n);
+        }
         fetch_frames(batch, n);
         for (int i = 0; i < n; i++) {
             look_at_thread(l, batch[i]);
         }
         l->threads += n;
+    }
+}
+
+void look_unless_still(Look *l, PyThreadState *self)
+{
+    if (!l->firm || l->by != self->id || l->switches != gil_switches()) {
+        look(l, self);
     }
 }
 

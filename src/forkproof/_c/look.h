@@ -38,11 +38,18 @@ typedef struct {
     int lent;     /* `waiters` is not from the heap: it is left behind when it is outgrown */
     int threads;  /* Python threads besides the forking one */
     int failed;   /* out of memory: the look is not complete */
+    /* Nothing was seen, and frames alone said so, no object that the forking thread could change since: it stays true
+     * until another thread runs. */
+    int firm;
+    uint64_t by;            /* PyThreadState.id of the thread that looked */
+    unsigned long switches; /* of the GIL from one thread to another, till then */
 } Look;
 
 int look_init(void);
 /* Looks at every thread but `self`; never lets the GIL go, runs no Python code, raises nothing. */
 void look(Look *l, PyThreadState *self);
+/* The same, but keeps what `l` says where no other thread can have moved since. */
+void look_unless_still(Look *l, PyThreadState *self);
 /* What `self`, the forking thread, holds by its own frames. */
 void look_at(Look *l, PyThreadState *self);
 
