@@ -228,7 +228,9 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--no-methods", action="store_true")
     args = parser.parse_args()
-    warnings.simplefilter("ignore", DeprecationWarning)  # CPython's own at each bare fork, seen once at most anyway
+    warnings.simplefilter(
+        "ignore", DeprecationWarning
+    )  # CPython's own at each bare fork, seen once at most anyway
 
     cases = [(threads, 14) for threads in args.threads]
     cases += [(50, depth) for depth in args.depths if (50, depth) not in cases]
@@ -268,7 +270,9 @@ def main() -> None:
     if args.json:
         with open(args.json, "w", encoding="utf-8") as file:
             json.dump(
-                {"python": sys.version, "rows": [asdict(row) for row in rows], "methods_ms": costs}, file, indent=1
+                {"python": sys.version, "rows": [asdict(row) for row in rows], "methods_ms": costs},
+                file,
+                indent=1,
             )
 
 

@@ -185,7 +185,10 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_the_forking_thread_changes_between_two_forks_is_seen(run: Run, change: str) -> None:
     """What frames alone do not decide is looked at anew, though no other thread has run."""
-    free = {"a manager gets another lock": "box.lock.release()", "a lock is taken in another's name": "lock.release()"}
+    free = {
+        "a manager gets another lock": "box.lock.release()",
+        "a lock is taken in another's name": "lock.release()",
+    }
     body = f"""
         lock = threading.Lock()
 {CHANGES[change]}
