@@ -234,6 +234,46 @@ def report_command(file: BinaryIO) -> None:
         sys.stdout = None  # python must not complain about it at exit
 
 
+@commands.command("doctor")
+@click.argument("pid", type=click.IntRange(min=1), required=False)
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="One JSON object a process, on a line of its own (docs/doctor.md).",
+)
+@click.option("--tree", is_flag=True, help="Look at the process's descendants too.")
+@click.option("--watch", is_flag=True, help="Look again and again, until one hangs or all have ended.")
+@click.option(
+    "--hang-after",
+    metavar="SECONDS",
+    type=_Seconds(min=0, min_open=True),
+    default=5.0,
+    show_default=True,
+    help="With --watch: how long a main thread stands still before the process is examined.",
+)
+@click.option(
+    "--core",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False),
+    help="Look at a core file instead.",
+)
+def doctor_command(pid: int | None, **options: Any) -> int:
+    """Say what process PID waits for, who has it, and whether it will ever go on.
+
+    Reads the process from outside, with or without forkproof in it, and changes nothing there. Exit status: 0 nothing is
+    deadlocked, 1 something is (proven or likely), 2 the process could not be looked at.
+
+    \b
+      forkproof doctor 4243
+      forkproof doctor --tree 4242
+      forkproof doctor --tree --watch 4242 && echo all have ended
+    """
+    from forkproof.doctor.command import doctor
+
+    return doctor(pid, **options)
+
+
 @commands.command("demo")
 @click.option("--act", "acts", type=click.IntRange(1, 6), multiple=True, help="Only this act (repeatable).")
 @click.option("--fast", is_flag=True, help="PyMongo's 30 s become 3, and the experiments half as many runs.")

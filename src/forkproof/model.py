@@ -165,6 +165,73 @@ class Resolved(_Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ThreadView(_Record):
+    """What one thread of an examined process does at this moment."""
+
+    thread: Thread
+    does: str
+    """In words: what it waits for, or that it runs."""
+    waits_for: WaitsFor | None = None
+    """Where only another thread of its process can end the wait; None where it runs, or waits for something else."""
+    still: bool = False
+    """It has not run between two looks."""
+    stack: tuple[Frame, ...] = ()
+    """Innermost first, compiled code included: `file` is then the library, and `line` null."""
+    verdict: Literal["proven", "likely", "unknown", "none"] = "none"
+    """Whether it waits for ever; `none`: nothing says so."""
+    proof: Literal["owner", "record", "closed-world"] | None = None
+    because: str = ""
+    """What the verdict rests on, in words."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin(_Record):
+    """Where an examined process comes from."""
+
+    forked: bool
+    """It runs on what a fork gave it; false once it has exec'd."""
+    seconds: float | None
+    """How long ago it was forked; null where that cannot be known."""
+    since: str | None
+    parent: int | None = None
+    """The process that it was forked from; null where that has ended, or has exec'd since."""
+    command: str = ""
+    threads: tuple[Thread, ...] = ()
+    """The threads that the parent has now."""
+    vanished: int = 0
+    """How many of these were there at the fork and so vanished in the child; others may have ended since."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diagnosis(_Record):
+    """What `forkproof doctor` found in one process."""
+
+    event: ClassVar[str] = "diagnosis"
+    time: str
+    pid: int
+    command: str
+    python: str | None
+    """Its version, as "3.13"; null where its stacks could not be read."""
+    verdict: Literal["proven", "likely", "unknown", "none"]
+    """The strongest of its threads'."""
+    proof: Literal["owner", "record", "closed-world"] | None = None
+    cause: str
+    """What holds it up, in a sentence."""
+    hazard: Hazard | None = None
+    """The hazard of the fork's record that matches."""
+    advice: str = ""
+    origin: Origin
+    threads: tuple[ThreadView, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What could not be read, and what that means."""
+
+    @property
+    def is_deadlock(self) -> bool:
+        """Proven, or likely."""
+        return self.verdict in ("proven", "likely")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Fault(_Record):
     """A fault of Forkproof's own, after which it is off in that process."""
 

@@ -1193,7 +1193,7 @@ static PyObject *before(PyObject *module, PyObject *unused)
     PyThreadState *head = PyInterpreterState_ThreadHead(interpreter);
     if (head == me && PyThreadState_Next(head) == NULL) {
         g.look.n = g.look.n_waiters = g.look.threads = 0;
-        keep_hooks(interpreter, g.report_all, g.report_all);
+        keep_hooks(interpreter, g.report_all, g.report_all || watch_is_on());
         g.armed = ident;
         Py_RETURN_NONE;
     }
@@ -1264,7 +1264,7 @@ static PyObject *before(PyObject *module, PyObject *unused)
     int tell = g.seen != NULL || g.left != NULL || g.report_all;
     int mend = g.policy == POLICY_WAIT && g.repair && (g.look.n || g.look.n_waiters);
     int refresh = g.policy == POLICY_OBSERVE && refresh_is_due();
-    keep_hooks(interpreter, g.on && (tell || refresh), g.on && (tell || mend));
+    keep_hooks(interpreter, g.on && (tell || refresh), g.on && (tell || mend || watch_is_on()));
     g.armed = ident;
     Py_RETURN_NONE;
 }

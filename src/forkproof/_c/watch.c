@@ -608,6 +608,11 @@ static void in_child(void)
     current = NULL;
 }
 
+int watch_is_on(void)
+{
+    return current != NULL;
+}
+
 int watch_inherited(void)
 {
     int answer = inherited;

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, NoReturn
 
 from forkproof.launch.follow import marked
+from forkproof.launch.outside import Outside
 from forkproof.launch.supervise import end_as, supervise
 from forkproof.launch.target import LaunchError, Target
-from forkproof.model import Event, Fork
+from forkproof.model import Event, Fork, Hang
 from forkproof.report import EventLines, Pairing, Renderer, Terminal
 
 STRICT_STATUS = 70
@@ -52,8 +53,15 @@ def run(target: Target, options: Options) -> NoReturn:
     _open_standard_streams()
     with _events_file(options.events) as (path, file):
         follower = _Follower(file, Terminal(sys.stderr))
+        outside = Outside(path, options.hang_after, options.on_hang == "kill", follower.has_hung)
         command = [sys.executable, *interpreter_options(), *target.line]
-        returncode = supervise(command, environment(options, path), follower.read)
+
+        def tick() -> None:
+            outside.start()
+            follower.read()
+
+        returncode = supervise(command, environment(options, path), tick)
+        outside.stop()
         follower.finish()
     if options.strict and returncode == 0 and follower.at_risk:
         returncode = STRICT_STATUS
@@ -71,6 +79,11 @@ class _Follower:
         self._lines = EventLines()
         self._pairing = Pairing()
         self._failed = False
+        self._hung: set[int] = set()
+
+    def has_hung(self, pid: int) -> bool:
+        """Whether a hang of that process has been told."""
+        return pid in self._hung
 
     def read(self) -> None:
         """Render what has come since."""
@@ -92,6 +105,8 @@ class _Follower:
     def _take(self, events: Iterable[Event]) -> None:
         for event in events:
             self.at_risk |= isinstance(event, Fork) and event.risk != "none"
+            if isinstance(event, Hang):
+                self._hung.add(event.pid)
             self._pairing.add(event)
 
     @contextmanager

@@ -1,0 +1,19 @@
+"""`forkproof doctor`: what a process waits for, and who has it, seen from outside, with or without Forkproof in it.
+
+    process.py    the process as the kernel shows it: threads, system calls, memory        (/proc)
+    stacks.py     Python and native stacks                                                 (pystack)
+    objects.py    CPython's lock objects in its memory
+    native.py     the C library's locks in its memory        symbols.py   their names      (pyelftools)
+    record.py     what Forkproof left there at the fork
+    origin.py     which process it was forked from
+    waits.py      what each thread waits for
+    verdict.py    whether that is for ever, and the proof
+    examine.py    all of it, in the order that costs the process least
+
+It needs the extra `forkproof[doctor]`, in the interpreter that it runs on; that may be another than the process's.
+"""
+
+from forkproof.doctor.examine import examine, hangs
+from forkproof.doctor.process import DoctorError
+
+__all__ = ["DoctorError", "examine", "hangs"]

@@ -1,0 +1,205 @@
+"""One look at one process: from its id to a diagnosis.
+
+In this order, because each step is dearer to the process than the one before: what /proc says, twice, a moment apart; then the
+stacks, for which the process is stopped only if a thread in it stands still on memory; then the words in its memory.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+
+from forkproof._events import now
+from forkproof.doctor import record, stacks
+from forkproof.doctor.objects import Objects
+from forkproof.doctor.origin import lineage
+from forkproof.doctor.process import DoctorError, Process, Region, Task, supported
+from forkproof.doctor.stacks import Native, PythonFrame, Stack, Stacks, Unreadable
+from forkproof.doctor.verdict import STRENGTHS, Case, Finding
+from forkproof.doctor.waits import Wait, wait_of
+from forkproof.model import Diagnosis, Frame, Hang, Thread, ThreadView, WaitsFor
+
+BETWEEN_LOOKS = 0.25
+_PYTHON = re.compile(r"(^|/)(lib)?python[23]?(\.\d+)?[a-z]*(\.so[.\d]*)?( \(deleted\))?$")
+
+_ADVICE = {
+    "import-lock": "{what}: do it before the first thread starts (at the top of the program), or fork before that",
+    "held-lock": "fork before the threads start that use this lock, or renew it in the child (os.register_at_fork)",
+    "native-call": "fork before the threads start that make this call",
+    "vanished-worker": "threads do not survive a fork: make the executor, thread or pool in the child, after the fork",
+    "notification": "threads do not survive a fork: start the one that is to notify in the child, after the fork",
+}
+_CURE = "; or start the program by `forkproof run`, which waits for a safe moment at each fork"
+
+
+def examine(pid: int) -> Diagnosis:
+    """Look at process `pid`, which is not changed. `DoctorError` says in one line why that was not possible."""
+    if problem := supported():
+        raise DoctorError(problem)
+    with Process(pid) as process:
+        first = process.tasks()
+        time.sleep(BETWEEN_LOOKS)
+        tasks = process.tasks()
+        still = {task.tid for task in tasks for before in first if task.is_as(before)}
+        regions = process.regions()
+        found, notes = _stacks(process, regions, tasks, still)
+        return diagnose(process, tasks, frozenset(still), regions, found, notes)
+
+
+def _stacks(
+    process: Process, regions: Sequence[Region], tasks: Sequence[Task], still: set[int]
+) -> tuple[Stacks, list[str]]:
+    """The stacks, and what there is to say of them. A process that runs is read without stopping it, if it lets itself be."""
+    stop = any(task.call is not None and task.call.is_futex and task.tid in still for task in tasks)
+    try:
+        try:
+            return stacks.read(process.pid, stop=stop), []
+        except Unreadable:
+            process.tasks()  # gone? then that is why
+            if stop:
+                raise
+            return stacks.read(process.pid, stop=True), []  # it changed under the reader's eyes
+    except Unreadable as error:
+        process.tasks()
+        if not any(_PYTHON.search(region.path) for region in regions):
+            name = process.command.split(" ")[0]
+            raise DoctorError(
+                f"process {process.pid} ({name}) is not a Python program, as far as can be seen"
+            ) from None
+        return Stacks({}, None), [f"no stacks, so what follows rests on native evidence only: {error}"]
+
+
+def diagnose(
+    process: Process,
+    tasks: Sequence[Task],
+    still: frozenset[int],
+    regions: Sequence[Region],
+    found: Stacks,
+    notes: list[str],
+) -> Diagnosis:
+    objects = None
+    if found.version:
+        objects = Objects(process.read, found.version)
+        if not objects.known:
+            notes.append(
+                f"objects of CPython {found.version[0]}.{found.version[1]} cannot be read, so no lock's owner"
+            )
+            objects = None
+    waits = {
+        task.tid: wait_of(task, found.threads.get(task.tid), process, regions, objects) for task in tasks
+    }
+    case = Case(
+        process=process,
+        tasks=tasks,
+        still=still,
+        waits=waits,
+        stacks=found.threads,
+        regions=regions,
+        lineage=lineage(process),
+        record=record.find(regions, process.read),
+        objects=objects,
+    )
+    findings = case.judge()
+    if {task.tid for task in process.tasks()} != {task.tid for task in tasks}:
+        notes.append("threads started or ended while the process was read")
+    worst = max(tasks, key=lambda task: (_rank(findings[task.tid]), task.tid == process.pid))
+    finding, wait = findings[worst.tid], waits[worst.tid]
+    is_deadlock = finding.verdict in ("proven", "likely")
+    return Diagnosis(
+        time=now(),
+        pid=process.pid,
+        command=process.command,
+        python=".".join(map(str, found.version)) if found.version else None,
+        verdict=finding.verdict,
+        proof=finding.proof,
+        cause=_cause(worst, wait, finding, process),
+        hazard=finding.hazard,
+        advice=_advice(wait, finding) if is_deadlock else "",
+        origin=case.lineage.origin,
+        threads=tuple(
+            _view(
+                task,
+                waits[task.tid],
+                findings[task.tid],
+                found.threads.get(task.tid),
+                process,
+                task.tid in still,
+            )
+            for task in tasks
+        ),
+        notes=tuple(notes),
+    )
+
+
+def _rank(finding: Finding) -> int:
+    return STRENGTHS.index(finding.verdict)
+
+
+def _cause(task: Task, wait: Wait, finding: Finding, process: Process) -> str:
+    who = _name(task, process)
+    if finding.verdict == "none":
+        return f"not a deadlock: {who} {wait.what}"
+    if finding.verdict == "unknown":
+        return f"{who} {wait.what} and stands still; {finding.because}"
+    end = "no thread of this process can end that" if finding.proof else "probably for ever"
+    return f"{who} {wait.what}, and {end}: {finding.because}"
+
+
+def _name(task: Task, process: Process) -> str:
+    return "MainThread" if task.tid == process.pid else f"thread {task.tid} ({task.name})"
+
+
+def _advice(wait: Wait, finding: Finding) -> str:
+    if finding.hazard and finding.hazard.advice:
+        return finding.hazard.advice
+    what = wait.lock.what.replace("the import of ", "import ") if wait.lock else ""
+    return (_ADVICE.get(wait.kind, _ADVICE["native-call"]).format(what=what)) + _CURE
+
+
+def _view(
+    task: Task, wait: Wait, finding: Finding, stack: Stack | None, process: Process, still: bool
+) -> ThreadView:
+    frames = tuple(_frame(frame) for frame in stack.merged) if stack else ()
+    name = "MainThread" if task.tid == process.pid else task.name
+    waits_for = None
+    if wait.for_ever and wait.kind != "work":
+        what = wait.lock.what.removeprefix("the ") if wait.lock else wait.what.removeprefix("waits for ")
+        waits_for = WaitsFor(kind=wait.kind, what=what, stack=frames)
+    return ThreadView(
+        thread=Thread(name, None, task.tid),
+        does=wait.what,
+        waits_for=waits_for,
+        still=still,
+        stack=frames,
+        verdict=finding.verdict,
+        proof=finding.proof,
+        because=finding.because,
+    )
+
+
+def _frame(frame: PythonFrame | Native) -> Frame:
+    if isinstance(frame, Native):
+        return Frame(frame.library, None, frame.symbol or f"{frame.address:#x}")
+    return Frame(frame.file, frame.line, frame.function)
+
+
+def hangs(diagnosis: Diagnosis, seconds: float) -> list[Hang]:
+    """The diagnosis as `hang` events: one for each thread that waits for ever, proven or likely."""
+    return [
+        Hang(
+            time=diagnosis.time,
+            pid=diagnosis.pid,
+            parent=diagnosis.origin.parent,
+            fork=None,
+            seconds=seconds,
+            thread=view.thread,
+            waits_for=view.waits_for or WaitsFor(kind="native-call", what=view.does, stack=view.stack),
+            verdict=view.verdict,
+            proof=view.proof,
+            hazard=diagnosis.hazard,
+            advice=diagnosis.advice,
+        )
+        for view in diagnosis.threads
+        if view.verdict in ("proven", "likely")
+    ]

@@ -1,0 +1,195 @@
+"""CPython's own objects, read in the memory of another process: as much as it takes to ask a lock who has it.
+
+Everything is read defensively. An object's type must have the name that it is expected to have, and where something does
+not look as the layout says there is no answer rather than a wrong one. Layouts are those of CPython 3.11 to 3.15 with
+the GIL, from its headers (each named where it is used); free-threaded builds have others and give no answer.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
+
+# PyHeapTypeObject.ht_cached_keys (cpython/object.h) and the first character of an ASCII str (cpython/unicodeobject.h).
+_CACHED_KEYS = {(3, 11): 872, (3, 12): 880, (3, 13): 880, (3, 14): 880, (3, 15): 888}
+_CHARACTERS = {(3, 11): 48, (3, 12): 40, (3, 13): 40, (3, 14): 40, (3, 15): 40}
+_TYPE, _NAME, _BASIC_SIZE, _FLAGS = 8, 24, 32, 168
+_INLINE_VALUES, _MANAGED_DICT = 1 << 2, 1 << 4
+_LONGEST = 200
+
+_RECURSIVE = ("RLock", "_thread.RLock")
+LOCKS = ("lock", "_thread.lock", *_RECURSIVE)
+BUFFERED = ("_io.BufferedWriter", "_io.BufferedReader", "_io.BufferedRandom")
+_LARGEST_HOLDER = 256  # bytes from an object's begin to its lock, at most
+_PIECE = 1 << 24
+_MOST = 1 << 30  # bytes of memory to search for a lock
+
+
+class Objects:
+    """The objects of a process that runs `version` of CPython; `read(address, size)` reads its memory."""
+
+    def __init__(self, read: Callable[[int, int], bytes], version: tuple[int, int]) -> None:
+        self._read = read
+        self._version = version
+
+    @property
+    def known(self) -> bool:
+        """Whether the layouts of this version are known."""
+        return self._version in _CACHED_KEYS
+
+    def kind(self, address: int) -> str:
+        """The name of an object's type; "" where there is no object."""
+        return self._c_string(self._word(self._word(address + _TYPE) + _NAME))
+
+    def size(self, address: int) -> int:
+        """The bytes that an object takes, without what varies."""
+        size = self._word(self._word(address + _TYPE) + _BASIC_SIZE)
+        return size if 0 < size < 4096 else 0
+
+    def text(self, address: int) -> str:
+        """An ASCII str; "" for anything else."""
+        if self.kind(address) != "str":
+            return ""
+        length = self._word(address + 16)
+        data = self._read(address + _CHARACTERS[self._version], length) if 0 < length < _LONGEST else b""
+        return data.decode("ascii", "replace") if data.isascii() else ""
+
+    def number(self, address: int) -> int | None:
+        """An int; None for anything else."""
+        if self.kind(address) != "int":
+            return None
+        tag = self._word(address + 16)
+        # 3.12 put the number of digits above three bits of flags (cpython/longintrepr.h).
+        count = tag if self._version == (3, 11) else tag >> 3
+        data = self._read(address + 24, 4 * count) if 0 <= count <= 3 else b""
+        digits: tuple[int, ...] = struct.unpack(f"@{len(data) // 4}I", data)
+        return sum(digit << 30 * at for at, digit in enumerate(digits))
+
+    def attributes(self, address: int) -> Mapping[str, int]:
+        """The attributes of an instance of a Python class: the address of each."""
+        kind = self._word(address + _TYPE)
+        flags = self._word(kind + _FLAGS)
+        if not flags & _MANAGED_DICT:
+            return {}
+        dictionary = values = 0
+        if self._version == (3, 11):  # pycore_object.h: _PyObject_ValuesPointer, _PyObject_ManagedDictPointer
+            values, dictionary = self._word(address - 32), self._word(address - 24)
+        elif self._version == (3, 12):  # pycore_object.h: PyDictOrValues, tagged
+            either = self._word(address - 24)
+            values, dictionary = (either + 1, 0) if either & 1 else (0, either)
+        else:  # pycore_dict.h: _dictvalues; `valid` is its fourth byte
+            dictionary = self._word(address - 24)
+            inline = address + self.size(address)
+            if flags & _INLINE_VALUES and self._read(inline + 3, 1) == b"\1":
+                values = inline + 8
+        if values:
+            keys = self._word(kind + _CACHED_KEYS[self._version])
+            return self._pairs(keys, values)
+        return self._items(dictionary) if dictionary else {}
+
+    def _items(self, dictionary: int) -> Mapping[str, int]:
+        keys, values = self._word(dictionary + 32), self._word(dictionary + 40)
+        if values and self._version >= (3, 13):
+            values += 8
+        return self._pairs(keys, values)
+
+    def _pairs(self, keys: int, values: int) -> Mapping[str, int]:
+        """pycore_dict.h: _dictkeysobject. `values` is 0 where they lie beside the keys."""
+        head = self._read(keys, 32)
+        if not head:
+            return {}
+        _, _, log_index_bytes, kind, _, _, count = struct.unpack("@qBBBxIqq", head)
+        if not 0 <= count < _LONGEST or log_index_bytes > 12:
+            return {}
+        entries = keys + 32 + (1 << log_index_bytes)
+        width, skip = (24, 8) if kind == 0 else (16, 0)
+        found = {}
+        for at in range(count):
+            entry = entries + at * width + skip
+            value = self._word(values + 8 * at) if values else self._word(entry + 8)
+            if value and (name := self.text(self._word(entry))):
+                found[name] = value
+        return found
+
+    # Locks.
+
+    def owner_of_recursive(self, address: int) -> int | None:
+        """The ident of the thread that has an RLock (_threadmodule.c: rlockobject); None if it is none, or nobody's."""
+        if self.kind(address) not in _RECURSIVE:
+            return None
+        return self._word(address + 24) or None
+
+    def is_waited_for_at(self, lock: int, futex: int, mutex: int) -> bool:
+        """Whether a thread that waits at the word `futex` waits for this object.
+
+        A `lock` holds its PyMutex itself (3.14 on; `mutex` is the address that the thread is parked at), or points to
+        the semaphore that the futex is in. A buffered file or another object does either somewhere inside.
+        """
+        if mutex and lock + 16 <= mutex < lock + max(self.size(lock), 17):
+            return True
+        data = self._read(lock, self.size(lock))
+        words = [data[at : at + 8] for at in range(16, len(data) - 7, 8)]
+        return any(struct.pack("@L", word) in words for word in (futex, mutex) if word)
+
+    def parked_at(self, futex: int) -> int:
+        """The address that a thread is parked at (3.13 on), whose own semaphore is at `futex`; 0 if that is none.
+
+        Python/parking_lot.c: in a wait_entry the address lies before the semaphore. A lock that has its semaphore to
+        itself (up to 3.13, and still for buffered files) has the size of a malloc'ed piece there, which is no address.
+        """
+        address = self._word(futex - 8) if self._version >= (3, 13) else 0
+        return address if self._read(address, 1) else 0
+
+    def holder_of(
+        self, futex: int, parked: int, memory: Iterable[tuple[int, int]]
+    ) -> tuple[int, str, int | None] | None:
+        """The object whose lock a thread waits for at the word `futex`: its address, its type, and the owner that it names.
+
+        Its lock is part of it, or it has the address of its lock: of a PyMutex (3.14 on), or of the semaphore that
+        the thread waits at. That is searched for in `memory` (pairs of begin and end). A buffered file and an RLock
+        have the owner after the lock.
+        """
+        memory = list(memory)
+        words = [word for word in (futex, parked) if word]
+        places = chain([parked] if parked else (), *(self._search(word, memory) for word in words))
+        for place in places:
+            for begin in range(place - 16, place - _LARGEST_HOLDER, -8):
+                kind = self.kind(begin)
+                if kind in (*LOCKS, *BUFFERED) and place < begin + self.size(begin):
+                    names_owner = kind in _RECURSIVE or kind in BUFFERED
+                    return begin, kind, (self._word(place + 8) or None) if names_owner else None
+        return None
+
+    def _search(self, word: int, memory: Iterable[tuple[int, int]]) -> Iterator[int]:
+        """The places where `word` is, as a whole, aligned word."""
+        wanted = struct.pack("@L", word)
+        left = _MOST
+        for begin, end in memory:
+            for start in range(begin, end, _PIECE):
+                size = min(_PIECE, end - start)
+                left -= size
+                if left < 0:
+                    return
+                data = self._read(start, size)
+                at = data.find(wanted)
+                while at >= 0:
+                    if at % 8 == 0:
+                        yield start + at
+                    at = data.find(wanted, at + 1)
+
+    def _word(self, address: int) -> int:
+        data = self._read(address, 8) if 0 < address < 1 << 63 else b""
+        return int.from_bytes(data, "little") if data else 0
+
+    def _c_string(self, address: int) -> str:
+        """Read page by page: what follows the string may not be there."""
+        found = b""
+        while address and len(found) < _LONGEST:
+            size = min(64, 4096 - address % 4096)
+            piece = self._read(address, size)
+            found += piece.partition(b"\0")[0]
+            if not piece or b"\0" in piece:
+                break
+            address += size
+        return found.decode("ascii", "replace")

@@ -1,0 +1,75 @@
+"""Which process a process was forked from, and what it may have inherited.
+
+The kernel marks a process that has not exec'd since its fork, and gives each program that it starts 16 random bytes, which a
+fork copies: a parent that has the same bytes at the same address is the one that the memory came from. Which of its threads
+forked is seen by the thread descriptor: the child's main thread goes on with that of the forking thread, at the same address.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from forkproof.doctor.process import DoctorError, Process, robust_list
+from forkproof.model import Origin, Thread
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """Where a process comes from, and what follows for the thread ids in its memory."""
+
+    origin: Origin
+    forking: frozenset[int]
+    """The ids of the threads that forked it and its forebears: what these held, its main thread now has."""
+    complete: bool
+    """No other thread can have forked: all forebears are known, up to the program's start."""
+
+
+def lineage(process: Process) -> Lineage:
+    """The origin of `process`, as far as it and its forebears may be looked at."""
+    forking: set[int] = set()
+    complete = True
+    origin: Origin | None = None
+    child = process
+    opened: list[Process] = []
+    try:
+        while child.was_forked:
+            try:
+                parent = Process(child.parent)
+                opened.append(parent)
+                tasks = parent.tasks()
+                if parent.image is None or parent.image != child.image:
+                    complete = False  # the parent has ended, or exec'd: this is somebody else
+                    break
+            except DoctorError:
+                complete = False
+                break
+            mine = robust_list(child.pid)
+            found = [task for task in tasks if mine and robust_list(task.tid) == mine]
+            forking |= {task.inner for task in found}
+            complete &= len(found) == 1
+            if child is process:
+                others = [task for task in tasks if task not in found]
+                origin = _origin(
+                    process,
+                    parent=parent.pid,
+                    command=parent.command,
+                    threads=tuple(Thread(task.name, None, task.tid) for task in tasks),
+                    # Ids are given in order: of two that were started in the same tick the thread came first.
+                    vanished=sum((task.started, task.tid) < (process.started, process.pid) for task in others)
+                    if found
+                    else max(0, sum(task.started < process.started for task in tasks) - 1),
+                )
+            child = parent
+        return Lineage(origin or _origin(process), frozenset(forking), complete)
+    finally:
+        for parent in opened:
+            parent.close()
+
+
+def _origin(process: Process, **known: object) -> Origin:
+    age = process.age
+    if age is None:
+        return Origin(forked=process.was_forked, seconds=None, since=None)
+    since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - age))
+    return Origin(forked=process.was_forked, seconds=round(age, 2), since=since, **known)  # type: ignore[arg-type]

@@ -1,0 +1,436 @@
+"""A process as the kernel shows it: /proc, and nothing that the process would notice.
+
+Nothing here stops or changes the process. It may end at any moment, so everything may raise `Gone`; where the system
+forbids a reading, `Forbidden` says what to allow. Thread ids have two forms: the one of this side (`tid`), and the one
+that the process itself knows and writes into its locks (`inner`), which differs where it has a pid namespace of its own.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import struct
+import sys
+import tomllib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, cached_property
+from importlib.resources import files
+from typing import Any
+
+_FORKED_NOT_EXECED = 0x40  # PF_FORKNOEXEC in linux/sched.h: set by fork, cleared by exec
+_KERNEL_THREAD = 0x200000  # PF_KTHREAD, there too
+_AT_NULL, _AT_RANDOM = 0, 25
+_FUTEX_CLOCK_REALTIME, _FUTEX_PRIVATE = 0x100, 0x80
+_FUTEX_WAITS = {0, 6, 9, 11, 13}  # WAIT, LOCK_PI, WAIT_BITSET, WAIT_REQUEUE_PI, LOCK_PI2 of linux/futex.h
+_GET_ROBUST_LIST = {"x86_64": 274, "aarch64": 100}
+
+
+class DoctorError(Exception):
+    """The process could not be looked at: one line that says why, and what to do about it."""
+
+
+class Gone(DoctorError):
+    """There is no such process, or there is none any more."""
+
+
+class Forbidden(DoctorError):
+    """The system does not allow this process to look at that one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """The system call that a thread is blocked in."""
+
+    name: str
+    words: str
+    """What a thread in it does, for a person; `{fd}` stands for what its descriptor is."""
+    arguments: tuple[int, ...]
+    timed: bool
+    """It ends by itself after some time."""
+
+    @property
+    def is_futex(self) -> bool:
+        return self.name == "futex" and self.arguments[1] & 0x7F in _FUTEX_WAITS
+
+    @property
+    def address(self) -> int:
+        """The word that a futex call waits on."""
+        return self.arguments[0]
+
+    @property
+    def is_private(self) -> bool:
+        """Only a thread that shares this memory can wake it: no other process, and not the kernel."""
+        return self.is_futex and bool(self.arguments[1] & _FUTEX_PRIVATE)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A thread at one moment."""
+
+    tid: int
+    inner: int
+    name: str
+    """As the kernel has it: at most 15 bytes."""
+    state: str
+    started: int
+    """In clock ticks after the machine's start."""
+    ticks: int
+    """Processor time used, in clock ticks."""
+    switches: int
+    """How often it has been switched away from; grows whenever it has run."""
+    call: Call | None
+    stack: int
+    """Its stack pointer; 0 where it is running."""
+
+    @property
+    def waits_for_ever(self) -> bool:
+        """It waits on memory of this process, without a time limit: only a thread of this process ends that."""
+        return self.call is not None and self.call.is_private and not self.call.timed
+
+    def is_as(self, earlier: Task) -> bool:
+        """Whether it has not run since `earlier` was taken."""
+        return (self.tid, self.started, self.switches, self.ticks, self.call) == (
+            earlier.tid,
+            earlier.started,
+            earlier.switches,
+            earlier.ticks,
+            earlier.call,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A mapping of memory."""
+
+    start: int
+    end: int
+    permissions: str
+    offset: int
+    path: str
+
+    @property
+    def is_shared(self) -> bool:
+        """Other processes may see, and change, what is in it."""
+        return "s" in self.permissions
+
+
+class Process:
+    """A live process. Opening it checks that it may be looked at."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._folder = f"/proc/{pid}"
+        self.started = self._stat()[19]
+        try:
+            self._memory = os.open(f"{self._folder}/mem", os.O_RDONLY | os.O_CLOEXEC)
+            with open(f"{self._folder}/syscall") as file:
+                file.read()
+        except PermissionError:
+            raise Forbidden(_what_to_allow(pid)) from None
+        except OSError:
+            if self._stat()[6] & _KERNEL_THREAD:
+                raise DoctorError(f"process {pid} is a thread of the kernel, not a program") from None
+            raise self._gone() from None
+
+    def close(self) -> None:
+        os.close(self._memory)
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # What it is.
+
+    @cached_property
+    def command(self) -> str:
+        """Its command line, for a person."""
+        with self._looking():
+            words = _read(f"{self._folder}/cmdline").rstrip("\0").split("\0")
+            return " ".join(words) if words != [""] else f"[{_read(f'{self._folder}/comm').strip()}]"
+
+    @cached_property
+    def executable(self) -> str:
+        try:
+            return os.readlink(f"{self._folder}/exe")
+        except OSError:
+            return ""
+
+    @property
+    def parent(self) -> int:
+        return self._stat()[1]
+
+    @property
+    def flags(self) -> int:
+        return self._stat()[6]
+
+    @property
+    def was_forked(self) -> bool:
+        """It has not exec'd since it was forked: the kernel's own mark."""
+        return bool(self.flags & _FORKED_NOT_EXECED)
+
+    @cached_property
+    def inner(self) -> int:
+        """Its id in its own pid namespace."""
+        with self._looking():
+            return _inner(_status(f"{self._folder}/status"), self.pid)
+
+    @cached_property
+    def caught_signals(self) -> frozenset[int]:
+        """The signals that it has a handler for."""
+        with self._looking():
+            mask = int(_status(f"{self._folder}/status").get("SigCgt", "0"), 16)
+        return frozenset(number for number in range(1, 65) if mask >> number - 1 & 1)
+
+    @property
+    def age(self) -> float | None:
+        """Seconds since it was started; None where that cannot be known."""
+        with open("/proc/uptime") as file:
+            return float(file.read().split()[0]) - self.started / os.sysconf("SC_CLK_TCK")
+
+    @cached_property
+    def image(self) -> tuple[int, bytes] | None:
+        """Where the 16 random bytes lie that the kernel gives every program that it starts, and which they are.
+
+        Equal in two processes: one was forked from the other, or both from a third, and neither has exec'd since.
+        """
+        with self._looking(), open(f"{self._folder}/auxv", "rb") as file:
+            data = file.read()
+        for kind, value in struct.iter_unpack("@LL", data[: len(data) // 16 * 16]):
+            if kind == _AT_RANDOM and (found := self.read(value, 16)):
+                return value, found
+            if kind == _AT_NULL:
+                break
+        return None
+
+    # Its threads.
+
+    def tasks(self) -> list[Task]:
+        """Its threads, the main one first; those that end while they are read are left out."""
+        try:
+            tids = sorted(map(int, os.listdir(f"{self._folder}/task")))
+        except OSError:
+            raise self._gone() from None
+        found = [task for tid in tids if (task := self._task(tid))]
+        if not found or self._stat()[19] != self.started or all(task.state in "ZX" for task in found):
+            raise self._gone()
+        return sorted(found, key=lambda task: task.tid != self.pid)
+
+    def main_task(self) -> Task:
+        """Its main thread."""
+        task = self._task(self.pid)
+        if not task or task.state in "ZX" or self._stat()[19] != self.started:
+            raise self._gone()
+        return task
+
+    def _task(self, tid: int) -> Task | None:
+        folder = f"{self._folder}/task/{tid}"
+        try:
+            fields = _fields(_read(f"{folder}/stat"))
+            status = _status(f"{folder}/status")
+            try:
+                call, stack = _call(_read(f"{folder}/syscall"))
+            except PermissionError:  # the main thread has ended, others have not
+                call, stack = None, 0
+        except OSError:
+            return None
+        switches = int(status["voluntary_ctxt_switches"]) + int(status["nonvoluntary_ctxt_switches"])
+        return Task(
+            tid=tid,
+            inner=_inner(status, tid),
+            name=status["Name"],
+            state=status["State"][:1],
+            started=fields[19],
+            ticks=fields[11] + fields[12],
+            switches=switches,
+            call=call,
+            stack=stack,
+        )
+
+    def tid_of(self, ident: int, tasks: Sequence[Task]) -> int | None:
+        """The thread that Python (and pthread_self) calls `ident`; None if this process has no such thread.
+
+        An ident of glibc's is the address of the thread's descriptor, and the kernel knows an address inside that:
+        the thread's list of robust mutexes. `LookupError` where the kernel does not tell.
+        """
+        told = {task.tid: robust_list(task.tid) for task in tasks}
+        if not all(told.values()):
+            raise LookupError(ident)
+        return next((tid for tid, head in told.items() if head and 0 <= head - ident < 4096), None)
+
+    def descriptor(self, number: int) -> str:
+        """What a descriptor is: a pipe, a socket, a terminal, a file."""
+        try:
+            target = os.readlink(f"{self._folder}/fd/{number}")
+        except OSError:
+            return f"descriptor {number}"
+        kind, colon, _ = target.partition(":[")
+        if colon:
+            return f"a {kind}"
+        kind, colon, rest = target.partition("anon_inode:")
+        return f"a terminal ({target})" if target.startswith("/dev/pts/") else rest.strip("[]") or target
+
+    # Its memory.
+
+    def read(self, address: int, size: int) -> bytes:
+        """`size` bytes of its memory; none at all where it has no such memory."""
+        try:
+            data = os.pread(self._memory, size, address)
+        except (OSError, OverflowError):
+            return b""
+        return data if len(data) == size else b""
+
+    def regions(self) -> list[Region]:
+        """Its mappings, in order of address."""
+        with self._looking():
+            lines = _read(f"{self._folder}/maps").splitlines()
+        return [_region(line) for line in lines]
+
+    # How it is read.
+
+    def _stat(self) -> list[int]:
+        try:
+            return _fields(_read(f"/proc/{self.pid}/stat"))
+        except PermissionError:
+            raise Forbidden(_what_to_allow(self.pid)) from None
+        except OSError:
+            raise self._gone() from None
+
+    def _gone(self) -> Gone:
+        known = hasattr(self, "started")
+        if known:
+            return Gone(f"process {self.pid} ended while it was being read")
+        return Gone(f"there is no process {self.pid}; its id may be another inside a container than outside")
+
+    @contextmanager
+    def _looking(self) -> Iterator[None]:
+        try:
+            yield
+        except PermissionError:
+            raise Forbidden(_what_to_allow(self.pid)) from None
+        except OSError:
+            raise self._gone() from None
+
+
+def robust_list(tid: int) -> int | None:
+    """The address of a thread's list of robust mutexes; None where the kernel does not tell."""
+    number = _GET_ROBUST_LIST.get(platform.machine())
+    head, size = ctypes.c_size_t(), ctypes.c_size_t()
+    if number is None or _libc().syscall(number, tid, ctypes.byref(head), ctypes.byref(size)):
+        return None
+    return head.value or None
+
+
+def family(pid: int) -> list[int]:
+    """`pid` and its descendants, as far as they have not been orphaned."""
+    children: dict[int, list[int]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdecimal():
+            try:
+                children.setdefault(_fields(_read(f"/proc/{name}/stat"))[1], []).append(int(name))
+            except OSError:
+                continue
+    found = [pid]
+    for one in found:
+        found += children.get(one, ())
+    return found
+
+
+def _read(path: str) -> str:
+    with open(path, errors="replace") as file:
+        return file.read()
+
+
+def _fields(stat: str) -> list[int]:
+    """The fields of a `stat` file from the third on (proc(5)): [1] is the parent; the state, a letter, counts as 0."""
+    _state, *rest = stat[stat.rindex(")") + 2 :].split()
+    return [0, *map(int, rest)]
+
+
+def _status(path: str) -> dict[str, str]:
+    lines = (line.partition(":") for line in _read(path).splitlines())
+    return {name: value.strip() for name, _, value in lines}
+
+
+def _inner(status: dict[str, str], outer: int) -> int:
+    return int(status.get("NSpid", str(outer)).split()[-1])
+
+
+def _call(line: str) -> tuple[Call | None, int]:
+    """The content of a `syscall` file: the call, and the stack pointer."""
+    words = line.split()
+    if len(words) < 3:  # "running"
+        return None, 0
+    number, *values = int(words[0]), *(int(word, 16) for word in words[1:])
+    if number < 0:
+        return None, values[0]
+    return make_call(number, tuple(values[:6])), values[6]
+
+
+def make_call(number: int, arguments: tuple[int, ...]) -> Call:
+    """A system call by its number on this machine."""
+    entry = _calls().get(number, {"name": f"system call {number}", "words": f"is in system call {number}"})
+    at = entry.get("timeout")
+    value = arguments[at] & entry.get("mask", 2**64 - 1) if at is not None else 0
+    endless = entry.get("endless", 0)
+    timed = entry.get("timed", False) or (at is not None and value != endless)
+    return Call(entry["name"], entry["words"], arguments, timed)
+
+
+@cache
+def _calls() -> dict[int, dict[str, Any]]:
+    data = tomllib.loads(files(__package__).joinpath("syscalls.toml").read_text(encoding="utf-8"))
+    return {call[platform.machine()]: call for call in data["call"] if platform.machine() in call}
+
+
+def _region(line: str) -> Region:
+    span, permissions, offset, _device, _inode, *path = line.split(maxsplit=5)
+    start, _, end = span.partition("-")
+    return Region(int(start, 16), int(end, 16), permissions, int(offset, 16), path[0] if path else "")
+
+
+def _what_to_allow(pid: int) -> str:
+    """Why this process may not look at that one."""
+    begin = f"not permitted to look at process {pid}"
+    if not os.path.exists(f"/proc/{pid}"):
+        return f"process {pid} ended while it was being read"
+    owner = os.stat(f"/proc/{pid}").st_uid
+    if os.geteuid() not in (0, owner):
+        return f"{begin}, which belongs to another user; run the doctor as root or as user {owner}"
+    try:
+        scope = int(_read("/proc/sys/kernel/yama/ptrace_scope"))
+    except (OSError, ValueError):
+        scope = 0
+    if os.geteuid() != 0 and scope == 1:
+        return (
+            f"{begin}: Yama allows it for descendants only (kernel.yama.ptrace_scope is 1); run the doctor as root, or "
+            "allow it with: sudo sysctl kernel.yama.ptrace_scope=0, or start the program by: forkproof run"
+        )
+    if scope == 3:
+        return f"{begin}: kernel.yama.ptrace_scope is 3, which forbids it to everybody until the machine restarts"
+    if os.geteuid() == 0 and not _has_ptrace():
+        return f"{begin}: root here lacks CAP_SYS_PTRACE; start the container with --cap-add=SYS_PTRACE"
+    if os.geteuid() != 0:
+        return f"{begin}: it has more privileges than the doctor, or is not dumpable; run the doctor as root"
+    return f"{begin}: a security module (seccomp, SELinux, AppArmor) forbids it; see its log"
+
+
+def _has_ptrace() -> bool:
+    mask = int(_status("/proc/self/status").get("CapEff", "0"), 16)
+    return bool(mask >> 19 & 1)  # CAP_SYS_PTRACE
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None)
+
+
+def supported() -> str | None:
+    """Why the doctor cannot work on this system; None if it can."""
+    if sys.platform != "linux":
+        return f"the doctor reads /proc of Linux, and this is {sys.platform}"
+    return None

@@ -1,0 +1,221 @@
+"""What a thread waits for: its system call, its Python frames and the lock behind them, put into words.
+
+No verdict here. A wait says what could end it: `for_ever` means that only a thread of the same process can, and `mutex` that
+this has to be the one that holds a lock, so that nobody would wait so on purpose.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from forkproof.doctor.native import NativeLock, lock_at
+from forkproof.doctor.objects import BUFFERED, LOCKS, Objects
+from forkproof.doctor.process import Process, Region, Task
+from forkproof.doctor.stacks import PythonFrame, Stack
+
+_IMPORTLIB = "<frozen importlib._bootstrap>"
+_DEPTH = 8  # frames from the innermost outward that may hold the lock in a variable
+
+
+@dataclass(frozen=True, slots=True)
+class PythonLock:
+    """The lock object that a thread waits for."""
+
+    what: str
+    """By a name that a person recognises: `the import of encodings.idna`, `the lock '_lock' of Topology`."""
+    address: int
+    owner: int | None
+    """The ident of the thread that has it, where the object says so."""
+    kind: str
+    """`import-lock` or `held-lock`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """What one thread waits for."""
+
+    kind: str
+    """`import-lock`, `held-lock`, `native-call`, `vanished-worker`, `notification`, `work`, `gil`, `system` or `running`."""
+    what: str
+    for_ever: bool = False
+    lock: PythonLock | None = None
+    native: NativeLock | None = None
+    parked: int = 0
+    """The address that CPython (3.13 on) has parked the thread at."""
+
+    @property
+    def is_lock(self) -> bool:
+        """Somebody has to let go of something."""
+        return self.kind in ("import-lock", "held-lock", "native-call")
+
+
+def wait_of(
+    task: Task, stack: Stack | None, process: Process, regions: Sequence[Region], objects: Objects | None
+) -> Wait:
+    """What `task` waits for, given its stack (None where there is none)."""
+    stack = stack or Stack(task.tid)
+    if task.state == "T" or task.state == "t":
+        return Wait("system", "is stopped by a signal or a debugger")
+    if task.call is None:
+        return Wait("running", "runs" if task.state == "R" else "waits for the disk or the kernel")
+    if stack.is_inside("take_gil"):
+        return Wait("gil", "waits for the GIL, which another thread has")
+    named = _named(stack.python)
+    if not task.call.is_futex:
+        return Wait("system", _in_words(task, process, named))
+    native = lock_at(task.call.address, stack.native, regions, process.read)
+    joins = native.kind == "thread"  # the kernel ends this wait, when that thread has ended
+    for_ever = not task.call.timed and (task.call.is_private or joins)
+    parked = objects.parked_at(task.call.address) if objects else 0
+    if objects and (lock := _import_lock(stack.python, objects)):
+        return Wait(lock.kind, f"waits for {lock.what}", for_ever, lock, native, parked)
+    if native.kind in ("mutex", "rwlock", "thread"):
+        return Wait("native-call", f"waits for {_native_in_words(native)}", for_ever, None, native)
+    lock = _lock(stack.python, task.call.address, parked, objects) if objects else None
+    limit = " for some time" if task.call.timed else ""
+    if named and (_is_signal(stack.python, lock) or not (lock or _takes_lock(stack.python))):
+        return Wait(named["kind"], f"waits{limit} for {named['what']}", for_ever, lock, native, parked)
+    if lock:
+        return Wait("held-lock", f"waits{limit} for {lock.what}", for_ever, lock, native, parked)
+    if not stack.python or _is_foreign(native):
+        who = f", in {_called(native)}" if native.caller else ""
+        return Wait("vanished-worker", f"waits{limit} for another thread{who}", for_ever, None, native)
+    lock = _anywhere(task.call.address, parked, regions, objects) if objects and for_ever else None
+    what = lock.what if lock else "a lock of Python's"
+    return Wait("held-lock", f"waits{limit} for {what}", for_ever, lock, native, parked)
+
+
+def _is_foreign(native: NativeLock) -> bool:
+    """The interpreter's own locks are asked for by the interpreter; this one by a library."""
+    return native.caller is not None and not native.caller.is_python
+
+
+def _native_in_words(lock: NativeLock) -> str:
+    if lock.kind == "thread":
+        return "the end of a thread" + (f", in {_called(lock)}" if lock.caller else "")
+    kind = f"{lock.flavour} {lock.kind}" if lock.kind == "mutex" and lock.flavour else lock.kind
+    article = "an" if kind[0] in "aeiou" else "a"
+    return f"{article} {kind}" + (f", in {_called(lock)}" if lock.caller else "")
+
+
+def _called(lock: NativeLock) -> str:
+    assert lock.caller
+    library = lock.caller.library.rpartition("/")[2]
+    return f"{lock.caller.symbol} of {library}" if lock.caller.symbol else library
+
+
+def _in_words(task: Task, process: Process, named: dict[str, Any] | None) -> str:
+    assert task.call
+    words = task.call.words
+    if "{fd}" in words:
+        words = words.replace("{fd}", process.descriptor(task.call.arguments[0]))
+    if not named or named["kind"] in ("held-lock", "vanished-worker", "notification"):
+        return words
+    return f"waits for {named['what']} ({words})"
+
+
+@cache
+def _table() -> tuple[tuple[dict[str, Any], ...], tuple[str, ...], tuple[str, ...]]:
+    data = tomllib.loads(files(__package__).joinpath("waits.toml").read_text(encoding="utf-8"))
+    # Entries that name a type come first: they say more.
+    entries = sorted(data["wait"], key=lambda entry: "self" not in entry)
+    return tuple(entries), tuple(data["machinery"]), tuple(data["machinery_folders"])
+
+
+def _named(frames: Sequence[PythonFrame]) -> dict[str, Any] | None:
+    """The entry of `waits.toml` for these frames."""
+    entries, machinery, folders = _table()
+    found = None
+    for frame in frames:
+        mine = frame.variables.get("self")
+        matches = (
+            entry
+            for entry in entries
+            if frame.function == entry["function"]
+            and frame.file.endswith(entry["file"])
+            and ("self" not in entry or (mine and mine.kind == entry["self"]))
+        )
+        if entry := next(matches, None):
+            found = entry
+        elif not frame.file.endswith(machinery) and not any(folder in frame.file for folder in folders):
+            break
+    return found
+
+
+def _import_lock(frames: Sequence[PythonFrame], objects: Objects) -> PythonLock | None:
+    """The module lock that the innermost frame acquires."""
+    if not frames or frames[0].file != _IMPORTLIB or frames[0].function != "acquire":
+        return None
+    mine = frames[0].variables.get("self")
+    if not mine or mine.kind != "_ModuleLock" or objects.kind(mine.address) != "_ModuleLock":
+        return None
+    attributes = objects.attributes(mine.address)
+    name = objects.text(attributes.get("name", 0)) or "a module"
+    owner = objects.number(attributes.get("owner", 0))
+    return PythonLock(f"the import of {name}", mine.address, owner, "import-lock")
+
+
+def _lock(frames: Sequence[PythonFrame], futex: int, parked: int, objects: Objects) -> PythonLock | None:
+    """The lock object that a thread waits for, by the variables of its frames: one of them, or an attribute of one."""
+
+    def matches(address: int) -> bool:
+        return objects.kind(address) in LOCKS and objects.is_waited_for_at(address, futex, parked)
+
+    for frame in frames[:_DEPTH]:
+        for name, variable in frame.variables.items():
+            if matches(variable.address):
+                return _python_lock(f"the lock {name!r}", variable.address, objects)
+            for inner, attribute in objects.attributes(variable.address).items():
+                if matches(attribute):
+                    return _python_lock(f"the lock {inner!r} of {variable.kind}", attribute, objects)
+                if objects.kind(attribute) in ("Condition", "Semaphore", "Event"):
+                    for deeper in objects.attributes(attribute).values():
+                        if matches(deeper):
+                            return _python_lock(f"the lock of {inner!r} of {variable.kind}", deeper, objects)
+    return None
+
+
+def _anywhere(futex: int, parked: int, regions: Sequence[Region], objects: Objects) -> PythonLock | None:
+    """The lock object that a thread waits for, wherever it is in memory that is the process's own."""
+    own = [
+        (region.start, region.end)
+        for region in regions
+        if "rw" in region.permissions and not region.is_shared and region.path in ("", "[heap]")
+    ]
+    found = objects.holder_of(futex, parked, own)
+    if not found:
+        return None
+    address, kind, owner = found
+    name = kind.rpartition(".")[2]
+    what = f"the lock of a {name} (a buffered file)" if kind in BUFFERED else "a lock (threading.Lock)"
+    if name == "RLock":
+        what = "a recursive lock (threading.RLock)"
+    return PythonLock(what, address, owner, "held-lock")
+
+
+def _takes_lock(frames: Sequence[PythonFrame]) -> bool:
+    """Whether the innermost frame does nothing but acquire the lock of a Condition."""
+    return frames[0].file.endswith("/threading.py") and frames[0].function in (
+        "__enter__",
+        "_acquire_restore",
+    )
+
+
+def _is_signal(frames: Sequence[PythonFrame], lock: PythonLock | None) -> bool:
+    """Whether a lock is only how threading lets a thread wait: nobody holds it to guard something."""
+    inner = frames[0]
+    return (
+        lock is not None
+        and inner.file.endswith("/threading.py")
+        and inner.function in ("wait", "_wait_for_tstate_lock")
+        and lock.address in (variable.address for variable in inner.variables.values())
+    )
+
+
+def _python_lock(what: str, address: int, objects: Objects) -> PythonLock:
+    return PythonLock(what, address, objects.owner_of_recursive(address), "held-lock")

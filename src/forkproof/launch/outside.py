@@ -1,0 +1,63 @@
+"""The program watched from outside: for the child that hangs with the GIL held, and so cannot watch itself.
+
+A thread of the launcher looks at the program's processes once a second through /proc, which none of them notices, and has
+the doctor examine one whose main thread stands still. What that calls proven or likely is written to the events file, as the
+child's own watch would have; that has a head start, and what it has reported is not reported again. Without the extra
+`forkproof[doctor]` nothing is watched from outside.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+
+_EVERY = 1.0
+_HEAD_START = 2.0
+
+
+class Outside:
+    """Watches the launched program; `start` is to be called once it runs, `stop` when it has ended."""
+
+    def __init__(self, events: str, hang_after: float, kill: bool, is_known: Callable[[int], bool]) -> None:
+        """`is_known(pid)` says whether a hang of that process has been reported already."""
+        self._events = events
+        self._hang_after = hang_after
+        self._kill = kill
+        self._is_known = is_known
+        self._thread: threading.Thread | None = None
+        self._ended = threading.Event()
+
+    def start(self) -> None:
+        """Begin to watch, if that can be done here. Signals are blocked in the caller, and so in the thread."""
+        if self._thread is None and importlib.util.find_spec("pystack") is not None:
+            self._thread = threading.Thread(target=self._watch, name="forkproof-outside", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        self._ended.set()
+
+    def _watch(self) -> None:
+        # Imported here: not before the program has been started, which must not wait for it.
+        from forkproof._events import Writer
+        from forkproof.doctor import hangs
+        from forkproof.doctor.lookout import Lookout
+        from forkproof.doctor.process import family
+
+        me = os.getpid()
+        lookout = Lookout(lambda: [pid for pid in family(me) if pid != me], self._hang_after + _HEAD_START)
+        writer = Writer(self._events)
+        # Whatever goes wrong in here, the program is not to notice: it is then watched from inside only.
+        with suppress(Exception):
+            while not self._ended.wait(_EVERY):
+                for alarm in lookout.look():
+                    found = alarm.diagnosis
+                    if self._ended.is_set() or self._is_known(found.pid):
+                        continue
+                    for hang in hangs(found, alarm.seconds):
+                        writer.write(hang.to_json())
+                    if self._kill and found.origin.forked:
+                        os.kill(found.pid, signal.SIGABRT)

@@ -1,0 +1,395 @@
+"""Processes that hang, none of which has Forkproof inside: the verdict, the proof, and what the doctor says of them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from conftest import Run, Start
+from doctoring import doctor, examine, looked_at, stands_still
+
+from forkproof import lab
+from forkproof.doctor.process import family
+
+ARTICLE = Path(lab.__file__).parent / "programs" / "article.py"
+
+SHIM = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <netdb.h>
+#include <pthread.h>
+#include <unistd.h>
+static pthread_mutex_t lookup_lock = PTHREAD_MUTEX_INITIALIZER;
+typedef int lookup(const char *, const char *, const struct addrinfo *, struct addrinfo **);
+int getaddrinfo(const char *host, const char *port, const struct addrinfo *hints, struct addrinfo **found) {
+    pthread_mutex_lock(&lookup_lock);
+    if (write(99, ".", 1) == 1) pause();
+    int error = ((lookup *)dlsym(RTLD_NEXT, "getaddrinfo"))(host, port, hints, found);
+    pthread_mutex_unlock(&lookup_lock);
+    return error;
+}
+"""
+
+
+def test_article_waits_for_an_import_that_a_vanished_thread_has(run: Run, start: Start) -> None:
+    for _ in range(10):  # where the thread stands at the fork is chance
+        with start("-W", "ignore", ARTICLE) as program:
+            program.until(lambda: program.process.poll() is not None or len(family(program.pid)) > 1)
+            children = family(program.pid)[1:]
+            if not children or not _hangs(children[0]):
+                continue
+            began = time.monotonic()
+            status, (found,) = doctor(run, children[0])
+            assert time.monotonic() - began < 3
+            assert (status, found.verdict, found.proof) == (1, "proven", "owner")
+            assert "import of encodings.idna" in found.cause
+            assert "no thread of this process can end that" in found.cause
+            assert found.origin.parent == program.pid
+            assert str(ARTICLE) in found.origin.command
+            assert "import encodings.idna" in found.advice
+            return
+    pytest.fail("article.py did not hang in ten runs")
+
+
+def _hangs(pid: int) -> bool:
+    end = time.monotonic() + 2
+    while time.monotonic() < end:
+        try:
+            if stands_still(pid, lambda task: task.waits_for_ever):
+                return True
+        except Exception:  # it has ended
+            return False
+    return False
+
+
+@pytest.fixture(scope="module")
+def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if not compiler:
+        pytest.skip("no C compiler")
+    folder = tmp_path_factory.mktemp("shim")
+    (folder / "shim.c").write_text(SHIM)
+    library = folder / "lookupshim.so"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, folder / "shim.c"], check=True)
+    return library
+
+
+BEHIND_THE_SHIM = """
+import encodings.idna, socket
+told, tell_it = os.pipe()
+os.dup2(tell_it, 99)    # the shim writes there once it has its lock
+t = thread(socket.getaddrinfo, "localhost", 80)
+os.read(told, 1)
+os.close(99)            # and does not stop in it where it cannot write: in the child it stops at the lock
+def looks_up():
+    thread(lambda: [time.sleep(0.01) for _ in range(100000)])   # so that the world is not closed
+    socket.getaddrinfo("localhost", 80)
+child(looks_up)
+"""
+
+
+def test_a_native_mutex_is_proven_by_its_owner(
+    run: Run, start: Start, shim: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LD_PRELOAD", str(shim))
+    with looked_at(start, BEHIND_THE_SHIM) as pid:
+        monkeypatch.delenv("LD_PRELOAD")
+        status, (found,) = doctor(run, pid)
+        parents = {thread.native_id for thread in found.origin.threads}
+    assert (status, found.verdict, found.proof) == (1, "proven", "owner")
+    assert "getaddrinfo" in found.cause
+    assert "lookupshim.so" in found.cause
+    assert "normal mutex" in found.cause
+    vanished = int(found.cause.split("held by thread ")[1].split(",")[0])
+    assert vanished in parents
+    assert vanished not in {view.thread.native_id for view in found.threads}
+
+
+def test_a_closed_world_is_a_proof_of_its_own(start: Start) -> None:
+    """A plain lock says nothing of its owner, and there is no record."""
+    program = """
+    lock = threading.Lock()
+    hold(lock)
+    def waits():
+        with lock: pass
+    child(waits)
+    """
+    with looked_at(start, program) as pid:
+        found = examine(pid)
+    assert (found.verdict, found.proof) == ("proven", "closed-world")
+    assert found.origin.vanished == 1
+
+
+def test_a_record_is_a_proof_of_its_own(start: Start) -> None:
+    """A plain lock, in a process where another thread runs on: only the fork's record tells."""
+    program = """
+    import json, mmap
+    lock = threading.Lock()
+    hold(lock)
+    fork = {"v": 1, "event": "fork", "time": "", "pid": os.getpid(), "child": None, "fork": 1, "risk": "certain",
+            "where": {"file": "app.py", "line": 1, "function": "f"}, "waited_ms": 0, "polls": 0, "repaired": [],
+            "hazards": [{"kind": "held-lock", "certainty": "certain", "cleared": False, "what": "the app's lock",
+                         "thread": {"name": "keeper", "ident": 1, "native_id": 1}, "stack": [],
+                         "advice": "fork first", "address": hex(id(lock))}]}
+    data = json.dumps(fork).encode()
+    def waits():
+        fd = os.memfd_create("forkproof-record")
+        os.ftruncate(fd, 65536)
+        record = mmap.mmap(fd, 65536, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+        record.write(b"FPRECRD1" + len(data).to_bytes(4, "little") + data)
+        thread(lambda: [time.sleep(0.01) for _ in range(100000)])
+        with lock: pass
+    child(waits)
+    """
+    with looked_at(start, program) as pid:
+        found = examine(pid)
+    assert (found.verdict, found.proof) == ("proven", "record")
+    assert found.hazard and found.hazard.what == "the app's lock"
+    assert "keeper" in found.cause
+    assert found.advice == "fork first"
+
+
+def test_a_recursive_lock_of_python_names_its_owner(start: Start) -> None:
+    program = """
+    class Cache:
+        def __init__(self): self._guard = threading.RLock()
+        def get(self):
+            with self._guard: pass
+    cache = Cache()
+    hold_among_others(cache._guard)
+    def waits():
+        thread(lambda: [time.sleep(0.01) for _ in range(100000)])
+        cache.get()
+    child(waits)
+    """
+    with looked_at(start, program) as pid:
+        found = examine(pid)
+    assert (found.verdict, found.proof) == ("proven", "owner")
+    assert "'_guard' of Cache" in found.cause
+
+
+def test_a_future_of_a_vanished_pool(start: Start) -> None:
+    program = """
+    from concurrent.futures import ThreadPoolExecutor
+    pool = ThreadPoolExecutor(2)
+    pool.submit(int).result()
+    child(lambda: pool.submit(int).result())
+    """
+    with looked_at(start, program) as pid:
+        found = examine(pid)
+    assert (found.verdict, found.proof) == ("proven", "closed-world")
+    assert "result of a Future" in found.cause
+
+
+def test_a_thread_that_is_stuck_beside_a_main_thread_that_is_not(start: Start) -> None:
+    program = """
+    lock = threading.RLock()
+    hold_among_others(lock)
+    def waits():
+        def monitor():
+            with lock: pass
+        thread(monitor)
+        while True: time.sleep(0.01)
+    child(waits)
+    """
+    with looked_at(start, program, still=False) as pid:
+        time.sleep(0.5)
+        found = examine(pid)
+    assert (found.verdict, found.proof) == ("proven", "owner")
+    assert [view.verdict for view in found.threads] == ["none", "proven"]
+
+
+def test_the_mutex_that_the_forking_thread_itself_had_is_not_called_orphaned(
+    start: Start, tmp_path: Path
+) -> None:
+    """Its owner is a thread id of the parent's, and still it is the child's own."""
+    program = """
+    import ctypes
+    mutex = ctypes.create_string_buffer(64)
+    libc = ctypes.CDLL(None)
+    libc.pthread_mutex_lock(mutex)
+    thread(time.sleep, 1000)
+    def waits():
+        thread(lambda: [time.sleep(0.01) for _ in range(100000)])
+        libc.pthread_mutex_lock(mutex)
+    child(waits)
+    """
+    with looked_at(start, program) as pid:
+        found = examine(pid)
+    assert found.verdict == "likely"
+    assert "which forked this process, had it at the fork" in found.cause
+
+
+@pytest.mark.parametrize(("kind", "flavour"), [(1, "recursive"), (2, "error-checking")])
+def test_flavours_of_mutexes(start: Start, kind: int, flavour: str) -> None:
+    program = f"""
+    import ctypes
+    libc = ctypes.CDLL(None)
+    attributes, mutex = ctypes.create_string_buffer(8), ctypes.create_string_buffer(64)
+    libc.pthread_mutexattr_init(attributes)
+    libc.pthread_mutexattr_settype(attributes, {kind})
+    libc.pthread_mutex_init(mutex, attributes)
+    held = threading.Event()
+    def keep():
+        libc.pthread_mutex_lock(mutex)
+        held.set()
+        time.sleep(1000)
+    thread(keep)
+    held.wait()
+    child(lambda: libc.pthread_mutex_lock(mutex))
+    """
+    with looked_at(start, program) as pid:
+        found = examine(pid)
+    assert (found.verdict, found.proof) == ("proven", "owner")
+    assert f"{flavour} mutex" in found.cause
+
+
+@pytest.mark.parametrize("way", ["rdlock", "wrlock"])
+def test_a_rwlock_that_a_vanished_thread_writes_under(start: Start, way: str) -> None:
+    program = f"""
+    import ctypes
+    libc = ctypes.CDLL(None)
+    lock = ctypes.create_string_buffer(64)
+    held = threading.Event()
+    def keep():
+        libc.pthread_rwlock_wrlock(lock)
+        held.set()
+        time.sleep(1000)
+    thread(keep)
+    held.wait()
+    child(lambda: libc.pthread_rwlock_{way}(lock))
+    """
+    with looked_at(start, program) as pid:
+        found = examine(pid)
+    assert (found.verdict, found.proof) == ("proven", "owner")
+    assert "rwlock" in found.cause
+
+
+def test_a_rwlock_that_vanished_threads_read_under_names_nobody(start: Start) -> None:
+    program = """
+    import ctypes
+    libc = ctypes.CDLL(None)
+    lock = ctypes.create_string_buffer(64)
+    held = threading.Event()
+    def keep():
+        libc.pthread_rwlock_rdlock(lock)
+        held.set()
+        time.sleep(1000)
+    thread(keep)
+    held.wait()
+    child(lambda: libc.pthread_rwlock_wrlock(lock))
+    """
+    with looked_at(start, program) as pid:
+        found = examine(pid)
+    assert (found.verdict, found.proof) == ("proven", "closed-world")
+
+
+def test_a_child_whose_parent_is_gone_is_not_more_than_likely(start: Start) -> None:
+    program = """
+    lock = threading.Lock()
+    hold(lock)
+    if not os.fork():
+        pid = os.fork()
+        if pid:
+            tell(pid)
+            os._exit(0)
+        with lock: pass
+    time.sleep(1000)
+    """
+    with looked_at(start, program) as pid:
+        found = examine(pid)
+    assert (found.verdict, found.proof) == ("likely", None)
+    assert found.origin.forked and found.origin.parent is None
+
+
+def test_a_buffered_file_names_its_owner(start: Start) -> None:
+    """A thread that is blocked in a write to a full pipe has the file's own lock, which no frame shows."""
+    program = """
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    try:
+        while True: os.write(writing, bytes(4096))
+    except BlockingIOError:
+        os.set_blocking(writing, True)
+    file = open(writing, "wb", buffering=4096)
+    native = []
+    def blocked():
+        native.append(threading.get_native_id())
+        file.write(bytes(100000))
+    def is_writing():
+        return native and open(f"/proc/self/task/{native[0]}/syscall").read().startswith(("1 ", "64 "))
+    thread(time.sleep, 1000)
+    thread(blocked)
+    thread(time.sleep, 1000)
+    while not is_writing(): time.sleep(0.01)
+    def waits():
+        thread(lambda: [time.sleep(0.01) for _ in range(100000)])
+        file.write(b"more")
+    child(waits)
+    """
+    with looked_at(start, program) as pid:
+        found = examine(pid)
+    assert (found.verdict, found.proof) == ("proven", "owner")
+    assert "BufferedWriter" in found.cause
+
+
+def test_tree_finds_the_one_that_hangs(run: Run, start: Start) -> None:
+    program = """
+    lock = threading.RLock()
+    hold(lock)
+    def waits():
+        with lock: pass
+    child(waits)
+    """
+    with looked_at(start, program) as pid:
+        parent = os.stat(f"/proc/{pid}") and int(
+            Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
+        )
+        status, found = doctor(run, "--tree", parent)
+    assert status == 1
+    assert [(one.pid, one.verdict) for one in found] == [(parent, "none"), (pid, "proven")]
+
+
+def test_watch_ends_when_one_hangs(run: Run, start: Start) -> None:
+    program = """
+    lock = threading.RLock()
+    hold(lock)
+    tell(os.getpid())
+    time.sleep(1)
+    def waits():
+        with lock: pass
+    child(waits)
+    """
+    with looked_at(start, program, still=False) as pid:
+        status, found = doctor(run, "--tree", "--watch", "--hang-after", "0.5", pid)
+    assert status == 1
+    assert [one.verdict for one in found] == ["proven"]
+
+
+def test_watch_ends_when_all_have_ended(run: Run, start: Start) -> None:
+    with looked_at(start, "tell(os.getpid()); time.sleep(2.5)", still=False) as pid:
+        status, found = doctor(run, "--watch", pid)
+    assert (status, found) == (0, [])
+
+
+def test_a_core_file(run: Run, start: Start, tmp_path: Path) -> None:
+    debugger = shutil.which("gcore")
+    if not debugger:
+        pytest.skip("no gcore")
+    program = """
+    lock = threading.RLock()
+    hold(lock)
+    def waits():
+        with lock: pass
+    child(waits)
+    """
+    with looked_at(start, program) as pid:
+        made = subprocess.run([debugger, "-o", tmp_path / "core", str(pid)], capture_output=True, timeout=60)
+        if made.returncode:
+            pytest.skip(f"gcore cannot: {made.stderr.decode()}")
+    status, (found,) = doctor(run, "--core", str(tmp_path / f"core.{pid}"))
+    assert (status, found.pid, found.verdict, found.proof) == (1, pid, "proven", "owner")
