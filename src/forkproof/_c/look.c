@@ -200,6 +200,7 @@ int set_waits(PyObject *methods)
 
 static Sighting *add(Look *l)
 {
+    l->firm = 0;
     if (l->n == l->room) {
         int room = l->room ? l->room * 2 : 128;
         Sighting *grown = PyMem_RawRealloc(l->items, sizeof(Sighting) * (size_t)room);
