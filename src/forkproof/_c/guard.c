@@ -1163,13 +1163,16 @@ static void follow_foreign(void)
         }
         PyObject *entry = PyTuple_Pack(3, now, PyTuple_GET_ITEM(value, 1), PyTuple_GET_ITEM(value, 2));
         PyObject *id = PyLong_FromVoidPtr(now);
-        if (entry != NULL && id != NULL && PyDict_SetItem(foreign_locks, id, entry) == 0) {
-            PyDict_DelItem(foreign_locks, key);
-        }
+        int moved = entry != NULL && id != NULL && PyDict_SetItem(foreign_locks, id, entry) == 0 &&
+                    PyDict_DelItem(foreign_locks, key) == 0;
         Py_XDECREF(entry);
         Py_XDECREF(id);
         Py_DECREF(now);
         PyErr_Clear();
+        g.look.firm = 0;
+        if (!moved) {
+            return; /* out of memory: at the next fork again */
+        }
         position = 0; /* the dict has changed */
     }
 }
