@@ -216,7 +216,7 @@ def sightings(thread: threading.Thread) -> list[Any]:
 def hazards(thread: threading.Thread) -> list[forkproof.guard.Hazard]:  # type: ignore[name-defined]
     found = forkproof.assess()
     assert found.exact
-    return [h for h in found.hazards if h.thread is not None and h.thread.ident == thread.ident]
+    return [h for h in found.hazards if h.counts and h.thread is not None and h.thread.ident == thread.ident]
 
 
 def expect(thread: threading.Thread, *wanted: Wanted) -> None:

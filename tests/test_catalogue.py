@@ -24,7 +24,7 @@ def _id(call: catalogue.Call) -> str:
     return f"{call.what}: {call.names[0]}"
 
 
-@pytest.mark.parametrize("name", ["calls.toml", "locks.toml"])
+@pytest.mark.parametrize("name", ["calls.toml", "locks.toml", "workers.toml", "pools.toml"])
 def test_our_reader_reads_what_tomllib_reads(name):
     with (DATA / name).open("rb") as file:
         assert catalogue._read(name) == tomllib.load(file)

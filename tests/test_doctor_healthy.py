@@ -193,7 +193,7 @@ PROGRAMS = {
             while not threading.Event().wait(0.5): pass
         child(waits)
     """),
-    "two interpreter threads of a child, one at work with the lock": ("waits for", """
+    "two interpreter threads of a child, one at work with the lock": ("", """
         thread(time.sleep, 1000)
         def waits():
             lock = threading.Lock()

@@ -87,6 +87,23 @@ def set_calls(
     a refresh due.
     """
 
+def set_workers(table: dict[str, tuple[tuple[str, int, bool], ...]]) -> None:
+    """Qualified name -> (end of the file name without ".py", entry, told for each caller) of the functions of that name.
+
+    To be called before anything is looked at: a code object is asked once.
+    """
+
+def workers() -> list[tuple[int, int, int, CodeType, int, dict[str, Any], list[tuple[CodeType, int]]]]:
+    """Each other thread that runs a function of that table: entry, ident, native id, code and offset of that function's
+    frame, its variables by name, and the stack, innermost first."""
+
+def native_threads() -> list[tuple[int, str, list[str]]]:
+    """Each thread that Python does not know: thread id, name, and the libraries that its stack leads into, innermost first;
+    none where it was running or the system forbids looking."""
+
+def libraries_of_thread(native_id: int) -> list[str]:
+    """The same libraries for one thread of this process, if it is blocked."""
+
 def set_semaphore(type: type) -> None: ...
 def add_foreign(lock: Any, marker: str, path: tuple[str, ...]) -> None:
     """`marker`: what the file names of its library's frames contain. A lock object (acquire, release) that is owned at every fork because frames do not show who holds it.

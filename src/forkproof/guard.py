@@ -17,9 +17,9 @@ import weakref
 from . import catalogue, watch
 from ._errors import ForkRiskError, ForkRiskWarning
 from ._events import Writer, now
-from .evidence import coarse, mended, naming
+from .evidence import coarse, mended, naming, pools, workers
 from .evidence.keeper import keeper
-from .repair import drop_imports
+from .repair import drop_imports, mend_executors
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,6 +63,9 @@ class _Settings:
         self.known: dict[Any, _Facts] = {}
         self.resolved: set[str] = set()
         self.locks: list[catalogue.Lock] = []
+        self.workers: list[catalogue.Worker] = []
+        self.pools: list[catalogue.Pool] = []
+        self.mended: list[str] = []
         self.foreign: dict[int, catalogue.Lock] = {}
         self.exempt: dict[Any, Any] = {}
         self.declared: dict[int, Any] = {}
@@ -134,6 +137,7 @@ def install(
         return
     _native.set_semaphore(threading.Semaphore)
     _native.set_exempt(s.exempt)
+    _know_workers()
     _probe()
     if not hide_moot_warnings:
         _remove_filters()
@@ -194,12 +198,23 @@ def _assess(*, search: bool) -> Assessment:
         _settings.calls, _settings.locks = catalogue.calls(), catalogue.all_locks()
         _native.set_semaphore(threading.Semaphore)
         _native.set_exempt(_settings.exempt)
+        _know_workers()
         _probe()
         _refresh()
     seen = _native.assess(search)
     _exempt_mended(seen)
     found = [_hazard(s, cleared=False) for s in seen if id(s[7]) not in _settings.exempt]
+    found += workers.hazards(_native.workers(), _settings.workers)
+    found += pools.hazards(_native.native_threads(), _settings.pools, again=True)
     return Assessment(risk=_risk(found), hazards=tuple(Hazard.from_json(h) for h in found))
+
+
+def _know_workers() -> None:
+    s = _settings
+    if not s.workers:
+        assert _native is not None
+        s.workers, s.pools = catalogue.all_workers(), catalogue.all_pools()
+        _native.set_workers(workers.table(s.workers))
 
 
 def declare_safe(lock_or_thread: Any, reason: str = "") -> None:
@@ -361,9 +376,9 @@ def _audit(event: str, args: tuple[Any, ...]) -> None:
     if event not in ("os.fork", "os.forkpty") or not _settings.installed or _settings.policy != "raise":
         return
     found = _assess(search=False)
-    if found.hazards:
-        first = found.hazards[0]
-        more = f" and {len(found.hazards) - 1} more" if len(found.hazards) > 1 else ""
+    if found.risk != "none":
+        first, *others = (hazard for hazard in found.hazards if hazard.counts)
+        more = f" and {len(others)} more" if others else ""
         thread = first.thread.name if first.thread else "a thread"
         where = _where(sys._getframe(1))
         _emit_fork(
@@ -409,7 +424,7 @@ def _sorted(seen: list[Sighting] | None, left: list[Sighting] | None) -> list[tu
 
 
 def _risk(hazards: list[dict[str, Any]]) -> Literal["none", "possible", "certain"]:
-    remaining = {h["certainty"] for h in hazards if not h["cleared"]}
+    remaining = {h["certainty"] for h in hazards if not h["cleared"] and h["kind"] not in naming.NEEDED_ONLY}
     return "certain" if "certain" in remaining else "possible" if remaining else "none"
 
 
@@ -427,10 +442,12 @@ def _reset(left: list[Sighting] | None) -> list[Sighting]:
 
 
 def _after_in_parent(report: tuple[Any, ...]) -> BaseException | None:
-    forks, seen, left, waited, polls, outcome, _clean = report
+    forks, seen, left, waited, polls, outcome, _clean, working, native = report
     if _settings.policy == "observe" and left:
         _exempt_mended(left)
     hazards = _hazards(seen, left)
+    hazards += workers.hazards(working or [], _settings.workers)
+    hazards += pools.hazards(native or [], _settings.pools)
     where = _where(sys._getframe(1))
     _emit_fork(
         {"forks": forks, "where": where, "waited": waited, "polls": polls, "outcome": _OUTCOMES[outcome]},
@@ -481,7 +498,12 @@ def _name(s: Sighting) -> str:
 
 def _after_in_child(message: tuple[Any, ...]) -> BaseException | None:
     stage, body = message
-    forks, _seen, remaining, _waited, _polls, _outcome, _clean = body
+    if stage == 2:
+        found = workers.remember(body, _settings.workers)
+        if _settings.repair and _settings.policy != "observe":
+            _settings.mended = mend_executors(workers.executors(found))
+        return None
+    forks, _seen, remaining, _waited, _polls, _outcome, _clean, _working, native = body
     if stage == 0:
         # First of all callbacks: others may import, or hang. Nothing here does.
         if _settings.repair and _settings.policy != "observe":
@@ -491,7 +513,9 @@ def _after_in_child(message: tuple[Any, ...]) -> BaseException | None:
         _begin_watch(body, sys._getframe(1))
         return None
     watch.settled()
+    pools.hazards(native or [], _settings.pools)
     reset = _reset(remaining)
+    mended_here, _settings.mended = _settings.mended, []
     if _settings.writer is not None:
         born = {
             "v": 1,
@@ -501,8 +525,8 @@ def _after_in_child(message: tuple[Any, ...]) -> BaseException | None:
             "parent": os.getppid(),
             "fork": forks,
         }
-        if reset:
-            born["repaired"] = [_name(x) for x in reset]
+        if reset or mended_here:
+            born["repaired"] = [*(_name(x) for x in reset), *mended_here]
         _settings.writer.write(born)
     if _settings.warn and reset:
         hazards = [_hazard(x, cleared=False) for x in reset]
@@ -512,7 +536,7 @@ def _after_in_child(message: tuple[Any, ...]) -> BaseException | None:
 
 def _begin_watch(body: tuple[Any, ...], frame: FrameType | None) -> None:
     """What is still at risk in this child is kept, for the watch and for whoever looks from outside."""
-    forks, seen, left, waited, polls, outcome, _clean = body
+    forks, seen, left, waited, polls, outcome, _clean, _working, _native_threads = body
     if left and _settings.policy == "observe":
         _exempt_mended(left)
     told = [(s, _hazard(s, cleared=cleared)) for s, cleared in _sorted(seen, left)]

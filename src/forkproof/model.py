@@ -20,6 +20,9 @@ VERSION = 1
 Risk = Literal["none", "possible", "certain"]
 Certainty = Literal["possible", "certain"]
 State = Literal["holds", "acquiring", "leaving", "inside", "importing"]
+NEEDED_ONLY = frozenset({"vanished-worker", "native-pool"})
+"""Kinds of hazard that harm only a child that asks for what is gone; by themselves they put no fork at risk."""
+
 Outcome = Literal["clear", "waited", "gave-up", "refused", "observed"]
 
 
@@ -87,6 +90,11 @@ class Hazard(_Record):
     state: State | None = _extra()
     held_at: Frame | None = _extra()
     """Where the thread took it, when that is known."""
+
+    @property
+    def counts(self) -> bool:
+        """Whether it puts the fork at risk by itself. What only a child misses that asks for it does not."""
+        return self.kind not in NEEDED_ONLY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,7 +278,7 @@ def event_from_json(data: object) -> Event | None:
 
 def risk_of(hazards: typing.Iterable[Hazard]) -> Risk:
     """The risk that remains: the strongest certainty among the hazards that were not cleared."""
-    remaining = {hazard.certainty for hazard in hazards if not hazard.cleared}
+    remaining = {hazard.certainty for hazard in hazards if hazard.counts and not hazard.cleared}
     return "certain" if "certain" in remaining else "possible" if remaining else "none"
 
 

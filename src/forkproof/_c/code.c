@@ -5,6 +5,7 @@
  * stack effects. A code object is read once; the answer lives in its co_extra and goes with it.
  */
 #include "code.h"
+#include "workers.h"
 
 #ifndef FORKPROOF_UNKNOWN_INTERPRETER
 
@@ -836,6 +837,7 @@ static CodeInfo *read_code(PyCodeObject *code)
                                                           : PERMIT_NONE;
             info->permit_local = find_local(code, "rc");
         }
+        info->worker = (uint8_t)worker_of(code);
         info->joins = strcmp(name, "_wait_for_tstate_lock") == 0;
         info->wait_self = info->wait_waiter = -1;
         if (names_locks(code)) {

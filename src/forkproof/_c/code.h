@@ -74,6 +74,8 @@ typedef struct {
     unsigned exits : 1;        /* __exit__ or __aexit__: its first parameter is being left */
     unsigned drives : 1;       /* it may go on with generators that it keeps in variables */
     unsigned enters : 1;       /* __enter__, acquire and the like: what it acquires it leaves held */
+    unsigned told : 1;         /* a consumer of a queue that it runs has been told of (workers.c) */
+    uint8_t worker;            /* what the catalogue calls a thread that runs it, from 1 (workers.c) */
     int permit_local;          /* `rc` of Semaphore.acquire */
     int wait_self, wait_waiter;
     Unit *units;

@@ -18,6 +18,8 @@
 #include "heap.h"
 #include "park.h"
 #include "watch.h"
+#include "pools.h"
+#include "workers.h"
 #include <pthread.h>
 #include <signal.h>
 
@@ -84,6 +86,9 @@ static struct {
 
     unsigned long forks;
     PyObject *seen, *left;   /* lists for the report, or NULL */
+    PyObject *workers, *pools; /* the same, of threads that no fork has told of yet */
+    int pools_known, pools_vain; /* how many native threads had a name at the last search; searches in vain since one had not */
+    unsigned long pools_next;    /* no search before this fork */
     double waited;
     int polls, outcome, clean;
     enum { NOT_BORN, BORN_CLEAN, BORN_AT_RISK } born; /* by a watched fork, and so were those before it back to install() */
@@ -256,6 +261,11 @@ static void in_child(void)
             }
         }
     }
+    if (g.look.workers && g.child_hooked) {
+        keep_workers(PyThreadState_Get());
+    }
+    g.pools_known = g.pools_vain = 0;
+    g.pools_next = 0;
     unlock_imports();
     g.armed = 0;
     g.turn = 0;
@@ -1154,15 +1164,70 @@ static void follow_foreign(void)
         }
         PyObject *entry = PyTuple_Pack(3, now, PyTuple_GET_ITEM(value, 1), PyTuple_GET_ITEM(value, 2));
         PyObject *id = PyLong_FromVoidPtr(now);
-        if (entry != NULL && id != NULL && PyDict_SetItem(foreign_locks, id, entry) == 0) {
-            PyDict_DelItem(foreign_locks, key);
-        }
+        int moved = entry != NULL && id != NULL && PyDict_SetItem(foreign_locks, id, entry) == 0 &&
+                    PyDict_DelItem(foreign_locks, key) == 0;
         Py_XDECREF(entry);
         Py_XDECREF(id);
         Py_DECREF(now);
         PyErr_Clear();
+        g.look.firm = 0;
+        if (!moved) {
+            return; /* out of memory: at the next fork again */
+        }
         position = 0; /* the dict has changed */
     }
+}
+
+static void forget_report(void)
+{
+    Py_CLEAR(g.seen);
+    Py_CLEAR(g.left);
+    Py_CLEAR(g.workers);
+    Py_CLEAR(g.pools);
+}
+
+/* Threads that others rely on, and native ones, of which no fork has told yet. They hold nothing and are not waited for.
+ *
+ * A Python thread that is just beginning or ending looks like a native one, and one that nobody can name may never change: after
+ * each search that found nothing new, twice as many forks go by before the next. */
+static void find_news(PyThreadState *me)
+{
+    int native = native_threads(g.look.threads + 1);
+    int search = native > g.pools_known && g.forks >= g.pools_next;
+    if (!g.look.news && !search) {
+        return;
+    }
+    int collector = PyGC_Disable(); /* no finalizer now: it might let the GIL go */
+    if (g.look.news) {
+        g.workers = list_of_workers(me, 0);
+        g.look.news = 0; /* the look may serve the next fork as well */
+    }
+    if (search) {
+        int named = 0;
+        PyObject *found = list_of_native_threads();
+        for (Py_ssize_t i = 0; found != NULL && i < PyList_GET_SIZE(found); i++) {
+            named += PyList_GET_SIZE(PyTuple_GET_ITEM(PyList_GET_ITEM(found, i), 2)) > 0;
+        }
+        if (named > g.pools_known) {
+            g.pools = Py_NewRef(found);
+            g.pools_vain = 0;
+        }
+        else {
+            g.pools_vain = Py_MIN(g.pools_vain + 1, 10);
+        }
+        g.pools_known = named;
+        g.pools_next = g.forks + (1ul << g.pools_vain);
+        Py_XDECREF(found);
+    }
+    PyErr_Clear();
+    if (collector) {
+        PyGC_Enable();
+    }
+}
+
+static int something_to_say(void)
+{
+    return g.seen != NULL || g.left != NULL || g.workers != NULL || g.pools != NULL;
 }
 
 static PyObject *before(PyObject *module, PyObject *unused)
@@ -1186,14 +1251,14 @@ static PyObject *before(PyObject *module, PyObject *unused)
     g.outcome = OUTCOME_CLEAR;
     g.clean = 1;
     g.n_held = 0;
-    Py_CLEAR(g.seen);
-    Py_CLEAR(g.left);
+    forget_report();
 
     PyInterpreterState *interpreter = PyThreadState_GetInterpreter(me);
     PyThreadState *head = PyInterpreterState_ThreadHead(interpreter);
     if (head == me && PyThreadState_Next(head) == NULL) {
-        g.look.n = g.look.n_waiters = g.look.threads = 0;
-        keep_hooks(interpreter, g.report_all, g.report_all || watch_is_on());
+        g.look.n = g.look.n_waiters = g.look.threads = g.look.workers = g.look.news = 0;
+        find_news(me);
+        keep_hooks(interpreter, g.report_all || g.pools != NULL, g.report_all || g.pools != NULL || watch_is_on());
         g.armed = ident;
         Py_RETURN_NONE;
     }
@@ -1261,8 +1326,9 @@ static PyObject *before(PyObject *module, PyObject *unused)
     }
     PyErr_Clear();
     g.clean = g.left == NULL || PyList_GET_SIZE(g.left) == 0;
-    int tell = g.seen != NULL || g.left != NULL || g.report_all;
-    int mend = g.policy == POLICY_WAIT && g.repair && (g.look.n || g.look.n_waiters);
+    find_news(me);
+    int tell = something_to_say() || g.report_all;
+    int mend = g.look.workers || (g.policy == POLICY_WAIT && g.repair && (g.look.n || g.look.n_waiters));
     int refresh = g.policy == POLICY_OBSERVE && refresh_is_due();
     keep_hooks(interpreter, g.on && (tell || refresh), g.on && (tell || mend || watch_is_on()));
     g.armed = ident;
@@ -1271,8 +1337,9 @@ static PyObject *before(PyObject *module, PyObject *unused)
 
 static PyObject *report(void)
 {
-    return Py_BuildValue("(kOOdiiO)", g.forks, g.seen ? g.seen : Py_None, g.left ? g.left : Py_None, g.waited, g.polls,
-                         g.outcome, g.clean ? Py_True : Py_False);
+    return Py_BuildValue("(kOOdiiOOO)", g.forks, g.seen ? g.seen : Py_None, g.left ? g.left : Py_None, g.waited, g.polls,
+                         g.outcome, g.clean ? Py_True : Py_False, g.workers ? g.workers : Py_None,
+                         g.pools ? g.pools : Py_None);
 }
 
 static PyObject *after_parent(PyObject *module, PyObject *unused)
@@ -1283,10 +1350,9 @@ static PyObject *after_parent(PyObject *module, PyObject *unused)
     if (g.on && g.policy == POLICY_OBSERVE && refresh_is_due()) {
         call_python(g.refresh, NULL, "refresh");
     }
-    if (g.on && (g.seen != NULL || g.left != NULL || g.report_all) && g.after_parent != NULL) {
+    if (g.on && (something_to_say() || g.report_all) && g.after_parent != NULL) {
         PyObject *argument = report();
-        Py_CLEAR(g.seen);
-        Py_CLEAR(g.left);
+        forget_report();
         if (argument == NULL) {
             turn_off("report");
         }
@@ -1334,12 +1400,30 @@ static void mend_queues(void)
     g.look.n_waiters = 0;
 }
 
+/* What vanished workers had in their variables, for those who mend and explain: before anyone else's callback may use it. */
+static void hand_over_workers(void)
+{
+    PyObject *list = kept_workers();
+    PyObject *argument = list == NULL ? NULL : Py_BuildValue("(iN)", 2, list);
+    if (argument == NULL) {
+        turn_off("child");
+        return;
+    }
+    if (PyList_GET_SIZE(list) && g.on && g.after_child != NULL) {
+        call_python(g.after_child, argument, "after_in_child");
+    }
+    Py_DECREF(argument);
+}
+
 static PyObject *child_first(PyObject *module, PyObject *unused)
 {
     (void)module;
     (void)unused;
     if (g.on && g.in_child && g.repair && g.policy == POLICY_WAIT) {
         mend_queues();
+    }
+    if (g.in_child && g.look.workers) {
+        hand_over_workers();
     }
     int watched = watch_inherited();
     if (g.on && g.in_child && (watched || (g.left != NULL && PyList_GET_SIZE(g.left))) && g.after_child != NULL) {
@@ -1362,10 +1446,9 @@ static PyObject *child_last(PyObject *module, PyObject *unused)
     int ours = g.in_child, watched = watch_settle();
     g.in_child = 0;
     g.look.n = 0;
-    if (g.on && ours && (watched || g.seen != NULL || g.left != NULL || g.report_all) && g.after_child != NULL) {
+    if (g.on && ours && (watched || something_to_say() || g.report_all) && g.after_child != NULL) {
         PyObject *argument = Py_BuildValue("(iN)", 1, report());
-        Py_CLEAR(g.seen);
-        Py_CLEAR(g.left);
+        forget_report();
         if (argument == NULL) {
             turn_off("child");
         }
@@ -1531,6 +1614,20 @@ static PyObject *locked(PyObject *module, PyObject *unused)
     }
     PyMem_RawFree(l.found);
     return list;
+}
+
+static PyObject *workers_now(PyObject *module, PyObject *unused)
+{
+    (void)module;
+    (void)unused;
+    return list_of_workers(PyThreadState_Get(), 1);
+}
+
+static PyObject *native_threads_now(PyObject *module, PyObject *unused)
+{
+    (void)module;
+    (void)unused;
+    return list_of_native_threads();
 }
 
 static PyObject *waiters(PyObject *module, PyObject *unused)
@@ -1775,6 +1872,10 @@ PyMethodDef guard_methods[] = {
     {"waiters", waiters, METH_NOARGS, NULL},
     {"locked", locked, METH_NOARGS, NULL},
     {"set_calls", set_catalogue, METH_VARARGS, NULL},
+    {"set_workers", set_workers, METH_O, NULL},
+    {"workers", workers_now, METH_NOARGS, NULL},
+    {"native_threads", native_threads_now, METH_NOARGS, NULL},
+    {"libraries_of_thread", libraries_of_thread, METH_O, NULL},
     {"set_semaphore", set_semaphore, METH_O, NULL},
     {"add_foreign", add_foreign, METH_VARARGS, NULL},
     {"set_exempt", set_exempt, METH_O, NULL},

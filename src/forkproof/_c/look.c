@@ -6,6 +6,7 @@
  * which acquire() has its release() still to come.
  */
 #include "look.h"
+#include "workers.h"
 #include <fcntl.h>
 #include <stdio.h>
 #include <unistd.h>
@@ -200,6 +201,7 @@ int set_waits(PyObject *methods)
 
 static Sighting *add(Look *l)
 {
+    l->firm = 0;
     if (l->n == l->room) {
         int room = l->room ? l->room * 2 : 128;
         Sighting *grown = PyMem_RawRealloc(l->items, sizeof(Sighting) * (size_t)room);
@@ -1676,6 +1678,8 @@ static void look_at_thread(Look *l, PyThreadState *ts)
     while (frame != NULL && frame_is_shim(frame)) {
         frame = frame->previous;
     }
+    const CodeInfo *worker = NULL;
+    Frame *worker_at = NULL;
     int c_below = 1;
     while (frame != NULL) {
         PyCodeObject *code = (PyCodeObject *)frame_executable(frame);
@@ -1687,8 +1691,16 @@ static void look_at_thread(Look *l, PyThreadState *ts)
         if (info != NULL && (c_below || !(info->boring || is_quiet(frame, code, info)))) {
             sight_frame(&t, frame, code, info, c_below);
         }
+        if (info != NULL && info->worker) {
+            worker = info;
+            worker_at = frame;
+        }
         t.inner = frame;
         frame = frame_outer(frame, &c_below);
+    }
+    if (worker != NULL) {
+        l->workers++;
+        l->news += worker_is_news(worker, worker_at);
     }
 }
 
@@ -1732,7 +1744,7 @@ static void fetch_frames(PyThreadState **threads, int n)
 
 void look(Look *l, PyThreadState *self)
 {
-    l->n = l->n_waiters = l->threads = l->failed = 0;
+    l->n = l->n_waiters = l->threads = l->failed = l->workers = l->news = 0;
     l->firm = 1;
     l->by = self->id;
     l->switches = gil_switches();

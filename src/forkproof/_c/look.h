@@ -38,6 +38,8 @@ typedef struct {
     int n_waiters, room_waiters;
     int lent;     /* `waiters` is not from the heap: it is left behind when it is outgrown */
     int threads;  /* Python threads besides the forking one */
+    int workers;  /* of them, those that others rely on (workers.c) */
+    int news;     /* of those, the ones of a sort that no fork has told of yet */
     int failed;   /* out of memory: the look is not complete */
     /* Nothing was seen, and frames alone said so, no object that the forking thread could change since: it stays true
      * until another thread runs. */

@@ -170,6 +170,119 @@ class Warning:
             setattr(self, key, entry[key] if key != "python" else entry.get(key, ""))
 
 
+class Worker:
+    """A function that threads run on which others rely; a child of a fork does not have them. Keys of a [[worker]]:
+
+    what          what a report calls such a thread
+    run           the functions, each as module and qualified name (`queue.Queue.get`)
+    child         what happens in a child that needs it
+    each          (optional) the function says little by itself: told of for each function that calls it
+    executor      (optional) the variable that has a weak reference to the executor whose jobs are done
+    queue         (optional) a variable, or an attribute of one (`self.queue`), that has the queue that is emptied
+    job           (optional) the variable that has the job at hand
+    distribution  (optional) the library, if it is not Python's own
+    mended        (optional) its versions that mend themselves at a fork: then it is no hazard
+    source, advice   how it is known, and the mend
+    """
+
+    __slots__ = (
+        "advice",
+        "child",
+        "distribution",
+        "each",
+        "executor",
+        "job",
+        "mended",
+        "queue",
+        "run",
+        "source",
+        "what",
+    )
+
+    what: str
+    run: tuple[str, ...]
+    child: str
+    each: bool
+    executor: str
+    queue: str
+    job: str
+    distribution: str
+    mended: str | None
+    source: str
+    advice: str
+
+    def __init__(self, entry: dict[str, Any]) -> None:
+        unknown = entry.keys() - set(self.__slots__)
+        if unknown:
+            raise ValueError(f"catalogue: {entry.get('what')!r} has unknown keys {sorted(unknown)}")
+        self.what, self.child = entry["what"], entry["child"]
+        self.source, self.advice = entry["source"], entry["advice"]
+        self.run = tuple(entry["run"])
+        self.each = entry.get("each", False)
+        self.executor, self.queue, self.job = (entry.get(key, "") for key in ("executor", "queue", "job"))
+        self.distribution = entry.get("distribution", "")
+        self.mended = entry.get("mended")
+
+    def is_mended(self) -> bool:
+        """Whether the library that is loaded puts it right in a child itself."""
+        return self.mended is not None and version_matches(self.mended, _loaded_version(self.distribution))
+
+    def __repr__(self) -> str:
+        return f"<Worker {self.what}>"
+
+
+class Pool:
+    """What is known of the native threads of a library. Keys of a [[pool]]:
+
+    what       what a report calls the library
+    libraries  parts of the paths of its shared objects (`/libgomp`); `<python>` is the interpreter itself
+    threads    (optional) names of threads instead, in whatever library
+    unless_environment   (optional) harmless unless this variable says 0, no, off or false
+    harmless   true where a child does without those threads, or the library starts new ones
+    child, source, advice   what happens in a child, how it is known, the mend (none for a harmless one)
+    """
+
+    __slots__ = (
+        "advice",
+        "child",
+        "harmless",
+        "libraries",
+        "source",
+        "threads",
+        "unless_environment",
+        "what",
+    )
+
+    what: str
+    libraries: tuple[str, ...]
+    threads: tuple[str, ...]
+    unless_environment: str
+    harmless: bool
+    child: str
+    source: str
+    advice: str
+
+    def __init__(self, entry: dict[str, Any]) -> None:
+        unknown = entry.keys() - set(self.__slots__)
+        if unknown:
+            raise ValueError(f"catalogue: {entry.get('what')!r} has unknown keys {sorted(unknown)}")
+        self.what, self.child, self.source = entry["what"], entry["child"], entry["source"]
+        self.libraries = tuple(entry["libraries"])
+        self.threads = tuple(entry.get("threads", ()))
+        self.unless_environment = entry.get("unless_environment", "")
+        self.harmless = entry["harmless"]
+        self.advice = entry.get("advice", "")
+
+    def is_harmless(self) -> bool:
+        """In this process: a switch in the environment may decide."""
+        if self.unless_environment:
+            return os.environ.get(self.unless_environment, "").lower() not in ("0", "no", "off", "false")
+        return self.harmless
+
+    def __repr__(self) -> str:
+        return f"<Pool {self.what}>"
+
+
 def version_matches(wanted: str, version: tuple[int, ...]) -> bool:
     """Whether `version` satisfies all of `wanted` ("" means any): comma-separated `>=`, `<=`, `>`, `<`, `==`, `!=`.
 
@@ -310,6 +423,16 @@ def blanket_warnings() -> list[Warning]:
     """Those that this interpreter's programs may see."""
     every = [Warning(entry) for entry in _read("warnings.toml")["warning"]]
     return [each for each in every if version_matches(each.python, sys.version_info[:3])]
+
+
+def all_workers() -> list[Worker]:
+    """Every function that the catalogue knows threads to run for others, whether its library is there or not."""
+    return [Worker(entry) for entry in _read("workers.toml")["worker"]]
+
+
+def all_pools() -> list[Pool]:
+    """Every library whose native threads the catalogue knows."""
+    return [Pool(entry) for entry in _read("pools.toml")["pool"]]
 
 
 def is_harmless(holder: type | None, attribute: str) -> bool:

@@ -67,8 +67,10 @@ class Case:
 
     def _judge(self, task: Task, closed: bool) -> Finding:
         wait = self.waits[task.tid]
-        if not wait.for_ever or task.tid not in self.still:
+        if task.tid not in self.still:
             return Finding()
+        if not wait.for_ever:  # what it joins may yet end; but nobody forks in order to wait for that
+            return self._inside_fork(task, wait) or Finding()
         found = self._by_owner(wait) or self._by_record(wait)
         if found and found.verdict == "proven":
             return found
@@ -206,7 +208,7 @@ class Case:
         handler = (
             next((frame for frame in native[:fork] if _is_library(frame.library)), None) if fork else None
         )
-        if not handler:
+        if not handler or not task.call or not task.call.is_futex or task.call.timed:
             return None
         name = f"a handler of {handler.library.rpartition('/')[2]}"
         return Finding(

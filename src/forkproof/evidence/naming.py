@@ -32,6 +32,8 @@ KINDS = {
     IMPORT: "import-lock",
 }
 
+NEEDED_ONLY = frozenset({"vanished-worker", "native-pool"})  # as in model.py, which is not imported at a fork
+
 ADVICE_LOCK = (
     "fork before the thread starts, or make the object in the child; if the child never uses it, "
     "forkproof.declare_safe(lock); else start children with multiprocessing's forkserver"

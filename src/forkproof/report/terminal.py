@@ -139,8 +139,10 @@ class Terminal(Renderer):
             verdict = ("went ahead at risk", "bad")
         elif fork.risk == "possible":
             verdict = ("went ahead possibly at risk", "doubt")
-        else:
+        elif fork.waited_ms > 0:
             verdict = (f"waited {_duration(fork.waited_ms)}, then nothing was at risk", "good")
+        else:
+            verdict = ("the child does not have all threads that it may ask for something", "dim")
         child = f" {self._arrow} {fork.child}" if fork.child is not None else ""
         number = f" {fork.fork}" if fork.fork else ""
         who = f"fork{number} ({fork.pid}{child}) "
@@ -163,7 +165,8 @@ class Terminal(Renderer):
                 self._say(("taken at ", "dim"), (_place(hazard.held_at), ""), indent=4)
                 self._source(hazard.held_at, indent=8)
         self._stack(first.stack)
-        self._say(("ended: ", "dim"), (_ending(fork, first), ""), indent=4)
+        if first.counts:
+            self._say(("ended: ", "dim"), (_ending(fork, first), ""), indent=4)
         for advice in dict.fromkeys(same[0].advice for same in groups):
             if advice:
                 self._say(("help: ", "good"), (clean(advice), ""), indent=4)

@@ -1,0 +1,455 @@
+"""The rows: (distribution, "" for Python's own; what the child asks; the program's part that defines work())."""
+
+ROWS = [
+    (
+        "",
+        "a job for a ThreadPoolExecutor",
+        """
+from concurrent.futures import ThreadPoolExecutor
+pool = ThreadPoolExecutor(2)
+def work(): return pool.submit(lambda: 1).result() == 1
+""",
+    ),
+    (
+        "",
+        "asyncio.to_thread() of one loop, run again",
+        """
+import asyncio
+loop = asyncio.new_event_loop()
+async def use(): return await loop.run_in_executor(None, lambda: 1)
+def work(): return loop.run_until_complete(use()) == 1
+""",
+    ),
+    (
+        "",
+        "put() and join() of a queue.Queue",
+        """
+import queue
+q = queue.Queue()
+def consume():
+    while True:
+        q.get(); q.task_done()
+thread(consume)
+def work():
+    q.put(1); q.join()
+    return True
+""",
+    ),
+    (
+        "",
+        "a record for a QueueListener",
+        """
+import logging, logging.handlers, queue
+seen = []
+class Keep(logging.Handler):
+    def emit(self, record): seen.append(record)
+q = queue.Queue()
+logging.handlers.QueueListener(q, Keep()).start()
+log = logging.getLogger("x"); log.addHandler(logging.handlers.QueueHandler(q))
+def work():
+    seen.clear(); log.warning("x")
+    return until(lambda: seen)
+""",
+    ),
+    (
+        "",
+        "the end of a Timer",
+        """
+timer = None
+def work():
+    global timer
+    if timer is None:
+        timer = threading.Timer(0.5, lambda: setattr(timer, "done", True)); timer.daemon = True; timer.start()
+        return True
+    return until(lambda: hasattr(timer, "done"))
+""",
+    ),
+    (
+        "",
+        "put() to a multiprocessing.Queue, of a bare fork",
+        """
+import multiprocessing
+q = multiprocessing.Queue()
+def work():
+    q.put(1)
+    return q.get() == 1
+""",
+    ),
+    (
+        "",
+        "a task for a multiprocessing.Pool",
+        """
+import multiprocessing
+pool = multiprocessing.get_context("fork").Pool(1)
+def work(): return pool.apply(abs, (-1,)) == 1
+""",
+    ),
+    (
+        "",
+        "a task for a ThreadPool",
+        """
+from multiprocessing.pool import ThreadPool
+pool = ThreadPool(1)
+def work(): return pool.apply(abs, (-1,)) == 1
+""",
+    ),
+    (
+        "",
+        "a job for a ProcessPoolExecutor",
+        """
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork"))
+def work(): return pool.submit(abs, -1).result() == 1
+""",
+    ),
+    (
+        "",
+        "run_coroutine_threadsafe()",
+        """
+import asyncio
+loop = asyncio.new_event_loop()
+thread(loop.run_forever)
+def work():
+    asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result()
+    return True
+""",
+    ),
+    (
+        "",
+        "shutdown() of a socketserver",
+        """
+import socketserver
+server = None
+def work():
+    global server
+    if server is None:
+        server = socketserver.TCPServer(("127.0.0.1", 0), socketserver.BaseRequestHandler)
+        thread(server.serve_forever)
+    else:
+        server.shutdown()
+    return True
+""",
+    ),
+    (
+        "",
+        "an event of sched, run by a thread of the program (not catalogued)",
+        """
+import sched
+s = sched.scheduler(); done = []
+def work():
+    done.clear(); s.enter(0.01, 1, lambda: done.append(1))
+    if not hasattr(s, "t"): s.t = thread(lambda: [(s.run(), time.sleep(0.01)) for _ in iter(int, 1)])
+    return until(lambda: done)
+""",
+    ),
+    (
+        "asgiref",
+        "sync_to_async, used before",
+        """
+import asyncio
+from asgiref.sync import sync_to_async
+f = sync_to_async(lambda: 1)
+def work(): return asyncio.run(f()) == 1
+""",
+    ),
+    (
+        "pymongo",
+        "monitors of a MongoClient start anew when it is used",
+        """
+import threading
+from pymongo import MongoClient
+c = MongoClient("mongodb://127.0.0.1:1", serverSelectionTimeoutMS=300)
+def work():
+    try: c.admin.command("ping")
+    except Exception: pass
+    return any("pymongo" in t.name for t in threading.enumerate())
+""",
+    ),
+    (
+        "sentry-sdk",
+        "a job for the BackgroundWorker",
+        """
+from sentry_sdk.worker import BackgroundWorker
+w = BackgroundWorker()
+def work():
+    e = threading.Event(); w.submit(e.set)
+    return e.wait(3)
+""",
+    ),
+    (
+        "opentelemetry-sdk",
+        "force_flush() of a BatchSpanProcessor",
+        """
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+seen = []
+class Keep(SpanExporter):
+    def export(self, spans): seen.extend(spans); return SpanExportResult.SUCCESS
+    def shutdown(self): pass
+p = TracerProvider(); p.add_span_processor(BatchSpanProcessor(Keep(), schedule_delay_millis=20))
+t = p.get_tracer("x")
+def work():
+    seen.clear()
+    with t.start_as_current_span("a"): pass
+    return until(lambda: seen)
+""",
+    ),
+    (
+        "opentelemetry-sdk",
+        "the next export of a PeriodicExportingMetricReader",
+        """
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader, MetricExporter, MetricExportResult
+seen = []
+class Keep(MetricExporter):
+    def export(self, data, timeout_millis=0, **kw): seen.append(data); return MetricExportResult.SUCCESS
+    def shutdown(self, *a, **k): pass
+    def force_flush(self, *a, **k): return True
+p = MeterProvider([PeriodicExportingMetricReader(Keep(), export_interval_millis=50)])
+counter = p.get_meter("x").create_counter("c")
+def work():
+    seen.clear(); counter.add(1)
+    return until(lambda: seen)
+""",
+    ),
+    (
+        "prometheus-client",
+        "a scrape of start_http_server() (answered by the parent)",
+        """
+import urllib.request, prometheus_client
+server, t = prometheus_client.start_http_server(0, "127.0.0.1")
+def work(): return b"python_info" in urllib.request.urlopen("http://127.0.0.1:%d" % server.server_port, timeout=3).read()
+""",
+    ),
+    (
+        "APScheduler",
+        "a job added to a BackgroundScheduler",
+        """
+from apscheduler.schedulers.background import BackgroundScheduler
+s = BackgroundScheduler(); s.start()
+def work():
+    done = []
+    s.add_job(lambda: done.append(1))
+    return until(lambda: done)
+""",
+    ),
+    (
+        "loguru",
+        "a record for a sink with enqueue=True",
+        """
+from loguru import logger
+r, w = os.pipe()
+logger.remove(); logger.add(lambda m: os.write(w, m.encode()), enqueue=True)
+def work():
+    logger.debug("x")
+    logger.complete()
+    import select
+    return bool(select.select([r], [], [], 3)[0]) and bool(os.read(r, 100))
+""",
+    ),
+    (
+        "tqdm",
+        "a bar that the monitor refreshes",
+        """
+from tqdm import tqdm
+tqdm.monitor_interval = 0.05
+bar = tqdm(range(3), file=open(os.devnull, "w"))
+def work():
+    bar.update(1)
+    return True
+""",
+    ),
+    (
+        "watchdog",
+        "an event for an Observer",
+        """
+import tempfile
+from watchdog.observers import Observer
+from watchdog.events import FileSystemEventHandler
+folder = tempfile.mkdtemp(); seen = []
+class Handler(FileSystemEventHandler):
+    def on_any_event(self, event): seen.append(event)
+o = Observer(); o.schedule(Handler(), folder); o.start(); time.sleep(0.1)
+def work():
+    seen.clear(); open(os.path.join(folder, str(time.monotonic())), "w").close()
+    return until(lambda: seen)
+""",
+    ),
+    (
+        "watchdog",
+        "stop() and join() of an Observer",
+        """
+import tempfile
+from watchdog.observers import Observer
+from watchdog.events import FileSystemEventHandler
+o = Observer(); o.schedule(FileSystemEventHandler(), tempfile.mkdtemp()); o.start(); n = 0
+def work():
+    global n; n += 1
+    if n == 2:
+        o.stop(); o.join(2)
+    return True
+""",
+    ),
+    (
+        "posthog",
+        "flush()",
+        """
+import posthog
+c = posthog.Posthog("key", host="http://127.0.0.1:1", max_retries=0, gzip=False, timeout=1)
+def work():
+    c.capture("event", distinct_id="x")
+    c.flush()
+    return c.queue.empty()
+""",
+    ),
+    (
+        "segment-analytics-python",
+        "flush()",
+        """
+import segment.analytics as analytics
+from segment.analytics.client import Client
+c = Client("key", host="http://127.0.0.1:1", max_retries=1, timeout=1)
+def work():
+    c.track("user", "event"); c.flush()
+    return c.queue.empty()
+""",
+    ),
+    (
+        "trio",
+        "trio.to_thread.run_sync(), used before",
+        """
+import trio
+def work(): return trio.run(trio.to_thread.run_sync, lambda: 1) == 1
+""",
+    ),
+    (
+        "anyio",
+        "anyio.to_thread.run_sync(), used before",
+        """
+import anyio
+def work(): return anyio.run(anyio.to_thread.run_sync, lambda: 1) == 1
+""",
+    ),
+    (
+        "distributed",
+        "a task for a Client with threads",
+        """
+from distributed import Client
+c = Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=None)
+def work(): return c.submit(abs, -1).result() == 1
+""",
+    ),
+    (
+        "joblib",
+        "Parallel(n_jobs=2), used before (loky)",
+        """
+from joblib import Parallel, delayed
+def work(): return Parallel(n_jobs=2)(delayed(abs)(-i) for i in range(4)) == [0, 1, 2, 3]
+""",
+    ),
+    (
+        "joblib",
+        "Parallel(n_jobs=2, backend='threading'), one context",
+        """
+from joblib import Parallel, delayed
+p = Parallel(n_jobs=2, backend="threading").__enter__()
+def work(): return p(delayed(abs)(-i) for i in range(4)) == [0, 1, 2, 3]
+""",
+    ),
+    (
+        "elastic-apm",
+        "a message for the transport",
+        """
+import elasticapm
+c = elasticapm.Client(service_name="x", server_url="http://127.0.0.1:1", metrics_interval="0ms", central_config=False, api_request_time="200ms")
+def work():
+    c.begin_transaction("a"); c.end_transaction("b")
+    c._transport.flush()
+    return True
+""",
+    ),
+    (
+        "datadog",
+        "buffered metrics that a thread flushes",
+        """
+import socket
+from datadog.dogstatsd import DogStatsd
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(("127.0.0.1", 0)); s.settimeout(3)
+d = DogStatsd("127.0.0.1", s.getsockname()[1], disable_buffering=False, flush_interval=0.05, disable_telemetry=True)
+def work():
+    d.increment("x")
+    try: return bool(s.recv(1000))
+    except TimeoutError: return False
+""",
+    ),
+    (
+        "paho-mqtt",
+        "loop_stop() after loop_start()",
+        """
+import paho.mqtt.client as mqtt
+c = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)
+c.connect_async("127.0.0.1", 1); c.loop_start(); n = 0
+def work():
+    global n; n += 1
+    if n == 2: c.loop_stop()
+    return True
+""",
+    ),
+    (
+        "aiosqlite",
+        "a query on a connection made before",
+        """
+import asyncio, aiosqlite
+loop = asyncio.new_event_loop()
+c = loop.run_until_complete(aiosqlite.connect(":memory:"))
+async def q():
+    async with c.execute("select 1") as cursor: return await cursor.fetchone()
+def work(): return loop.run_until_complete(q()) == (1,)
+""",
+    ),
+    (
+        "logtail-python",
+        "flush of a LogtailHandler",
+        """
+import logging
+from logtail import LogtailHandler
+h = LogtailHandler(source_token="x", host="http://127.0.0.1:1")
+log = logging.getLogger("x"); log.addHandler(h)
+def work():
+    log.warning("x")
+    return until(lambda: h.pipe.empty())
+""",
+    ),
+    (
+        "python-logstash-async",
+        "a record that the worker sends",
+        """
+import logging, socket
+from logstash_async.handler import AsynchronousLogstashHandler
+from logstash_async.constants import constants
+constants.QUEUE_CHECK_INTERVAL = 0.05; constants.QUEUED_EVENTS_FLUSH_INTERVAL = 0.1
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(("127.0.0.1", 0)); s.settimeout(3)
+log = logging.getLogger("x")
+log.addHandler(AsynchronousLogstashHandler("127.0.0.1", s.getsockname()[1], None, transport="logstash_async.transport.UdpTransport"))
+def work():
+    log.warning("x")
+    try: return bool(s.recv(10000))
+    except TimeoutError: return False
+""",
+    ),
+    (
+        "huey",
+        "a task in an in-process consumer (not asked)",
+        """
+from huey import MemoryHuey
+huey = MemoryHuey(); done = []
+@huey.task()
+def f(): done.append(1)
+c = huey.create_consumer(workers=1, periodic=False, initial_delay=0.01, max_delay=0.05); c.start()
+def work():
+    done.clear(); f()
+    return until(lambda: done)
+""",
+    ),
+]

@@ -1,0 +1,296 @@
+/* Native threads: what Python does not know of, named by the libraries that their stacks lead into.
+ *
+ * A blocked thread's stack pointer is in /proc/self/task/ID/syscall. Words above it that point into the code of a mapped
+ * library are, mostly, return addresses. Old ones may lie among them, so the innermost is what counts. Of a running thread
+ * (OpenMP's spin for a while when they have nothing to do) the outermost frames are read, where it began: they stand.
+ * Memory is read through /proc/self/mem: an address that has gone is an error of a read, not of the process. No signal, no
+ * ptrace, nothing is written.
+ */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include "pools.h"
+
+#ifndef FORKPROOF_UNKNOWN_INTERPRETER
+
+#include <dirent.h>
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#ifdef __linux__
+#include <link.h>
+#endif
+
+#ifdef __linux__
+/* All threads of the process as the kernel counts them; 0 where /proc does not say. */
+static int threads_by_proc(void)
+{
+    struct stat status;
+    return stat("/proc/self/task", &status) == 0 && status.st_nlink > 2 ? (int)status.st_nlink - 2 : 0;
+}
+
+/* glibc keeps the same number for debuggers, at no cost: used if it agrees when it is first asked. */
+static int all_threads(void)
+{
+    static const volatile unsigned int *counter;
+    static int probed;
+    if (!probed) {
+        probed = 1;
+        counter = dlsym(RTLD_DEFAULT, "__nptl_nthreads");
+        if (counter != NULL && (int)*counter != threads_by_proc()) {
+            counter = NULL;
+        }
+    }
+    return counter != NULL ? (int)*counter : threads_by_proc();
+}
+#endif
+
+int native_threads(int python)
+{
+#ifdef __linux__
+    int others = all_threads() - python;
+    return others > 0 ? others : 0;
+#else
+    (void)python;
+    return 0;
+#endif
+}
+
+#ifdef __linux__
+
+#define MAX_LIBRARIES 6
+#define STACK_BYTES 16384
+
+static ssize_t read_file(const char *path, char *text, size_t room)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) {
+        return -1;
+    }
+    ssize_t size = read(fd, text, room - 1);
+    close(fd);
+    text[size < 0 ? 0 : size] = '\0';
+    return size;
+}
+
+typedef struct {
+    uintptr_t address;
+    const char *name; /* NULL: not found */
+} Owner;
+
+static int find_owner(struct dl_phdr_info *info, size_t size, void *data)
+{
+    Owner *owner = data;
+    (void)size;
+    for (int i = 0; i < info->dlpi_phnum; i++) {
+        const ElfW(Phdr) *segment = &info->dlpi_phdr[i];
+        uintptr_t start = info->dlpi_addr + segment->p_vaddr;
+        if (segment->p_type == PT_LOAD && (segment->p_flags & PF_X) && owner->address >= start &&
+            owner->address < start + segment->p_memsz) {
+            owner->name = info->dlpi_name == NULL ? "" : info->dlpi_name;
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* Code lies in few places: most words of a stack are outside all of them. */
+typedef struct {
+    uintptr_t low, high;
+} Range;
+
+static int find_range(struct dl_phdr_info *info, size_t size, void *data)
+{
+    Range *range = data;
+    (void)size;
+    for (int i = 0; i < info->dlpi_phnum; i++) {
+        const ElfW(Phdr) *segment = &info->dlpi_phdr[i];
+        if (segment->p_type == PT_LOAD && (segment->p_flags & PF_X)) {
+            uintptr_t start = info->dlpi_addr + segment->p_vaddr;
+            range->low = Py_MIN(range->low, start);
+            range->high = Py_MAX(range->high, start + segment->p_memsz);
+        }
+    }
+    return 0;
+}
+
+static ssize_t read_memory(uintptr_t address, void *into, size_t size)
+{
+    int memory = open("/proc/self/mem", O_RDONLY | O_CLOEXEC);
+    if (memory < 0) {
+        return -1;
+    }
+    ssize_t got = pread(memory, into, size, (off_t)address);
+    if (got < 0 && size > 4096) {
+        got = pread(memory, into, 4096 - (address & 4095), (off_t)address); /* some kernels do not answer in part */
+    }
+    close(memory);
+    return got;
+}
+
+/* Where the words of a blocked thread's stack begin; 0 for one that is running, or where the system forbids looking. */
+static uintptr_t stack_pointer(long native_id)
+{
+    char path[64], text[256];
+    unsigned long sp = 0;
+    snprintf(path, sizeof(path), "/proc/self/task/%ld/syscall", native_id);
+    if (read_file(path, text, sizeof(text)) <= 0) {
+        return 0;
+    }
+    /* "number arguments... sp pc", "-1 sp pc" outside a call, "running" */
+    char *end = strrchr(text, ' ');
+    if (end == NULL) {
+        return 0;
+    }
+    *end = '\0';
+    char *last = strrchr(text, ' ');
+    return last != NULL && sscanf(last, " %lx", &sp) == 1 ? sp : 0;
+}
+
+#if defined(__GLIBC__) && defined(SYS_get_robust_list)
+#define CONTROL_BYTES 1280
+
+/* The outermost part of a running thread's stack, which does not change while it runs. At its top lies the thread's control
+ * block (struct pthread), and the kernel knows an address within: glibc registers its robust_head there. The last
+ * CONTROL_BYTES of the words are from there on: of what lies in them only the function that the thread began with is code. */
+static ssize_t outermost_words(long native_id, uintptr_t *words, size_t room)
+{
+    void *head = NULL;
+    size_t size = 0;
+    if (syscall(SYS_get_robust_list, (int)native_id, &head, &size) != 0 || (uintptr_t)head < room) {
+        return 0;
+    }
+    ssize_t got = 0;
+    for (; got <= 0 && room > 2 * CONTROL_BYTES; room /= 2) { /* a small stack ends before */
+        got = read_memory((uintptr_t)head + CONTROL_BYTES - room, words, room);
+    }
+    return got;
+}
+#else
+#define CONTROL_BYTES 0
+
+static ssize_t outermost_words(long native_id, uintptr_t *words, size_t room)
+{
+    (void)native_id;
+    (void)words;
+    (void)room;
+    return 0;
+}
+#endif
+
+/* New list of paths. */
+static PyObject *libraries_of(long native_id)
+{
+    static uintptr_t words[STACK_BYTES / sizeof(uintptr_t)];
+    PyObject *list = PyList_New(0);
+    if (list == NULL) {
+        return NULL;
+    }
+    uintptr_t sp = stack_pointer(native_id) & ~(uintptr_t)(sizeof(uintptr_t) - 1);
+    ssize_t got = sp != 0 ? read_memory(sp, words, sizeof(words)) : outermost_words(native_id, words, sizeof(words));
+    Range range = {UINTPTR_MAX, 0};
+    dl_iterate_phdr(find_range, &range);
+    const char *found[MAX_LIBRARIES];
+    int n = 0;
+    ssize_t n_words = got / (ssize_t)sizeof(uintptr_t);
+    ssize_t control = sp != 0 ? 0 : CONTROL_BYTES / (ssize_t)sizeof(uintptr_t);
+    int begun = sp != 0;
+    for (ssize_t i = 0; i < n_words && n < MAX_LIBRARIES; i++) {
+        Owner owner = {words[sp != 0 ? i : n_words - 1 - i], NULL}; /* of a running thread from its outermost frame on */
+        if (owner.address < range.low || owner.address >= range.high) {
+            continue;
+        }
+        dl_iterate_phdr(find_owner, &owner);
+        /* Between the control block and start_thread() lie the thread's own variables, which say nothing. */
+        begun |= owner.name != NULL && strstr(owner.name, "/libc.so") != NULL && i >= control;
+        int known = owner.name == NULL || (!begun && i >= control);
+        for (int k = 0; k < n; k++) {
+            known |= owner.name != NULL && strcmp(found[k], owner.name) == 0;
+        }
+        if (known) {
+            continue;
+        }
+        found[n++] = owner.name;
+        PyObject *name = PyUnicode_DecodeFSDefault(owner.name); /* "" is the program itself */
+        if (name == NULL || PyList_Append(list, name) < 0) {
+            Py_XDECREF(name);
+            Py_DECREF(list);
+            return NULL;
+        }
+        Py_DECREF(name);
+    }
+    return list;
+}
+
+static int python_knows(long native_id)
+{
+    PyThreadState *ts = PyInterpreterState_ThreadHead(PyInterpreterState_Get());
+    for (; ts != NULL; ts = PyThreadState_Next(ts)) {
+        if ((long)ts->native_thread_id == native_id) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+PyObject *list_of_native_threads(void)
+{
+    PyObject *list = PyList_New(0);
+    DIR *tasks = list == NULL ? NULL : opendir("/proc/self/task");
+    struct dirent *entry;
+    while (tasks != NULL && list != NULL && (entry = readdir(tasks)) != NULL) {
+        char path[64], name[32];
+        long native_id = strtol(entry->d_name, NULL, 10);
+        if (native_id <= 0 || native_id == (long)getpid() || python_knows(native_id)) {
+            continue;
+        }
+        snprintf(path, sizeof(path), "/proc/self/task/%ld/comm", native_id);
+        if (read_file(path, name, sizeof(name)) <= 0) {
+            continue; /* it has ended */
+        }
+        name[strcspn(name, "\n")] = '\0';
+        if (strncmp(name, "iou-", 4) == 0) {
+            continue; /* the kernel's own worker for io_uring */
+        }
+        PyObject *libraries = libraries_of(native_id);
+        PyObject *text = PyUnicode_DecodeUTF8(name, (Py_ssize_t)strlen(name), "replace");
+        PyObject *item = libraries == NULL || text == NULL ? NULL : Py_BuildValue("(lOO)", native_id, text, libraries);
+        Py_XDECREF(text);
+        Py_XDECREF(libraries);
+        if (item == NULL || PyList_Append(list, item) < 0) {
+            Py_CLEAR(list);
+        }
+        Py_XDECREF(item);
+    }
+    if (tasks != NULL) {
+        closedir(tasks);
+    }
+    return list;
+}
+
+PyObject *libraries_of_thread(PyObject *module, PyObject *native_id)
+{
+    (void)module;
+    long id = PyLong_AsLong(native_id);
+    return id == -1 && PyErr_Occurred() ? NULL : libraries_of(id);
+}
+
+#else
+
+PyObject *list_of_native_threads(void)
+{
+    return PyList_New(0);
+}
+
+PyObject *libraries_of_thread(PyObject *module, PyObject *native_id)
+{
+    (void)module;
+    (void)native_id;
+    return PyList_New(0);
+}
+
+#endif
+#endif

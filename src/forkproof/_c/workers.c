@@ -1,0 +1,242 @@
+/* Threads that others rely on: what they run says it, so a catalogued function is looked for once in each code object and
+ * an idle look costs one test a frame.
+ *
+ * The outermost catalogued frame of a thread says what the thread is for: a library's own loop, not the queue that it stands
+ * in. What is found is told once for each sort; a child keeps what vanished workers had in their variables (a queue, a weak
+ * reference to an executor, the job at hand) until Python has seen to it.
+ */
+#include "workers.h"
+#include "look.h"
+
+#ifndef FORKPROOF_UNKNOWN_INTERPRETER
+
+#define MAX_ENTRIES 256
+#define MAX_KEPT 256
+#define MAX_LOCALS 12
+
+static PyObject *table; /* dict, see workers.h */
+static uint8_t told[MAX_ENTRIES], each_user[MAX_ENTRIES];
+
+static struct {
+    int entry, n;
+    unsigned long ident, native_id;
+    PyCodeObject *code;            /* strong */
+    PyObject *locals[MAX_LOCALS];  /* strong, NULL where unbound */
+} kept[MAX_KEPT];
+static int n_kept;
+
+static int is_file(PyObject *filename, PyObject *module)
+{
+    const char *file = PyUnicode_AsUTF8(filename), *end = PyUnicode_AsUTF8(module);
+    if (file == NULL || end == NULL) {
+        PyErr_Clear();
+        return 0;
+    }
+    size_t size = strlen(file), length = strlen(end);
+    static const char *const forms[] = {".py", "/__init__.py"};
+    for (size_t i = 0; i < Py_ARRAY_LENGTH(forms); i++) {
+        size_t more = strlen(forms[i]);
+        if (size > length + more && file[size - more - length - 1] == '/' &&
+            memcmp(file + size - more - length, end, length) == 0 && strcmp(file + size - more, forms[i]) == 0) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+int worker_of(PyCodeObject *code)
+{
+    PyObject *known = table == NULL ? NULL : PyDict_GetItemWithError(table, code->co_qualname);
+    for (Py_ssize_t i = 0; known != NULL && i < PyTuple_GET_SIZE(known); i++) {
+        PyObject *item = PyTuple_GET_ITEM(known, i);
+        if (is_file(code->co_filename, PyTuple_GET_ITEM(item, 0))) {
+            return 1 + (int)PyLong_AsLong(PyTuple_GET_ITEM(item, 1));
+        }
+    }
+    PyErr_Clear();
+    return 0;
+}
+
+/* Who runs the catalogued function: told of for each of them where that function says too little by itself. */
+static CodeInfo *user_of(Frame *frame)
+{
+    int through_c;
+    Frame *outer = frame_outer(frame, &through_c);
+    PyCodeObject *code = outer == NULL ? NULL : frame_code(outer);
+    return code == NULL ? NULL : (CodeInfo *)code_info(code);
+}
+
+int worker_is_news(const CodeInfo *info, Frame *frame)
+{
+    if (!each_user[info->worker - 1]) {
+        return !told[info->worker - 1];
+    }
+    const CodeInfo *user = user_of(frame);
+    return user != NULL && !user->told;
+}
+
+static void tell(const CodeInfo *info, Frame *frame)
+{
+    told[info->worker - 1] = 1;
+    CodeInfo *user = each_user[info->worker - 1] ? user_of(frame) : NULL;
+    if (user != NULL && user->code != NULL) {
+        user->told = 1;
+    }
+}
+
+/* The outermost catalogued frame of a thread, and what its code says; NULL where there is none. */
+static Frame *worker_frame(PyThreadState *thread, const CodeInfo **info)
+{
+    Frame *found = NULL;
+    int through_c;
+    for (Frame *f = thread_top(thread); f != NULL; f = frame_outer(f, &through_c)) {
+        PyCodeObject *code = frame_is_shim(f) ? NULL : frame_code(f);
+        const CodeInfo *here = code == NULL ? NULL : code_info(code);
+        if (here != NULL && here->worker) {
+            found = f;
+            *info = here;
+        }
+    }
+    return found;
+}
+
+/* The variables of a frame by name, cells opened. */
+static PyObject *named(PyCodeObject *code, PyObject *const *locals, int n)
+{
+    PyObject *result = PyDict_New();
+    for (int i = 0; result != NULL && i < n; i++) {
+        PyObject *value = locals[i];
+        if (value != NULL && PyCell_Check(value)) {
+            value = PyCell_GET(value);
+        }
+        if (value != NULL && PyDict_SetItem(result, PyTuple_GET_ITEM(code->co_localsplusnames, i), value) < 0) {
+            Py_CLEAR(result);
+        }
+    }
+    return result;
+}
+
+static int read_locals(Frame *frame, PyCodeObject *code, PyObject **locals)
+{
+    int n = Py_MIN(code->co_nlocalsplus, MAX_LOCALS);
+    for (int i = 0; i < n; i++) {
+        locals[i] = frame_local(frame, i);
+    }
+    return n;
+}
+
+PyObject *list_of_workers(PyThreadState *self, int all)
+{
+    PyObject *list = PyList_New(0);
+    PyThreadState *ts = PyInterpreterState_ThreadHead(PyThreadState_GetInterpreter(self));
+    PyObject *first[MAX_LOCALS];
+    struct {
+        const CodeInfo *info;
+        Frame *frame;
+    } newly[MAX_KEPT];
+    int n_newly = 0;
+    for (; list != NULL && ts != NULL; ts = PyThreadState_Next(ts)) {
+        const CodeInfo *info = NULL;
+        Frame *frame = ts == self ? NULL : worker_frame(ts, &info);
+        if (frame == NULL || (!all && (n_newly == MAX_KEPT || !worker_is_news(info, frame)))) {
+            continue;
+        }
+        PyCodeObject *code = frame_code(frame);
+        int unit = frame_unit(frame, code);
+        PyObject *stack = stack_of(ts);
+        PyObject *locals = named(code, first, read_locals(frame, code, first));
+        PyObject *item = stack == NULL || locals == NULL
+                             ? NULL
+                             : Py_BuildValue("(ikkOiOO)", info->worker - 1, (unsigned long)ts->thread_id,
+                                             (unsigned long)ts->native_thread_id, code, unit < 0 ? 0 : unit * 2,
+                                             locals, stack);
+        Py_XDECREF(stack);
+        Py_XDECREF(locals);
+        if (item == NULL || PyList_Append(list, item) < 0) {
+            Py_CLEAR(list);
+        }
+        Py_XDECREF(item);
+        if (!all) {
+            newly[n_newly].info = info;
+            newly[n_newly++].frame = frame;
+        }
+    }
+    for (int i = 0; i < n_newly; i++) {
+        tell(newly[i].info, newly[i].frame); /* only now: several threads of one sort are told of together */
+    }
+    return list;
+}
+
+void keep_workers(PyThreadState *self)
+{
+    PyThreadState *ts = PyInterpreterState_ThreadHead(PyThreadState_GetInterpreter(self));
+    for (; ts != NULL && n_kept < MAX_KEPT; ts = PyThreadState_Next(ts)) {
+        const CodeInfo *info = NULL;
+        Frame *frame = ts == self ? NULL : worker_frame(ts, &info);
+        if (frame == NULL) {
+            continue;
+        }
+        PyCodeObject *code = frame_code(frame);
+        kept[n_kept].entry = info->worker - 1;
+        kept[n_kept].ident = (unsigned long)ts->thread_id;
+        kept[n_kept].native_id = (unsigned long)ts->native_thread_id;
+        kept[n_kept].code = (PyCodeObject *)Py_NewRef(code);
+        kept[n_kept].n = read_locals(frame, code, kept[n_kept].locals);
+        for (int i = 0; i < kept[n_kept].n; i++) {
+            Py_XINCREF(kept[n_kept].locals[i]);
+        }
+        n_kept++;
+    }
+}
+
+PyObject *kept_workers(void)
+{
+    PyObject *list = PyList_New(0);
+    while (n_kept) {
+        n_kept--;
+        PyObject *locals = named(kept[n_kept].code, kept[n_kept].locals, kept[n_kept].n);
+        PyObject *item = list == NULL || locals == NULL
+                             ? NULL
+                             : Py_BuildValue("(ikkO)", kept[n_kept].entry, kept[n_kept].ident, kept[n_kept].native_id,
+                                             locals);
+        if (item == NULL || PyList_Append(list, item) < 0) {
+            Py_CLEAR(list);
+        }
+        Py_XDECREF(item);
+        Py_XDECREF(locals);
+        for (int i = 0; i < kept[n_kept].n; i++) {
+            Py_XDECREF(kept[n_kept].locals[i]);
+        }
+        Py_DECREF(kept[n_kept].code);
+    }
+    return list;
+}
+
+PyObject *set_workers(PyObject *module, PyObject *fresh)
+{
+    (void)module;
+    if (!PyDict_CheckExact(fresh)) {
+        PyErr_SetString(PyExc_TypeError, "a dict is needed");
+        return NULL;
+    }
+    PyObject *key, *value;
+    Py_ssize_t position = 0;
+    while (PyDict_Next(fresh, &position, &key, &value)) {
+        for (Py_ssize_t i = 0; PyTuple_Check(value) && i < PyTuple_GET_SIZE(value); i++) {
+            PyObject *file;
+            int entry, each;
+            if (!PyArg_ParseTuple(PyTuple_GET_ITEM(value, i), "Uip", &file, &entry, &each)) {
+                return NULL;
+            }
+            if (entry < 0 || entry >= MAX_ENTRIES) {
+                PyErr_SetString(PyExc_ValueError, "too many workers");
+                return NULL;
+            }
+            each_user[entry] = (uint8_t)each;
+        }
+    }
+    Py_XSETREF(table, Py_NewRef(fresh));
+    Py_RETURN_NONE;
+}
+
+#endif

@@ -1,0 +1,25 @@
+/* Threads that others rely on, by the catalogued function that they run. */
+#ifndef FORKPROOF_WORKERS_H
+#define FORKPROOF_WORKERS_H
+
+#include "code.h"
+
+/* What the catalogue calls the function that `code` is, from 1; 0 where it does not know it. Asked once for each code. */
+int worker_of(PyCodeObject *code);
+
+/* Whether the thread whose outermost catalogued frame is `frame` is of a sort that no fork has told of yet. */
+int worker_is_news(const CodeInfo *info, Frame *frame);
+
+/* List of (entry, ident, native id, code, offset, {local: object}, stack) of the threads that are news, which they are then
+ * no more; with `all` set, of every worker, and nothing changes. NULL with an exception set. */
+PyObject *list_of_workers(PyThreadState *self, int all);
+
+/* In the child, inside fork(), while the vanished threads' frames are still there: keeps their workers' variables alive. */
+void keep_workers(PyThreadState *self);
+/* List of (entry, ident, native id, {local: object}) of what was kept; nothing is kept any more. */
+PyObject *kept_workers(void);
+
+/* dict: qualified name -> tuple of (end of the file name without ".py", entry, told for each user); from Python. */
+PyObject *set_workers(PyObject *module, PyObject *table);
+
+#endif

@@ -1,0 +1,126 @@
+"""Native threads, which Python does not know: whose they are, and what the catalogue says of them at a fork.
+
+C reads their names and the libraries that their stacks lead into (`_c/pools.c`); here the library is chosen that the pool
+belongs to. Each library is told of once. What the catalogue calls harmless is not told.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ..catalogue import Pool
+
+    Seen = tuple[int, str, list[str]]  # thread id, name, libraries on its stack
+
+PYTHON = "<python>"  # stands for the interpreter's own program or library
+_SYSTEM = (
+    "libc.so",
+    "libc-",
+    "libpthread",
+    "ld-linux",
+    "ld-musl",
+    "libm.so",
+    "libdl.so",
+    "librt.so",
+    "libstdc++",
+    "libgcc_s",
+    "linux-vdso",
+    "libc++",
+)
+
+_told: set[str] = set()
+_known: dict[str, dict[str, Any]] = {}
+
+
+def library(libraries: list[str]) -> str | None:
+    """The library that a thread belongs to: the innermost that is not the system's; the interpreter if there is no other."""
+    found = None
+    for path in libraries:
+        name = path.rpartition("/")[2]
+        if name.startswith(_SYSTEM):
+            continue
+        if path == "" or name.startswith("libpython") or path == os.path.realpath(sys.executable):
+            found = PYTHON
+            continue
+        return path
+    return found
+
+
+def entry(path: str, name: str, pools: list[Pool]) -> Pool | None:
+    """What the catalogue knows of a thread of that name in that library."""
+    named = next((pool for pool in pools if name in pool.threads), None)
+    return named or next((pool for pool in pools if any(part in path for part in pool.libraries)), None)
+
+
+def hazards(seen: list[Seen], pools: list[Pool], *, again: bool = False) -> list[dict[str, Any]]:
+    """Hazards in their JSON form, one for each library; each library once, unless `again`."""
+    groups: dict[str, tuple[Pool | None, list[Seen]]] = {}
+    for thread in seen:
+        path = library(thread[2])
+        pool = None if path is None else entry(path, thread[1], pools)
+        if path is not None and not (pool is not None and pool.is_harmless()):
+            groups.setdefault(path, (pool, []))[1].append(thread)
+    found = []
+    for path, (pool, threads) in groups.items():
+        hazard = _hazard(path, pool, threads)
+        _known[path] = hazard
+        if again or path not in _told:
+            found.append(hazard)
+            if not again:
+                _told.add(path)
+    return found
+
+
+def _hazard(path: str, pool: Pool | None, threads: list[Seen]) -> dict[str, Any]:
+    name = short(path)
+    whose = name if pool is None else f"{pool.what} ({name})" if path != PYTHON else pool.what
+    names = sorted({thread[1] for thread in threads})
+    called = "" if names == [_program_name()] else f" named {', '.join(names[:3])}"
+    count = f"{len(threads)} native thread{'' if len(threads) == 1 else 's'}"
+    if pool is None:
+        advice = f"nothing is known of {name} at a fork: a child may hang in it; fork before it is first used, or use forkserver"
+    else:
+        advice = f"a child that uses it {pool.child}; {pool.advice}"
+    return {
+        "kind": "native-pool",
+        "certainty": "possible",
+        "cleared": False,
+        "what": f"{whose}: {count}{called}",
+        "thread": None,
+        "stack": [],
+        "advice": advice,
+    }
+
+
+def short(path: str) -> str:
+    """As an installed package has it, else the file's own name: "scikit_learn.libs/libgomp-e985bcbb.so.1.0.0"."""
+    path = os.path.normpath(path)
+    for folder in ("/site-packages/", "/dist-packages/"):
+        if folder in path:
+            return path.partition(folder)[2]
+    return path.rpartition("/")[2]
+
+
+def _program_name() -> str:
+    """Threads that nobody has named have the main thread's name."""
+    try:
+        with open("/proc/self/comm", encoding="utf-8", errors="replace") as file:
+            return file.read().rstrip("\n")
+    except OSError:
+        return ""
+
+
+def explains(native_id: int) -> dict[str, Any] | None:
+    """In a child: the hazard of the pool whose library the stack of that blocked thread leads into, if that pool was left
+    behind at the fork. The thread stands in the library, and the library's threads are not here: likely, not proven."""
+    from .. import _native
+
+    for path in _native.libraries_of_thread(native_id):
+        if path in _known:
+            return _known[path]
+    return None

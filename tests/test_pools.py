@@ -1,0 +1,178 @@
+"""Native threads: that they are named by their library whatever they do, told once, and put no fork at risk."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Run
+from forking import program
+
+from forkproof import catalogue, model
+from forkproof.evidence import pools
+
+SOURCE = """
+#define _GNU_SOURCE
+#include <pthread.h>
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t never = PTHREAD_COND_INITIALIZER;
+static volatile int spinning;
+void wait_here(void) { pthread_mutex_lock(&mutex); for (;;) pthread_cond_wait(&never, &mutex); }
+static void *idle(void *unused) { wait_here(); return unused; }
+static void *spin(void *unused) { spinning = 1; while (spinning) {} return unused; }
+static void begin(void *(*run)(void *), const char *name)
+{
+    pthread_t thread;
+    pthread_create(&thread, 0, run, 0);
+    if (name) pthread_setname_np(thread, name);
+}
+void start_idle(const char *name) { begin(idle, name); }
+void start_spinning(void) { begin(spin, 0); while (!spinning) {} }
+void stop_spinning(void) { spinning = 0; }
+"""
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A library with threads of its own, of which no catalogue knows."""
+    compiler = shutil.which("cc") or shutil.which((sysconfig.get_config_var("CC") or "gcc").split()[0])
+    if compiler is None:
+        pytest.skip("no C compiler")
+    folder = tmp_path_factory.mktemp("pool")
+    (folder / "pool.c").write_text(SOURCE)
+    subprocess.run(
+        [compiler, "-shared", "-fPIC", "-O1", "-pthread", "-o", folder / "libodd.so", folder / "pool.c"],
+        check=True,
+    )
+    return folder / "libodd.so"
+
+
+def told(body: str, library: Path | str, run: Run, tmp_path: Path) -> list[list[dict[str, Any]]]:
+    """The native pools of each fork; the program forks by `forked`, and has the library as `odd`."""
+    file = tmp_path / "events.jsonl"
+    head = f"import ctypes\nodd = ctypes.PyDLL({str(library)!r})\n" if library else ""
+    tail = "\nos._exit(0)\n"
+    run(
+        "-c",
+        program(head + body + tail, install=f"forkproof.install('observe', warn=True, events={str(file)!r})"),
+    )
+    forks = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+    for line in forks:
+        model.event_from_json(line)
+    forks = [line for line in forks if line["event"] == "fork"]
+    assert {fork["risk"] for fork in forks} == {"none"}
+    return [[h for h in fork["hazards"] if h["kind"] == "native-pool"] for fork in forks]
+
+
+def test_threads_of_a_library_are_told_once(library: Path, run: Run, tmp_path: Path) -> None:
+    body = "odd.start_idle(None); odd.start_idle(None); time.sleep(0.1)\nfor _ in range(3): forked(int)"
+    (hazard,), second, third = told(body, library, run, tmp_path)
+    assert second == third == []
+    assert "libodd.so: 2 native threads" in hazard["what"]
+    assert (hazard["certainty"], hazard["cleared"], hazard["thread"]) == ("possible", False, None)
+    assert "libodd.so" in hazard["advice"]
+
+
+def test_a_thread_that_is_running_is_named_by_where_it_began(library: Path, run: Run, tmp_path: Path) -> None:
+    body = "odd.start_spinning(); forked(int); odd.stop_spinning()"
+    if not catalogue.platform_here().endswith("-gnu"):
+        pytest.skip("only glibc tells the kernel where a thread's control block is")
+    ((hazard,),) = told(body, library, run, tmp_path)
+    assert "libodd.so: 1 native thread" in hazard["what"]
+
+
+def test_beside_python_threads(library: Path, run: Run, tmp_path: Path) -> None:
+    body = """
+gate = threading.Event()
+for _ in range(5): thread(gate.wait)
+odd.start_idle(b"oddly")
+time.sleep(0.1)
+forked(int)
+"""
+    ((hazard,),) = told(body, library, run, tmp_path)
+    assert hazard["what"].endswith("libodd.so: 1 native thread named oddly")
+
+
+def test_what_starts_later_is_told_then(library: Path, run: Run, tmp_path: Path) -> None:
+    body = """
+import faulthandler
+forked(int)
+odd.start_idle(None); time.sleep(0.1); forked(int); forked(int)
+faulthandler.dump_traceback_later(100); time.sleep(0.1); forked(int); forked(int)
+"""
+    none, (first,), again, (second,), last = told(body, library, run, tmp_path)
+    assert none == again == last == []
+    assert "libodd.so" in first["what"] and "faulthandler" in second["what"]
+
+
+def test_a_harmless_pool_is_not_told(library: Path, run: Run, tmp_path: Path) -> None:
+    body = "odd.start_idle(b'jemalloc_bg_thd'); time.sleep(0.1); forked(int)"
+    assert told(body, library, run, tmp_path) == [[]]
+
+
+def test_a_program_without_native_threads_tells_none(run: Run, tmp_path: Path) -> None:
+    body = "gate = threading.Event()\nfor _ in range(5): thread(gate.wait)\nfor _ in range(3): forked(int)"
+    assert told(body, "", run, tmp_path) == [[], [], []]
+
+
+def test_a_child_knows_the_pool_it_hangs_in(library: Path, run: Run) -> None:
+    """A thread of the child that stands in the library whose threads are gone; and one that does not."""
+    body = f"""
+import ctypes
+from forkproof import _native
+from forkproof.evidence import pools
+odd = ctypes.CDLL({str(library)!r})
+odd.start_idle(None)
+time.sleep(0.1)
+def child():
+    gate = threading.Event()
+    hangs, well = thread(odd.wait_here), thread(gate.wait)
+    until(lambda: any("libodd" in path for path in _native.libraries_of_thread(hangs.native_id)))
+    assert "libodd.so" in pools.explains(hangs.native_id)["what"]
+    assert pools.explains(well.native_id) is None
+for _ in range(2):
+    print(forked(child))
+os._exit(0) if not sys.stdout.flush() else None
+"""
+    for policy in ("observe", "wait"):
+        install = f"forkproof.install({policy!r}, warn=False)"
+        assert run("-c", program(body, install=install)).stdout == "0\n0\n"
+
+
+def test_native_threads_that_come_and_go_while_the_process_forks(library: Path, run: Run) -> None:
+    body = f"""
+import ctypes, _thread
+libc = ctypes.CDLL(None)
+odd = ctypes.PyDLL({str(library)!r})
+create, cancel, join = libc.pthread_create, libc.pthread_detach, libc.pthread_join
+usleep = ctypes.cast(libc.usleep, ctypes.c_void_p)
+def churn():
+    while True:
+        thread = ctypes.c_ulong()
+        create(ctypes.byref(thread), None, usleep, ctypes.c_void_p(300))
+        join(thread, None)
+for _ in range(2): thread(churn)
+print([forked(int) for _ in range(100)] == [0] * 100, flush=True)
+os._exit(0)
+"""
+    ended = run("-c", program(body, install="forkproof.install(warn=False)"), limit=60)
+    assert (ended.stdout, ended.stderr) == ("True\n", "")
+
+
+def test_each_pool_says_how_it_is_known_and_what_to_do() -> None:
+    for pool in catalogue.all_pools():
+        assert pool.what and pool.child and pool.source and (pool.libraries or pool.threads)
+        assert pool.harmless or pool.advice
+
+
+def test_the_innermost_library_that_is_not_the_systems_is_the_one() -> None:
+    assert pools.library(["/lib/libc.so.6", "/x/a.libs/libgomp-1.so", "/x/b.so"]) == "/x/a.libs/libgomp-1.so"
+    assert pools.library(["/lib/libc.so.6", "/usr/lib/libpython3.11.so.1.0"]) == pools.PYTHON
+    assert pools.library(["/lib/libc.so.6", ""]) == pools.PYTHON
+    assert pools.library(["/lib/libc.so.6"]) is None
+    assert pools.library([]) is None
