@@ -34,6 +34,7 @@
 #define POLL 0.0005        /* seconds between looks while an import or a native call is waited for */
 #define HURRY 200          /* microseconds: the switch interval while a fork waits; at 5 ms each turn of each busy thread
                             * is 5 ms more before the forking one has the GIL back */
+#define STILL 0.01         /* seconds that threads stay parked while the calls of the others do not end */
 #define MAX_UNSEEN 64
 #define SEARCH_LIMIT 2000000 /* objects passed in one search of the heap at a fork, ten nanoseconds each, ... */
 #define SEARCH_SHARE 200     /* ... which is not done again before this many times as long as it took */
@@ -52,6 +53,7 @@ typedef struct {
     uint64_t thread;     /* PyThreadState.id; 0: a lock whose holder no frame shows */
     PyObject *subject;   /* compared by address only */
     uint64_t position;   /* of the thread then */
+    int64_t ran;         /* nanoseconds that it had run by then; -1 unknown */
     int failures;
     unsigned long fork;  /* the last fork at which it was given up */
     int tried;           /* attempts to take it at this fork */
@@ -509,21 +511,6 @@ static Matters matters(const Sighting *s)
     return MATTERS_OWN;
 }
 
-/* Where a thread stands, in all its frames: unchanged means that it has not moved. */
-static uint64_t position_of(PyThreadState *thread)
-{
-    uint64_t hash = 1469598103934665603ull;
-    int through_c;
-    for (Frame *f = thread_top(thread); f != NULL; f = frame_outer(f, &through_c)) {
-        PyCodeObject *code = frame_is_shim(f) ? NULL : frame_code(f);
-        if (code != NULL) {
-            hash = (hash ^ (uintptr_t)f) * 1099511628211ull;
-            hash = (hash ^ (uint64_t)frame_unit(f, code)) * 1099511628211ull;
-        }
-    }
-    return hash;
-}
-
 static Lost *find_lost(uint64_t thread, PyObject *subject)
 {
     for (int i = 0; i < g.n_lost; i++) {
@@ -556,13 +543,21 @@ static Lost *note(uint64_t thread, PyObject *subject)
     return entry;
 }
 
-static void give_up(Lost *entry, uint64_t position)
+/* `thread`: who was waited for, or NULL for a lock whose holder no frame shows. */
+static void give_up(Lost *entry, PyThreadState *thread)
 {
     if (entry->fork != g.forks) {
         entry->failures++;
     }
     entry->fork = g.forks;
-    entry->position = position;
+    entry->position = thread == NULL ? 0 : position_of(thread);
+    entry->ran = thread == NULL ? -1 : processor_time((unsigned long)thread->native_thread_id);
+}
+
+/* A thread in a loop comes back to where it stood; one that really has not moved has not run either. */
+static int has_moved(const Lost *entry, PyThreadState *thread)
+{
+    return entry->position != position_of(thread) || entry->ran != processor_time((unsigned long)thread->native_thread_id);
 }
 
 /* How long this hazard is worth waiting for at this fork, in seconds. Nothing for a thread that has not moved since a
@@ -576,7 +571,7 @@ static double patience(const Sighting *s)
     if (entry == NULL || entry->failures == 0) {
         return g.wait;
     }
-    if (entry->position == position_of(s->thread)) {
+    if (!has_moved(entry, s->thread)) {
         return 0;
     }
     return g.wait / (double)(1 << Py_MIN(entry->failures, 10));
@@ -793,6 +788,7 @@ static void settle(PyThreadState *me)
 {
     double start = monotonic();
     int gave_up = 0, drains = 0;
+    double still = 0; /* since when all that is waited for is calls that do not end */
     PyObject *need[MAX_OWNED];
     Kind kinds[MAX_OWNED];
     PyThreadState *stop[MAX_STOPPED];
@@ -835,7 +831,7 @@ static void settle(PyThreadState *me)
             int tried = entry != NULL ? entry->tried : 0;
             int forgive = m == MATTERS_OWN && limit > 0 && !tried && elapsed < 2 * g.wait + 0.25;
             if (elapsed >= limit && !forgive) {
-                give_up(note(s->thread->id, s->subject), position_of(s->thread));
+                give_up(note(s->thread->id, s->subject), s->thread);
                 gave_up = 1;
                 continue;
             }
@@ -863,7 +859,7 @@ static void settle(PyThreadState *me)
             Lost *entry = find_lost(0, value);
             if (!is_owned(value) && n < MAX_OWNED && !(entry != NULL && entry->fork == g.forks)) {
                 if (elapsed >= g.wait) {
-                    give_up(note(0, value), 0);
+                    give_up(note(0, value), NULL);
                     gave_up = 1;
                     continue;
                 }
@@ -887,15 +883,26 @@ static void settle(PyThreadState *me)
             continue; /* to take it may have let the GIL go */
         }
         unlock_imports(); /* never kept while others are to move: an import needs it at every step */
+        if (calls < pending || back || !pending) {
+            still = 0;
+        }
         if (pending) {
             let_go(); /* such a thread may need what we own */
             if (back) {
                 stop_one(me, stop, back, POLL); /* it comes out of its call, and stays there */
             }
+            else if (still != 0 && monotonic() - still > STILL) {
+                /* The call may wait for what a parked thread has (a transaction, the other end of a pipe): all go on for a
+                 * while, and come out in another order. */
+                still = 0;
+                let_run(NULL);
+                sleep_without_gil((double)(random_bits() % 5000) * 1e-6);
+            }
             else if (calls == pending && drains < 20) {
                 /* The GIL is ours: such calls come to their end within their own time and then wait for it. */
                 struct timespec pause = {0, (long)(DRAIN * 1e9)};
                 drains++;
+                still = still != 0 ? still : monotonic();
                 nanosleep(&pause, NULL);
             }
             else {
@@ -945,7 +952,7 @@ static void settle(PyThreadState *me)
             if (unseen) {
                 Lost *entry = note(0, object);
                 if (++entry->tried >= 2) {
-                    give_up(entry, 0);
+                    give_up(entry, NULL);
                 }
             }
         }

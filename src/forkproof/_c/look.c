@@ -1778,6 +1778,20 @@ void look_unless_still(Look *l, PyThreadState *self)
     }
 }
 
+uint64_t position_of(PyThreadState *thread)
+{
+    uint64_t hash = 1469598103934665603ull;
+    int through_c;
+    for (Frame *f = thread_top(thread); f != NULL; f = frame_outer(f, &through_c)) {
+        PyCodeObject *code = frame_is_shim(f) ? NULL : frame_code(f);
+        if (code != NULL) {
+            hash = (hash ^ (uintptr_t)f) * 1099511628211ull;
+            hash = (hash ^ (uint64_t)frame_unit(f, code)) * 1099511628211ull;
+        }
+    }
+    return hash;
+}
+
 /* ---------------------------------------------------------------------------------------------------------------------
  * Standing still
  */
@@ -1830,17 +1844,9 @@ static PyObject *sleeps_for(const Place *p, const Call *c)
 void stand(Look *l, PyThreadState *thread, Standing *standing)
 {
     Frame *top = thread_top(thread);
-    int through_c;
     l->n = l->n_waiters = 0;
     look_at_thread(l, thread);
-    *standing = (Standing){.at = {.thread = thread, .kind = KIND_NONE, .named_at = -1}, .position = 1469598103934665603u};
-    for (Frame *f = top; f != NULL; f = frame_outer(f, &through_c)) {
-        PyCodeObject *code = frame_is_shim(f) ? NULL : frame_code(f);
-        if (code != NULL) {
-            standing->position = (standing->position ^ (uintptr_t)f) * 1099511628211u;
-            standing->position = (standing->position ^ (uint64_t)frame_unit(f, code)) * 1099511628211u;
-        }
-    }
+    *standing = (Standing){.at = {.thread = thread, .kind = KIND_NONE, .named_at = -1}, .position = position_of(thread)};
     int in_c = top != NULL; /* a shim on top: C code that has called no Python */
     while (top != NULL && frame_is_shim(top)) {
         top = top->previous;

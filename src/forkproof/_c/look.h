@@ -63,6 +63,8 @@ void look_unless_still(Look *l, PyThreadState *self);
 /* What `self`, the forking thread, holds by its own frames. */
 void look_at(Look *l, PyThreadState *self);
 
+/* Where a thread stands, in all its frames: unchanged means that it has not moved, or has come round again. */
+uint64_t position_of(PyThreadState *thread);
 /* What `thread` waits for. Overwrites `l`; as `look` otherwise. */
 void stand(Look *l, PyThreadState *thread, Standing *standing);
 /* Methods in C that wait: dict method descriptor -> (kind, position of the time-out among the arguments). */

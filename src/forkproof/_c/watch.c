@@ -76,21 +76,6 @@ static int is_finalizing(void)
  * What the system says of a thread
  */
 
-/* Processor time that a thread of this process has used: unchanged means that it has not run. */
-static int64_t ran(unsigned long native_id)
-{
-#ifdef __linux__
-    clockid_t clock = (clockid_t)((~(unsigned int)native_id << 3) | 6); /* of a thread, by its id (clock_getres(2)) */
-    struct timespec time;
-    if (clock_gettime(clock, &time) == 0) {
-        return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
-    }
-#else
-    (void)native_id;
-#endif
-    return -1;
-}
-
 typedef struct {
     uintptr_t address;
     unsigned int expected; /* the value of the word while which the thread sleeps */
@@ -287,7 +272,7 @@ static int note(Watch *w, const Standing *s, double now, PyObject *gone, int *al
         *all_still = 0;
         return 0;
     }
-    int64_t time = ran(native_id);
+    int64_t time = processor_time(native_id);
     int moved = time < 0 || time != e->ran;
     Kind kind = s->at.kind;
     int same = e->looks && e->kind == kind &&
