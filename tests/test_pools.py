@@ -164,6 +164,19 @@ os._exit(0)
     assert (ended.stdout, ended.stderr) == ("True\n", "")
 
 
+def test_threads_of_pythons_own_that_begin_or_end_are_no_pool(run: Run) -> None:
+    body = """
+import _thread
+def churn():
+    while True: _thread.start_new_thread(int, ())
+for _ in range(2): thread(churn)
+seen = [h for _ in range(500) for h in forkproof.assess().hazards if h.kind == "native-pool"]
+print(seen, flush=True)
+os._exit(0)
+"""
+    assert run("-c", program(body), limit=60).stdout == "[]\n"
+
+
 def test_each_pool_says_how_it_is_known_and_what_to_do() -> None:
     for pool in catalogue.all_pools():
         assert pool.what and pool.child and pool.source and (pool.libraries or pool.threads)

@@ -131,8 +131,9 @@ static ssize_t read_memory(uintptr_t address, void *into, size_t size)
     return got;
 }
 
-/* Where the words of a blocked thread's stack begin; 0 for one that is running, or where the system forbids looking. */
-static uintptr_t stack_pointer(long native_id)
+/* Where the words of a blocked thread's stack begin; 0 for one that is running, or where the system forbids looking. `futex`:
+ * the address that it sleeps on, if it does. */
+static uintptr_t stack_pointer(long native_id, uintptr_t *futex)
 {
     char path[64], text[256];
     unsigned long sp = 0;
@@ -141,6 +142,9 @@ static uintptr_t stack_pointer(long native_id)
         return 0;
     }
     /* "number arguments... sp pc", "-1 sp pc" outside a call, "running" */
+    long number;
+    unsigned long first;
+    *futex = sscanf(text, "%ld %lx", &number, &first) == 2 && number == SYS_futex ? first : 0;
     char *end = strrchr(text, ' ');
     if (end == NULL) {
         return 0;
@@ -181,6 +185,20 @@ static ssize_t outermost_words(long native_id, uintptr_t *words, size_t room)
 }
 #endif
 
+/* Whether the thread was started by the interpreter itself; not, where that cannot be known. */
+static int began_in_python(long native_id, const Range *range)
+{
+    static uintptr_t words[4 * CONTROL_BYTES / sizeof(uintptr_t) + 1];
+    ssize_t n = outermost_words(native_id, words, 4 * CONTROL_BYTES) / (ssize_t)sizeof(uintptr_t);
+    for (ssize_t i = n - 1; i >= 0 && i >= n - (ssize_t)(CONTROL_BYTES / sizeof(uintptr_t)); i--) {
+        Owner owner = {words[i], NULL};
+        if (owner.address >= range->low && owner.address < range->high && dl_iterate_phdr(find_owner, &owner)) {
+            return *owner.name == '\0' || strstr(owner.name, "/libpython") != NULL;
+        }
+    }
+    return 0;
+}
+
 /* New list of paths. */
 static PyObject *libraries_of(long native_id)
 {
@@ -189,10 +207,13 @@ static PyObject *libraries_of(long native_id)
     if (list == NULL) {
         return NULL;
     }
-    uintptr_t sp = stack_pointer(native_id) & ~(uintptr_t)(sizeof(uintptr_t) - 1);
+    uintptr_t futex = 0, sp = stack_pointer(native_id, &futex) & ~(uintptr_t)(sizeof(uintptr_t) - 1);
     ssize_t got = sp != 0 ? read_memory(sp, words, sizeof(words)) : outermost_words(native_id, words, sizeof(words));
     Range range = {UINTPTR_MAX, 0};
     dl_iterate_phdr(find_range, &range);
+    if ((futex == 0 || address_is_gil(futex)) && began_in_python(native_id, &range)) {
+        return list; /* it is just beginning or ending */
+    }
     const char *found[MAX_LIBRARIES];
     int n = 0;
     ssize_t n_words = got / (ssize_t)sizeof(uintptr_t);
