@@ -132,7 +132,7 @@ static ssize_t read_memory(uintptr_t address, void *into, size_t size)
 }
 
 /* Where the words of a blocked thread's stack begin; 0 for one that is running, or where the system forbids looking. `futex`:
- * the address that it sleeps on, if it does. */
+ * the address on which it sleeps until a time limit, if it does. */
 static uintptr_t stack_pointer(long native_id, uintptr_t *futex)
 {
     char path[64], text[256];
@@ -143,8 +143,9 @@ static uintptr_t stack_pointer(long native_id, uintptr_t *futex)
     }
     /* "number arguments... sp pc", "-1 sp pc" outside a call, "running" */
     long number;
-    unsigned long first;
-    *futex = sscanf(text, "%ld %lx", &number, &first) == 2 && number == SYS_futex ? first : 0;
+    unsigned long first, limit;
+    int futex_call = sscanf(text, "%ld %lx %*x %*x %lx", &number, &first, &limit) == 3 && number == SYS_futex;
+    *futex = futex_call && limit != 0 ? first : 0;
     char *end = strrchr(text, ' ');
     if (end == NULL) {
         return 0;
@@ -199,8 +200,8 @@ static int began_in_python(long native_id, const Range *range)
     return 0;
 }
 
-/* New list of paths. */
-static PyObject *libraries_of(long native_id)
+/* New list of paths; empty for a thread that Python started, unless those are asked for too. */
+static PyObject *libraries_of(long native_id, int of_python)
 {
     static uintptr_t words[STACK_BYTES / sizeof(uintptr_t)];
     PyObject *list = PyList_New(0);
@@ -211,11 +212,11 @@ static PyObject *libraries_of(long native_id)
     ssize_t got = sp != 0 ? read_memory(sp, words, sizeof(words)) : outermost_words(native_id, words, sizeof(words));
     Range range = {UINTPTR_MAX, 0};
     dl_iterate_phdr(find_range, &range);
-    if ((futex == 0 || address_is_gil(futex)) && began_in_python(native_id, &range)) {
-        return list; /* it is just beginning or ending */
+    if (!of_python && (futex == 0 || address_is_gil(futex)) && began_in_python(native_id, &range)) {
+        return list; /* it is just beginning or ending; faulthandler's watchdog is the one that waits for its time */
     }
     const char *found[MAX_LIBRARIES];
-    int n = 0;
+    int n = 0, others = 0;
     ssize_t n_words = got / (ssize_t)sizeof(uintptr_t);
     ssize_t control = sp != 0 ? 0 : CONTROL_BYTES / (ssize_t)sizeof(uintptr_t);
     int begun = sp != 0;
@@ -235,6 +236,8 @@ static PyObject *libraries_of(long native_id)
             continue;
         }
         found[n++] = owner.name;
+        others += *owner.name != '\0' && strstr(owner.name, "/libpython") == NULL &&
+                  strstr(owner.name, "/libc.so") == NULL && strstr(owner.name, "/ld-linux") == NULL;
         PyObject *name = PyUnicode_DecodeFSDefault(owner.name); /* "" is the program itself */
         if (name == NULL || PyList_Append(list, name) < 0) {
             Py_XDECREF(name);
@@ -242,6 +245,9 @@ static PyObject *libraries_of(long native_id)
             return NULL;
         }
         Py_DECREF(name);
+    }
+    if (!of_python && !others && (futex == 0 || address_is_gil(futex)) && PyList_SetSlice(list, 0, n, NULL) < 0) {
+        Py_CLEAR(list); /* as above, of one that has no control block yet, or no more */
     }
     return list;
 }
@@ -276,7 +282,11 @@ PyObject *list_of_native_threads(void)
         if (strncmp(name, "iou-", 4) == 0) {
             continue; /* the kernel's own worker for io_uring */
         }
-        PyObject *libraries = libraries_of(native_id);
+        PyObject *libraries = libraries_of(native_id, 0);
+        if (python_knows(native_id)) {
+            Py_XDECREF(libraries);
+            continue; /* it has begun meanwhile */
+        }
         PyObject *text = PyUnicode_DecodeUTF8(name, (Py_ssize_t)strlen(name), "replace");
         PyObject *item = libraries == NULL || text == NULL ? NULL : Py_BuildValue("(lOO)", native_id, text, libraries);
         Py_XDECREF(text);
@@ -296,7 +306,7 @@ PyObject *libraries_of_thread(PyObject *module, PyObject *native_id)
 {
     (void)module;
     long id = PyLong_AsLong(native_id);
-    return id == -1 && PyErr_Occurred() ? NULL : libraries_of(id);
+    return id == -1 && PyErr_Occurred() ? NULL : libraries_of(id, 1);
 }
 
 #else
