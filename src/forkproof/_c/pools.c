@@ -193,7 +193,9 @@ static int began_in_python(long native_id, const Range *range)
     ssize_t n = outermost_words(native_id, words, 4 * CONTROL_BYTES) / (ssize_t)sizeof(uintptr_t);
     for (ssize_t i = n - 1; i >= 0 && i >= n - (ssize_t)(CONTROL_BYTES / sizeof(uintptr_t)); i--) {
         Owner owner = {words[i], NULL};
-        if (owner.address >= range->low && owner.address < range->high && dl_iterate_phdr(find_owner, &owner)) {
+        /* Sizes lie there too; where the program has a fixed address they look like its code, but they are whole pages. */
+        if (owner.address % 4096 != 0 && owner.address >= range->low && owner.address < range->high &&
+            dl_iterate_phdr(find_owner, &owner)) {
             return *owner.name == '\0' || strstr(owner.name, "/libpython") != NULL;
         }
     }
@@ -222,7 +224,7 @@ static PyObject *libraries_of(long native_id, int of_python)
     int begun = sp != 0;
     for (ssize_t i = 0; i < n_words && n < MAX_LIBRARIES; i++) {
         Owner owner = {words[sp != 0 ? i : n_words - 1 - i], NULL}; /* of a running thread from its outermost frame on */
-        if (owner.address < range.low || owner.address >= range.high) {
+        if (owner.address < range.low || owner.address >= range.high || (i < control && owner.address % 4096 == 0)) {
             continue;
         }
         dl_iterate_phdr(find_owner, &owner);
