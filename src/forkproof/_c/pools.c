@@ -17,6 +17,7 @@
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <time.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -270,6 +271,7 @@ PyObject *list_of_native_threads(void)
     PyObject *list = PyList_New(0);
     DIR *tasks = list == NULL ? NULL : opendir("/proc/self/task");
     struct dirent *entry;
+    int patience = 10; /* in all */
     while (tasks != NULL && list != NULL && (entry = readdir(tasks)) != NULL) {
         char path[64], name[32];
         long native_id = strtol(entry->d_name, NULL, 10);
@@ -285,6 +287,11 @@ PyObject *list_of_native_threads(void)
             continue; /* the kernel's own worker for io_uring */
         }
         PyObject *libraries = libraries_of(native_id, 0);
+        while (libraries != NULL && PyList_GET_SIZE(libraries) == 0 && patience-- > 0 && !python_knows(native_id)) {
+            struct timespec pause = {0, 100000}; /* it may be on its way to where it will stay */
+            nanosleep(&pause, NULL);
+            Py_SETREF(libraries, libraries_of(native_id, 0));
+        }
         if (python_knows(native_id)) {
             Py_XDECREF(libraries);
             continue; /* it has begun meanwhile */
