@@ -223,15 +223,16 @@ def test_what_is_no_hazard_is_not_spoken_about(run: Run, tmp_path: Path, case: s
     def begin():
         LOCK.acquire()
     {SILENT[case].strip()}
-    assert not forkproof.assess().hazards, forkproof.assess()
+    assert forkproof.assess().risk == "none", forkproof.assess()
     assert forked(lambda: None) == 0
     os._exit(0)
     """
     install = f"forkproof.install({policy!r}, events='events.jsonl', warn=False)"
     succeeds(run("-c", program(body, install=install), cwd=tmp_path))
     (fork,) = forks(tmp_path)
-    # What a library mends is seen and passed over; it is no hazard of the fork's.
-    assert (fork["risk"], fork["hazards"]) == ("none", [])
+    # What a library mends is seen and passed over; it is no hazard of the fork's. Threads that others rely on are another matter.
+    held = [hazard for hazard in fork["hazards"] if hazard["kind"] != "vanished-worker"]
+    assert (fork["risk"], held) == ("none", [])
 
 
 def test_in_a_child_an_ident_may_be_anothers(run: Run, tmp_path: Path) -> None:

@@ -123,6 +123,8 @@ def last_clean() -> bool:
 class ForkWarning:
     """Stands for the message in an item of `warnings.filters`."""
 
+    pattern: str
+    """A regular expression that matches nothing: for who copies the filters to another process."""
     def __init__(self, contains: tuple[str, ...], in_child: bool, /) -> None: ...
     def match(self, text: str, /) -> bool:
         """Whether it contains all of `contains`, and nothing was left at risk at the last fork of this process; `in_child`:

@@ -1765,9 +1765,20 @@ static PyObject *match(PyObject *object, PyObject *text)
     return PyBool_FromLong(hidden);
 }
 
+/* Whoever copies the filters to another process (joblib) takes them for regular expressions. What is hidden is decided by the
+ * forks of this process, so in another one nothing is. */
+static PyObject *pattern(PyObject *self, void *unused)
+{
+    (void)self;
+    (void)unused;
+    return PyUnicode_FromString("(?!)");
+}
+
+static PyGetSetDef fork_warning_attributes[] = {{"pattern", pattern, NULL, NULL, NULL}, {NULL, NULL, NULL, NULL, NULL}};
 static PyMethodDef fork_warning_methods[] = {{"match", match, METH_O, NULL}, {NULL, NULL, 0, NULL}};
 static PyType_Slot fork_warning_slots[] = {
     {Py_tp_methods, fork_warning_methods},
+    {Py_tp_getset, fork_warning_attributes},
     {Py_tp_new, fork_warning_new},
     {Py_tp_dealloc, fork_warning_dealloc},
     {0, NULL},
