@@ -94,6 +94,7 @@ static struct {
     double waited;
     int polls, outcome, clean;
     enum { NOT_BORN, BORN_CLEAN, BORN_AT_RISK } born; /* by a watched fork, and so were those before it back to install() */
+    int refresh_due;         /* observe: after this fork, where it changes nothing */
     int child_hooked;        /* the child's hooks are in their list, for this fork */
     int in_child;            /* set in the child handler if they are, cleared by the last of them */
     uint32_t random;
@@ -1336,8 +1337,8 @@ static PyObject *before(PyObject *module, PyObject *unused)
     find_news(me);
     int tell = something_to_say() || g.report_all;
     int mend = g.look.workers || (g.policy == POLICY_WAIT && g.repair && (g.look.n || g.look.n_waiters));
-    int refresh = g.policy == POLICY_OBSERVE && refresh_is_due();
-    keep_hooks(interpreter, g.on && (tell || refresh), g.on && (tell || mend || watch_is_on()));
+    g.refresh_due = g.policy == POLICY_OBSERVE && refresh_is_due(); /* once asked, it is not due any more */
+    keep_hooks(interpreter, g.on && (tell || g.refresh_due), g.on && (tell || mend || watch_is_on()));
     g.armed = ident;
     Py_RETURN_NONE;
 }
@@ -1354,7 +1355,8 @@ static PyObject *after_parent(PyObject *module, PyObject *unused)
     (void)module;
     (void)unused;
     in_parent(); /* for a fork that came to nothing before it reached the system call */
-    if (g.on && g.policy == POLICY_OBSERVE && refresh_is_due()) {
+    if (g.on && g.refresh_due) {
+        g.refresh_due = 0;
         call_python(g.refresh, NULL, "refresh");
     }
     if (g.on && (something_to_say() || g.report_all) && g.after_parent != NULL) {
