@@ -40,8 +40,10 @@ def hazards(events: Path) -> list[dict[str, Any]]:
     return [hazard for line in lines if line["event"] == "fork" for hazard in line["hazards"]]
 
 
-@pytest.mark.parametrize("design", DESIGNS)
-def test_today_on_linux_every_design_works(run: Run, uri: str, design: str) -> None:
+@pytest.mark.parametrize(
+    "design", [design for design in DESIGNS if design != "unblocked"]
+)  # that one is a race
+def test_today_on_linux_designs_without_a_race_work(run: Run, uri: str, design: str) -> None:
     ended = client(run, uri, design)
     assert ended.status == 0
     assert "child: pinged" in ended.stdout
