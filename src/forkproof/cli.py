@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
-from typing import Any, BinaryIO
+from collections.abc import Callable
+from typing import Any, BinaryIO, TypeVar
 
 import click
 
@@ -52,6 +53,9 @@ def commands() -> None:
     """
 
 
+_Function = TypeVar("_Function", bound=Callable[..., object])
+
+
 class _Seconds(click.FloatRange):
     """A length of time; `nan` and `inf` are floats, and none."""
 
@@ -60,6 +64,18 @@ class _Seconds(click.FloatRange):
         if not math.isfinite(seconds):
             self.fail(f"{value} is not a length of time.", param, ctx)
         return seconds
+
+
+def _hang_after(help: str) -> Callable[[_Function], _Function]:
+    """The option --hang-after, which says something else of each command that has it."""
+    return click.option(
+        "--hang-after",
+        metavar="SECONDS",
+        type=_Seconds(min=0, min_open=True),
+        default=5.0,
+        show_default=True,
+        help=help,
+    )
 
 
 def _emulations(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> Any:
@@ -105,14 +121,7 @@ class _ProgramCommand(click.Command):
     help="How long one fork may wait for a safe moment.",
 )
 @click.option("--no-repair", is_flag=True, help="Leave the child as it is, whatever could not be waited for.")
-@click.option(
-    "--hang-after",
-    metavar="SECONDS",
-    type=_Seconds(min=0, min_open=True),
-    default=5.0,
-    show_default=True,
-    help="How long a thread of a child at risk stands still before that is called a hang.",
-)
+@_hang_after("How long a thread of a child at risk stands still before that is called a hang.")
 @click.option(
     "--on-hang",
     type=click.Choice(["report", "kill"]),
@@ -244,14 +253,7 @@ def report_command(file: BinaryIO) -> None:
 )
 @click.option("--tree", is_flag=True, help="Look at the process's descendants too.")
 @click.option("--watch", is_flag=True, help="Look again and again, until one hangs or all have ended.")
-@click.option(
-    "--hang-after",
-    metavar="SECONDS",
-    type=_Seconds(min=0, min_open=True),
-    default=5.0,
-    show_default=True,
-    help="With --watch: how long a main thread stands still before the process is examined.",
-)
+@_hang_after("With --watch: how long a main thread stands still before the process is examined.")
 @click.option(
     "--core",
     metavar="FILE",

@@ -17,6 +17,7 @@
 #include "follow.h"
 #include "heap.h"
 #include "park.h"
+#include "task.h"
 #include "watch.h"
 #include "pools.h"
 #include "workers.h"

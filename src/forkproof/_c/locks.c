@@ -29,20 +29,6 @@ double monotonic(void)
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
-int64_t processor_time(unsigned long native_id)
-{
-#ifdef __linux__
-    clockid_t clock = (clockid_t)((~(unsigned int)native_id << 3) | 6); /* of a thread, by its id (clock_getres(2)) */
-    struct timespec time;
-    if (clock_gettime(clock, &time) == 0) {
-        return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
-    }
-#else
-    (void)native_id;
-#endif
-    return -1;
-}
-
 void sleep_without_gil(double seconds)
 {
     struct timespec time = {(time_t)seconds, (long)((seconds - (double)(time_t)seconds) * 1e9)};

@@ -59,8 +59,6 @@ extern PyObject *foreign_locks; /* dict id -> (object, what the path of its libr
 
 PyObject *probe_buffered(PyObject *module, PyObject *file);
 double monotonic(void);
-/* Of a thread of this process, in nanoseconds: unchanged means that it has not run. -1 where the system does not say. */
-int64_t processor_time(unsigned long native_id);
 void sleep_without_gil(double seconds);
 
 #endif

@@ -6,10 +6,8 @@
  * which acquire() has its release() still to come.
  */
 #include "look.h"
+#include "task.h"
 #include "workers.h"
-#include <fcntl.h>
-#include <stdio.h>
-#include <unistd.h>
 
 #ifndef FORKPROOF_UNKNOWN_INTERPRETER
 
@@ -1910,38 +1908,8 @@ void stand(Look *l, PyThreadState *thread, Standing *standing)
 
 int waits_for_gil(unsigned long native_id)
 {
-#ifdef __linux__
-    char path[64], text[256];
-    snprintf(path, sizeof(path), "/proc/self/task/%lu/syscall", native_id);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) {
-        return 0;
-    }
-    ssize_t size = read(fd, text, sizeof(text) - 1);
-    close(fd);
-    if (size <= 0) {
-        return 0;
-    }
-    text[size] = '\0';
-    long number;
-    unsigned long first;
-    if (sscanf(text, "%ld %lx", &number, &first) != 2) {
-        return 0; /* "running" */
-    }
-#ifdef __x86_64__
-    if (number != 202) {
-        return 0;
-    }
-#elif defined(__aarch64__)
-    if (number != 98) {
-        return 0;
-    }
-#endif
-    return address_is_gil(first);
-#else
-    (void)native_id;
-    return 0;
-#endif
+    Blocked blocked;
+    return blocked_in(native_id, &blocked) == 1 && blocked.futex && address_is_gil(blocked.arguments[0]);
 }
 
 /* ---------------------------------------------------------------------------------------------------------------------

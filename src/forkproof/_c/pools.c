@@ -10,6 +10,7 @@
 #define _GNU_SOURCE
 #endif
 #include "pools.h"
+#include "task.h"
 
 #ifndef FORKPROOF_UNKNOWN_INTERPRETER
 
@@ -64,18 +65,6 @@ int native_threads(int python)
 
 #define MAX_LIBRARIES 6
 #define STACK_BYTES 16384
-
-static ssize_t read_file(const char *path, char *text, size_t room)
-{
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) {
-        return -1;
-    }
-    ssize_t size = read(fd, text, room - 1);
-    close(fd);
-    text[size < 0 ? 0 : size] = '\0';
-    return size;
-}
 
 typedef struct {
     uintptr_t address;
@@ -136,24 +125,10 @@ static ssize_t read_memory(uintptr_t address, void *into, size_t size)
  * the address on which it sleeps until a time limit, if it does. */
 static uintptr_t stack_pointer(long native_id, uintptr_t *futex)
 {
-    char path[64], text[256];
-    unsigned long sp = 0;
-    snprintf(path, sizeof(path), "/proc/self/task/%ld/syscall", native_id);
-    if (read_file(path, text, sizeof(text)) <= 0) {
-        return 0;
-    }
-    /* "number arguments... sp pc", "-1 sp pc" outside a call, "running" */
-    long number;
-    unsigned long first, limit;
-    int futex_call = sscanf(text, "%ld %lx %*x %*x %lx", &number, &first, &limit) == 3 && number == SYS_futex;
-    *futex = futex_call && limit != 0 ? first : 0;
-    char *end = strrchr(text, ' ');
-    if (end == NULL) {
-        return 0;
-    }
-    *end = '\0';
-    char *last = strrchr(text, ' ');
-    return last != NULL && sscanf(last, " %lx", &sp) == 1 ? sp : 0;
+    Blocked blocked;
+    blocked_in((unsigned long)native_id, &blocked);
+    *futex = blocked.futex && blocked.arguments[3] != 0 ? blocked.arguments[0] : 0;
+    return blocked.stack;
 }
 
 #if defined(__GLIBC__) && defined(SYS_get_robust_list)

@@ -16,6 +16,7 @@
 #define _GNU_SOURCE
 #endif
 #include "watch.h"
+#include "task.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -85,27 +86,13 @@ typedef struct {
 /* -> 1 when the thread sleeps on a futex, 0 when it does not, -1 where that cannot be known. */
 static int sleeps_on(unsigned long native_id, Futex *futex)
 {
-#if defined(__linux__) && (defined(__x86_64__) || defined(__aarch64__))
-    char path[64], text[256];
-    snprintf(path, sizeof(path), "/proc/self/task/%lu/syscall", native_id);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) {
-        return -1;
-    }
-    ssize_t size = read(fd, text, sizeof(text) - 1);
-    close(fd);
-    if (size <= 0) {
-        return -1;
-    }
-    text[size] = '\0';
-    long number;
-    unsigned long a[4];
-    if (sscanf(text, "%ld %lx %lx %lx %lx", &number, &a[0], &a[1], &a[2], &a[3]) != 5 || number != SYS_futex) {
-        return 0;
-    }
+#if defined(__x86_64__) || defined(__aarch64__) /* whose mutexes the next function knows */
+    Blocked blocked;
+    int known = blocked_in(native_id, &blocked);
+    const unsigned long *a = blocked.arguments;
     unsigned long operation = a[1] & 0x7f;
-    if (operation != 0 && operation != 9) { /* FUTEX_WAIT, FUTEX_WAIT_BITSET */
-        return 0;
+    if (known != 1 || !blocked.futex || (operation != 0 && operation != 9)) { /* FUTEX_WAIT, FUTEX_WAIT_BITSET */
+        return known < 0 ? -1 : 0;
     }
     *futex = (Futex){a[0], (unsigned int)a[2], a[3] == 0};
     return 1;

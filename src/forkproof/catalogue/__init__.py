@@ -91,9 +91,7 @@ class Call:
     advice: str
 
     def __init__(self, entry: dict[str, Any]) -> None:
-        unknown = entry.keys() - set(self.__slots__)
-        if unknown:
-            raise ValueError(f"catalogue: {entry.get('what')!r} has unknown keys {sorted(unknown)}")
+        _check_keys(self, entry)
         self.what = entry["what"]
         self.names = tuple(entry["names"])
         self.resource = entry["resource"]
@@ -134,9 +132,7 @@ class Lock:
     advice: str
 
     def __init__(self, entry: dict[str, Any]) -> None:
-        unknown = entry.keys() - set(self.__slots__)
-        if unknown:
-            raise ValueError(f"catalogue: {entry.get('path')!r} has unknown keys {sorted(unknown)}")
+        _check_keys(self, entry, name="path")
         for key in self.__slots__:
             setattr(self, key, entry[key] if key != "versions" else entry.get(key, ""))
 
@@ -163,9 +159,7 @@ class Warning:
     source: str
 
     def __init__(self, entry: dict[str, Any]) -> None:
-        unknown = entry.keys() - set(self.__slots__)
-        if unknown:
-            raise ValueError(f"catalogue: {entry.get('what')!r} has unknown keys {sorted(unknown)}")
+        _check_keys(self, entry)
         for key in self.__slots__:
             setattr(self, key, entry[key] if key != "python" else entry.get(key, ""))
 
@@ -212,9 +206,7 @@ class Worker:
     advice: str
 
     def __init__(self, entry: dict[str, Any]) -> None:
-        unknown = entry.keys() - set(self.__slots__)
-        if unknown:
-            raise ValueError(f"catalogue: {entry.get('what')!r} has unknown keys {sorted(unknown)}")
+        _check_keys(self, entry)
         self.what, self.child = entry["what"], entry["child"]
         self.source, self.advice = entry["source"], entry["advice"]
         self.run = tuple(entry["run"])
@@ -263,9 +255,7 @@ class Pool:
     advice: str
 
     def __init__(self, entry: dict[str, Any]) -> None:
-        unknown = entry.keys() - set(self.__slots__)
-        if unknown:
-            raise ValueError(f"catalogue: {entry.get('what')!r} has unknown keys {sorted(unknown)}")
+        _check_keys(self, entry)
         self.what, self.child, self.source = entry["what"], entry["child"], entry["source"]
         self.libraries = tuple(entry["libraries"])
         self.threads = tuple(entry.get("threads", ()))
@@ -281,6 +271,13 @@ class Pool:
 
     def __repr__(self) -> str:
         return f"<Pool {self.what}>"
+
+
+def _check_keys(of: object, entry: dict[str, Any], name: str = "what") -> None:
+    """Raise ValueError for a key of `entry`, an entry of the TOML that its key `name` names, that `of` has no slot for."""
+    unknown = entry.keys() - set(type(of).__slots__)  # type: ignore[attr-defined]
+    if unknown:
+        raise ValueError(f"catalogue: {entry.get(name)!r} has unknown keys {sorted(unknown)}")
 
 
 def version_matches(wanted: str, version: tuple[int, ...]) -> bool:

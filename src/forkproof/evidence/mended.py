@@ -14,10 +14,11 @@ import opcode
 import weakref
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 
+from .keeper import attributes_of
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import Any
 
 _STORES = {opcode.opmap[name] for name in ("STORE_ATTR", "STORE_GLOBAL") if name in opcode.opmap}
 _EXTENDED = opcode.opmap["EXTENDED_ARG"]
@@ -43,7 +44,7 @@ def _reaches(callback: object, lock: object, attribute: str) -> bool:
             if item.__globals__.get(attribute) is lock:
                 kept_as.add(attribute)
         else:
-            kept_as.update(name for name, value in _own(item).items() if value is lock)
+            kept_as.update(name for name, value in (attributes_of(item) or {}).items() if value is lock)
     return any(_renews(code, name) for name in kept_as for code in codes)
 
 
@@ -66,15 +67,6 @@ def _content(cell: CellType) -> object:
         return cell.cell_contents
     except ValueError:  # empty
         return None
-
-
-def _own(item: object) -> dict[str, Any]:
-    """The instance's own attributes; no property or __getattr__ of the program's runs."""
-    try:
-        found = object.__getattribute__(item, "__dict__")
-    except AttributeError:
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _reachable(root: object) -> Iterator[object]:
