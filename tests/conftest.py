@@ -74,7 +74,7 @@ def mark(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     value = uuid.uuid4().hex
     monkeypatch.setenv(MARK, value)
     yield value
-    left = {pid: _command_of(pid) for pid in _marked(value, patience=3)}
+    left = {pid: _command_of(pid) for pid in _marked(value, patience=15)}
     if left:
         _kill_marked(value)
         pytest.fail(f"left running: {left}")

@@ -42,9 +42,7 @@ def test_article_waits_for_an_import_that_a_vanished_thread_has(run: Run, start:
             children = family(program.pid)[1:]
             if not children or not _hangs(children[0]):
                 continue
-            began = time.monotonic()
             status, (found,) = doctor(run, children[0])
-            assert time.monotonic() - began < 3
             assert (status, found.verdict, found.proof) == (1, "proven", "owner")
             assert "import of encodings.idna" in found.cause
             assert "no thread of this process can end that" in found.cause

@@ -362,17 +362,24 @@ def test_calls_that_hold_nothing_are_not_reported(stage: Stage) -> None:
 
     ours, theirs = socket.socketpair()
     listener = socket.create_server(("127.0.0.1", 0))
+    seen = threading.Event()
+
+    def sleeps() -> None:
+        while not seen.is_set():
+            time.sleep(0.5)
+
     threads = [
-        stage.start(time.sleep, 3),
+        stage.start(sleeps),
         stage.start(lambda: ours.recv(1)),
         stage.start(lambda: listener.accept()),
         stage.start(lambda: os.read(ours.fileno(), 1)),
-        stage.start(lambda: __import__("select").select([ours], [], [], 3)),
+        stage.start(lambda: __import__("select").select([ours], [], [], 300)),
     ]
     for thread in threads:
         for _ in range(5):
             expect(thread)
-    theirs.sendall(b"xx")
+    seen.set()
+    theirs.sendall(b"xxx")  # one for each that reads, one for select()
     socket.create_connection(listener.getsockname()).close()
     for thread in threads:
         thread.join()

@@ -132,10 +132,10 @@ def test_a_lock_that_never_comes_is_waited_for_once(run: Run) -> None:
         os.waitpid(pid, 0)
         return took
     first, second, third = timed(), timed(), timed()
-    print(0.3 <= first < 1.5, second < 0.15, third < 0.15)
+    print(first >= 3, second < first / 2, third < first / 2)
     """
     )
-    ended = run("-c", program(body, install="forkproof.install(wait=0.3, warn=False)"))
+    ended = run("-c", program(body, install="forkproof.install(wait=3, warn=False)"))
     assert ended.stdout == "True True True\n", ended.stderr
 
 
@@ -167,11 +167,13 @@ def test_a_lock_of_the_forking_thread_stays_its_own_and_costs_no_wait(run: Run) 
             waiting = thread(want)
             until(lambda: any(s[7] is mine for s in forkproof._native.look()))
             status = forked(child)
-        print(status, time.monotonic() - start < 0.8)
+        print(status, time.monotonic() - start < 20)
         waiting.join(5)
         print(waiting.is_alive())
     """
-    ended = run("-c", program(body, install="import forkproof._native; forkproof.install(warn=False)"))
+    ended = run(
+        "-c", program(body, install="import forkproof._native; forkproof.install(warn=False, wait=30)")
+    )
     assert ended.stdout == "0 True\nFalse\n", ended.stderr
 
 
@@ -186,9 +188,11 @@ def test_what_a_thread_has_that_waits_for_the_forking_one_is_not_waited_for(run:
             thread(want)
             until(lambda: any(s[7] is mine for s in forkproof._native.look()))
             status = forked(lambda: must_be_free(other))
-        print(status, time.monotonic() - start < 0.8)
+        print(status, time.monotonic() - start < 20)
     """
-    ended = run("-c", program(body, install="import forkproof._native; forkproof.install(warn=False)"))
+    ended = run(
+        "-c", program(body, install="import forkproof._native; forkproof.install(warn=False, wait=30)")
+    )
     assert ended.stdout == "0 True\n", ended.stderr
 
 
@@ -230,9 +234,9 @@ def test_another_librarys_before_callback_may_hold_the_lock(run: Run) -> None:
         for lock in (shown, hidden): thread(work, lock)
         start = time.monotonic()
         results = {forked(lambda: must_be_free(shown, hidden)) for _ in range(20)}
-        print(results, time.monotonic() - start < 8)
+        print(results, time.monotonic() - start < 30)
     """
-    ended = run("-c", program(body), limit=60)
+    ended = run("-c", program(body, install="forkproof.install(warn=False, wait=40)"), limit=90)
     assert ended.stdout == "{0} True\n", ended.stderr
 
 
@@ -364,8 +368,8 @@ def test_declare_safe_ends_the_waiting(run: Run) -> None:
         + """
     forkproof.declare_safe(mine, reason="no child uses it")
     start = time.monotonic()
-    print(forked(lambda: None), time.monotonic() - start < 0.5, bool(forkproof.assess()))
+    print(forked(lambda: None), time.monotonic() - start < 20, bool(forkproof.assess()))
     """
     )
-    ended = run("-c", program(body))
+    ended = run("-c", program(body, install="forkproof.install(warn=False, wait=30)"), limit=60)
     assert ended.stdout == "0 True False\n", ended.stderr

@@ -129,7 +129,7 @@ for each in fill:
     each.setblocking(False)
     each.connect_ex(("127.0.0.1", port))
 waits = socket.socket()
-waits.settimeout(3)
+waits.settimeout(8)
 def connect():
     try:
         waits.connect(("localhost", port))
@@ -141,7 +141,7 @@ time.sleep(0.5)
 assert thread.is_alive()
 start = time.monotonic()
 socket.gethostbyname("localhost")
-assert time.monotonic() - start < 1.5, "the lock was held while it connected"
+assert time.monotonic() - start < 4, "the lock was held while it connected"
 thread.join()
 """
 
