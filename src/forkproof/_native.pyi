@@ -97,6 +97,16 @@ def workers() -> list[tuple[int, int, int, CodeType, int, dict[str, Any], list[t
     """Each other thread that runs a function of that table: entry, ident, native id, code and offset of that function's
     frame, its variables by name, and the stack, innermost first."""
 
+def variables_of(thread: int, code: CodeType, /) -> dict[str, Any] | None:
+    """The variables, by name, of the innermost frame that runs `code` in the thread of that PyThreadState.id."""
+
+def users_of(thing: Any, /) -> list[int]:
+    """PyThreadState.id of each thread one of whose frames has `thing` in a variable, in a global that its code names, or in an
+    attribute of one of these that its code names."""
+
+def expect_pools(there: bool, /) -> None:
+    """Whether children are left without native threads that they may come to wait for, so that they want a watch."""
+
 def native_threads() -> list[tuple[int, str, list[str]]]:
     """Each thread that Python does not know: thread id, name, and the libraries that its stack leads into, innermost first;
     none where it was running or the system forbids looking."""

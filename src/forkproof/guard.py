@@ -17,7 +17,7 @@ import weakref
 from . import catalogue, watch
 from ._errors import ForkRiskError, ForkRiskWarning
 from ._events import Writer, now
-from .evidence import coarse, mended, naming, pools, workers
+from .evidence import asking, coarse, mended, naming, pools, workers
 from .evidence.keeper import keeper
 from .repair import drop_imports, mend_executors
 
@@ -65,6 +65,8 @@ class _Settings:
         self.locks: list[catalogue.Lock] = []
         self.workers: list[catalogue.Worker] = []
         self.pools: list[catalogue.Pool] = []
+        self.waits: asking.Table = {}
+        self.vanished: list[workers.Vanished] = []
         self.mended: list[str] = []
         self.foreign: dict[int, catalogue.Lock] = {}
         self.exempt: dict[Any, Any] = {}
@@ -99,8 +101,8 @@ def install(
     wait        seconds that one fork may be held up.
     repair      reset in the child what the wait could not clear, with a warning.
     hang_after  seconds after which a thread of a child that waits for what the fork left behind is reported as hanging.
-                Children of forks at which something remained at risk have a thread in C that watches for it, and no
-                other process has; float("inf") for none.
+                Children of forks that left something behind (a risk; a worker or native threads that the child may wait
+                for) have a thread in C that watches for it, and no other process has; float("inf") for none.
     events      a file to append one JSON object a line to (docs/events.md). Without it hangs are told on stderr.
     warn        issue ForkRiskWarning at a fork that went ahead at risk.
     hide_moot_warnings  hide what CPython (3.12 on) and libraries say about every fork with threads, in the parent or in the
@@ -214,6 +216,7 @@ def _know_workers() -> None:
     if not s.workers:
         assert _native is not None
         s.workers, s.pools = catalogue.all_workers(), catalogue.all_pools()
+        s.waits = asking.table(catalogue.all_waits())
         _native.set_workers(workers.table(s.workers))
 
 
@@ -448,6 +451,8 @@ def _after_in_parent(report: tuple[Any, ...]) -> BaseException | None:
     hazards = _hazards(seen, left)
     hazards += workers.hazards(working or [], _settings.workers)
     hazards += pools.hazards(native or [], _settings.pools)
+    if _native is not None:
+        _native.expect_pools(bool(pools.here()))
     where = _where(sys._getframe(1))
     _emit_fork(
         {"forks": forks, "where": where, "waited": waited, "polls": polls, "outcome": _OUTCOMES[outcome]},
@@ -500,6 +505,7 @@ def _after_in_child(message: tuple[Any, ...]) -> BaseException | None:
     stage, body = message
     if stage == 2:
         found = workers.remember(body, _settings.workers)
+        _settings.vanished = [gone for gone, _ in found]
         if _settings.repair and _settings.policy != "observe":
             _settings.mended = mend_executors(workers.executors(found))
         return None
@@ -510,10 +516,10 @@ def _after_in_child(message: tuple[Any, ...]) -> BaseException | None:
             imports = [x for x in remaining or () if x[3] == naming.IMPORT]
             if imports:
                 drop_imports([x[7] for x in imports], {x[0] for x in imports})
+        pools.hazards(native or [], _settings.pools)
         _begin_watch(body, sys._getframe(1))
         return None
     watch.settled()
-    pools.hazards(native or [], _settings.pools)
     reset = _reset(remaining)
     mended_here, _settings.mended = _settings.mended, []
     if _settings.writer is not None:
@@ -535,15 +541,17 @@ def _after_in_child(message: tuple[Any, ...]) -> BaseException | None:
 
 
 def _begin_watch(body: tuple[Any, ...], frame: FrameType | None) -> None:
-    """What is still at risk in this child is kept, for the watch and for whoever looks from outside."""
+    """What this child was left without is kept, for the watch and for whoever looks from outside."""
     forks, seen, left, waited, polls, outcome, _clean, _working, _native_threads = body
     if left and _settings.policy == "observe":
         _exempt_mended(left)
     told = [(s, _hazard(s, cleared=cleared)) for s, cleared in _sorted(seen, left)]
     reset = _reset(left)
+    gone, _settings.vanished = _settings.vanished, []
+    missing = [v.hazard() for v in gone if not v.mended and v.can_be_awaited()] + pools.leave_behind()
     record = None
-    if _risk([hazard for _, hazard in told]) != "none":
-        hazards = [{**hazard, "address": hex(id(s[7]))} for s, hazard in told]
+    if missing or _risk([hazard for _, hazard in told]) != "none":
+        hazards = [{**hazard, "address": hex(id(s[7]))} for s, hazard in told] + missing
         facts = {"forks": forks, "where": _where(frame), "waited": waited, "polls": polls}
         facts["outcome"] = _OUTCOMES[outcome]
         record = _fork_event(facts, hazards, [_name(x) for x in reset], os.getppid(), os.getpid())

@@ -1,14 +1,15 @@
 """A child that stands still: what each of its threads waits for, matched with what the fork left behind.
 
-The looking is done by a thread in C (`_c/watch.c`) that mostly sleeps, and only in children of forks at which something was
-at risk. When a thread has waited for the same thing for `hang_after` seconds, `_judge` is asked. A hang is said only for a
-reason, and the reason decides the verdict:
+The looking is done by a thread in C (`_c/watch.c`) that mostly sleeps, and only in children of forks that left something
+behind: a lock at risk, a worker or native threads that the child could come to wait for. When a thread has waited for the same
+thing for `hang_after` seconds, `_judge` is asked. A hang is said only for a reason, and the reason decides the verdict:
 
 proven by record        the very lock (import, file) that the fork's record says a thread held that is not here; it has been
-                        locked at every look since, and no thread of this process is seen to have it
+                        locked at every look since, and no thread of this process is seen to have it. Or the future, queue or
+                        object that a worker was to see to which is not here, and nothing will ever start another
 proven by owner         the lock itself names an owner that is not here: an RLock, a module lock, a file, a mutex of the C library
 proven by closed world  every thread here waits without time-out, none has run since, there are no others: nothing can wake any
-likely                  it fits the record, and could have another cause
+likely                  it fits the record, and could have another cause: a queue that lost its consumer may yet get one
 
 Anything else is not said: a slow server, an idle worker and a thread that waits for a live one stand still as well.
 
@@ -27,7 +28,7 @@ import threading
 import weakref
 
 from ._events import _encoded, now
-from .evidence import naming
+from .evidence import asking, naming, pools, workers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,21 +51,6 @@ _KEPT = (
     naming.RLOCK,
     naming.IMPORT,
 )  # to keep one of these alive changes nothing for the program
-
-# By the functions of the standard library that wait on a Condition: what for.
-_WAITS_FOR = {
-    "Condition.wait": "a notification of a threading.Condition",
-    "Event.wait": "a threading.Event to be set",
-    "Semaphore.acquire": "a permit of a threading.Semaphore",
-    "Barrier.wait": "the other threads at a threading.Barrier",
-    "Queue.get": "an item of a queue.Queue",
-    "Queue.put": "room in a queue.Queue",
-    "Queue.join": "the items of a queue.Queue to be done",
-    "Future.result": "the result of a Future",
-    "Future.exception": "the result of a Future",
-    "as_completed": "the results of Futures",
-    "Thread.start": "a new thread to start",
-}
 
 ADVICE_CLOSED = (
     "start in the child, after the fork, what is to wake it (threads, executors, queues and their workers); "
@@ -133,6 +119,7 @@ class _Watched:
         self.parent: int | None = None
         self.fork: int | None = None
         self.where: dict[str, Any] | None = None
+        self.forking = 0  # ident of the thread that forked
         self.orphans: list[_Orphan] = []
         self.locks: list[Any] = []
         self.vanished: dict[int, str] = {}
@@ -165,14 +152,14 @@ def begin(
 ) -> None:
     """In a child, before any other library's callback. `left`: what was at risk when it was forked and is not mended.
 
-    `record` is the fork's event; None for a fork at which nothing was at risk, of a process that was watched itself: the
-    child of such a process was born with what that was born with.
+    `record` is the fork's event; None for a fork that left nothing behind, of a process that was watched itself: the child of
+    such a process was born with what that was born with.
     """
     w = _watched
     w.settings, w.fault, w.hang_after = settings, fault, settings.hang_after
     w.orphans = [orphan for orphan in w.orphans if _is_left(orphan)]
     w.reported = {}
-    me = threading.get_ident()
+    me = w.forking = threading.get_ident()
     for ident, thread in list(threading._active.items()):  # type: ignore[attr-defined]
         if ident != me and thread._native_id is not None:
             w.vanished[thread._native_id] = thread._name
@@ -192,7 +179,8 @@ def begin(
     except OSError:
         w.stderr = None
     w.in_hooks = True
-    if (record is None and not w.orphans) or w.hang_after == float("inf"):
+    left_behind = record is not None or w.orphans or workers.awaited() or pools.left_behind()
+    if not left_behind or w.hang_after == float("inf"):
         return
     _start()
 
@@ -262,7 +250,7 @@ def _reasons(
         if wait[5][3] in (naming.CALL, NONE):
             reason = _native_reason(wait[5], waits)
         else:
-            reason = _reason(wait, holders, live, locks)
+            reason = _reason(wait, waits, holders, live, locks)
         if reason is not None:
             reasons[wait[0]] = reason
     _follow(standing, holders, reasons)
@@ -272,7 +260,7 @@ def _reasons(
 
 
 def _reason(
-    wait: Waiting, holders: dict[int, set[int]], live: set[int] | None, locks: list[Any]
+    wait: Waiting, waits: list[Waiting], holders: dict[int, set[int]], live: set[int] | None, locks: list[Any]
 ) -> _Reason | None:
     _thread, _seconds, still, _forever, owner, sighting = wait
     kind, subject = sighting[3], sighting[7]
@@ -281,7 +269,7 @@ def _reason(
         for orphan in _watched.orphans:
             if orphan.condition is subject and orphan.permits == 0 and id(orphan.subject()) not in holders:
                 return _Reason("likely", None, orphan.hazard)
-        return None
+        return _unanswered(wait, waits)
     if kind == naming.IMPORT:
         owner = getattr(subject, "owner", None) or 0
     if kind == naming.BUFFERED and not owner and matching and still >= _watched.hang_after:
@@ -312,6 +300,46 @@ def _reason(
     return None
 
 
+def _unanswered(wait: Waiting, waits: list[Waiting]) -> _Reason | None:
+    """It waits for what workers were to do that are not here, and nobody in their place."""
+    known = _watched.settings.waits
+    gone: list[tuple[object, workers.Vanished]] = []
+    for candidates in asking.asked(wait, known):
+        found = next(((thing, v) for thing in candidates if (v := workers.explains(thing)) is not None), None)
+        if found is None:
+            return None
+        gone.append(found)
+    if not gone or _is_seen_to([thing for thing, _ in gone]):
+        return None
+    if all(worker.was_last(thing) for thing, worker in gone):
+        return _Reason("proven", "record", gone[0][1].hazard())
+    if any(worker.is_replaced(thing) or _may_be_seen_to(thing, waits) for thing, worker in gone):
+        return None
+    return _Reason("likely", None, gone[0][1].hazard())
+
+
+def _is_seen_to(things: list[object]) -> bool:
+    """Whether a worker of this process is there for one of them."""
+    assert _native is not None
+    living = _native.workers()
+    return any(workers.is_served(thing, living, _watched.settings.workers) for thing in things)
+
+
+def _may_be_seen_to(thing: object, waits: list[Waiting]) -> bool:
+    """Whether a thread that was started here knows of it: a consumer between two items, perhaps. Who waits for it does not
+    count, nor does the thread that forked, which was there before and relied on another."""
+    assert _native is not None
+    for wait in waits:
+        asks = [other for candidates in asking.asked(wait, _watched.settings.waits) for other in candidates]
+        if (
+            wait[5][0] != _watched.forking
+            and wait[0] in _native.users_of(thing)
+            and not any(thing is other for other in asks)
+        ):
+            return True
+    return False
+
+
 def _native_reason(sighting: Sighting, waits: list[Waiting]) -> _Reason | None:
     """A call in C that stands on a futex: on a mutex of a thread that is gone, or in the call that such a thread was in."""
     assert _native is not None
@@ -325,7 +353,12 @@ def _native_reason(sighting: Sighting, waits: list[Waiting]) -> _Reason | None:
         having = [o.hazard for o in _watched.orphans if o.native_id == owner]
         note = None if having else f"the lock is of thread {_watched.vanished[owner]!r}, which is not here"
         return _Reason("proven", "owner", having[0] if having else None, note)
-    if sighting[3] != naming.CALL or not forever:
+    if not forever:
+        return None
+    hazard = pools.explains(sighting[1], [wait[5][1] for wait in waits])
+    if hazard is not None:
+        return _Reason("likely", None, hazard)
+    if sighting[3] != naming.CALL:
         return None
     for wait in waits:
         if wait[5][3] == naming.CALL and wait[5][9] == sighting[9] and _native.futex_of(wait[5][1]) is None:
@@ -463,8 +496,7 @@ def _resolved(thread: int) -> None:
 def _what(sighting: Sighting) -> str:
     kind, subject, stack = sighting[3], sighting[7], sighting[14]
     if kind == CONDITION:
-        names = [code.co_qualname for code, _ in stack[:4] if code.co_qualname in _WAITS_FOR]
-        return _WAITS_FOR[names[-1] if names else "Condition.wait"]
+        return asking.what(stack, _watched.settings.waits) or "a notification of a condition"
     if _joins(sighting):
         for thread in list(threading._active.values()):  # type: ignore[attr-defined]
             if subject in (getattr(thread, "_handle", None), getattr(thread, "_tstate_lock", None)):
@@ -473,7 +505,7 @@ def _what(sighting: Sighting) -> str:
     if kind == QUEUE:
         return "an item of a queue.SimpleQueue"
     if kind == NONE:
-        return "a lock in native code"
+        return "another thread, in native code"
     return naming.what(sighting, _watched.settings.calls, _watched.settings.foreign)
 
 
@@ -493,8 +525,10 @@ def _sentence(event: dict[str, Any]) -> str:
     at = next((f for f in waits["stack"] if not f["file"].startswith("<frozen importlib")), waits["stack"][0])
     forked = f"process {event['parent']} forked" + (f" at {where['file']}:{where['line']}" if where else "")
     if hazard is not None:
-        holder = hazard["thread"]["name"] if hazard["thread"] else "unknown"
-        cause = f"thread {holder!r} had {hazard['what']} when {forked}, and does not exist here"
+        holder = f"thread {hazard['thread']['name']!r}" if hazard["thread"] else ""
+        had = {"vanished-worker": ", ", "native-pool": ""}.get(hazard["kind"], " had ")
+        was = "was there" if hazard["kind"] in naming.NEEDED_ONLY else ""
+        cause = f"{holder}{had}{hazard['what']} {was} when {forked}, and does not exist here"
     elif event["proof"] == "closed-world":
         cause = f"no thread of this process can ever wake it ({forked})"
     else:

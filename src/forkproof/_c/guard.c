@@ -92,6 +92,7 @@ static struct {
     PyObject *workers, *pools; /* the same, of threads that no fork has told of yet */
     int pools_known, pools_vain; /* how many native threads had a name at the last search; searches in vain since one had not */
     unsigned long pools_next;    /* no search before this fork */
+    int pools_expected;          /* some of them are such that a child may come to wait for them */
     double waited;
     int polls, outcome, clean;
     enum { NOT_BORN, BORN_CLEAN, BORN_AT_RISK } born; /* by a watched fork, and so were those before it back to install() */
@@ -1267,7 +1268,8 @@ static PyObject *before(PyObject *module, PyObject *unused)
     if (head == me && PyThreadState_Next(head) == NULL) {
         g.look.n = g.look.n_waiters = g.look.threads = g.look.workers = g.look.news = 0;
         find_news(me);
-        keep_hooks(interpreter, g.report_all || g.pools != NULL, g.report_all || g.pools != NULL || watch_is_on());
+        keep_hooks(interpreter, g.report_all || g.pools != NULL,
+                   g.report_all || g.pools != NULL || g.pools_expected || watch_is_on());
         g.armed = ident;
         Py_RETURN_NONE;
     }
@@ -1339,7 +1341,8 @@ static PyObject *before(PyObject *module, PyObject *unused)
     int tell = something_to_say() || g.report_all;
     int mend = g.look.workers || (g.policy == POLICY_WAIT && g.repair && (g.look.n || g.look.n_waiters));
     g.refresh_due = g.policy == POLICY_OBSERVE && refresh_is_due(); /* once asked, it is not due any more */
-    keep_hooks(interpreter, g.on && (tell || g.refresh_due), g.on && (tell || mend || watch_is_on()));
+    keep_hooks(interpreter, g.on && (tell || g.refresh_due),
+               g.on && (tell || mend || g.pools_expected || watch_is_on()));
     g.armed = ident;
     Py_RETURN_NONE;
 }
@@ -1435,8 +1438,10 @@ static PyObject *child_first(PyObject *module, PyObject *unused)
     if (g.in_child && g.look.workers) {
         hand_over_workers();
     }
-    int watched = watch_inherited();
-    if (g.on && g.in_child && (watched || (g.left != NULL && PyList_GET_SIZE(g.left))) && g.after_child != NULL) {
+    int left_behind = watch_inherited() || (g.left != NULL && PyList_GET_SIZE(g.left)) || g.look.workers ||
+                      g.pools != NULL || g.pools_expected;
+    g.pools_expected = 0;
+    if (g.on && g.in_child && left_behind && g.after_child != NULL) {
         PyObject *argument = Py_BuildValue("(iN)", 0, report());
         if (argument == NULL) {
             turn_off("child");
@@ -1638,6 +1643,13 @@ static PyObject *native_threads_now(PyObject *module, PyObject *unused)
     (void)module;
     (void)unused;
     return list_of_native_threads();
+}
+
+static PyObject *expect_pools(PyObject *module, PyObject *there)
+{
+    (void)module;
+    g.pools_expected = there == Py_True;
+    Py_RETURN_NONE;
 }
 
 static PyObject *waiters(PyObject *module, PyObject *unused)
@@ -1895,6 +1907,9 @@ PyMethodDef guard_methods[] = {
     {"set_calls", set_catalogue, METH_VARARGS, NULL},
     {"set_workers", set_workers, METH_O, NULL},
     {"workers", workers_now, METH_NOARGS, NULL},
+    {"variables_of", variables_of, METH_VARARGS, NULL},
+    {"users_of", users_of, METH_O, NULL},
+    {"expect_pools", expect_pools, METH_O, NULL},
     {"native_threads", native_threads_now, METH_NOARGS, NULL},
     {"libraries_of_thread", libraries_of_thread, METH_O, NULL},
     {"set_semaphore", set_semaphore, METH_O, NULL},

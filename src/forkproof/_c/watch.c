@@ -2,7 +2,8 @@
  *
  * It is a bare pthread with a thread state and no threading.Thread: nothing in the program can see it by Python's means,
  * and it takes no lock of the program's. Each look holds the GIL from beginning to end and runs no Python code; only when a
- * thread has waited for the same thing for `hang_after` seconds is Python asked (forkproof/watch.py) what that means.
+ * thread has waited for the same thing for `hang_after` seconds is Python asked (forkproof/watch.py) what that means, and again
+ * after twice, four times as long: what could not be told at first may have become clear.
  *
  * Two clocks are kept for each thread. *since*: it has been seen waiting for the same object at every look; a wait with a
  * time-out that is taken up again counts. *still*: it has not run at all, by its own processor clock; that is what makes
@@ -41,9 +42,10 @@ typedef struct {
     PyObject *subject;  /* compared by address only */
     uint64_t position;
     double since, still;
+    double due;         /* seconds of `since` at which Python is asked (again): hang_after, and twice as many each time */
     int64_t ran;        /* processor time of the thread, in nanoseconds; -1 unknown */
     int looks;
-    unsigned seen : 1, missed : 1, asked : 1, reported : 1;
+    unsigned seen : 1, missed : 1, reported : 1;
 } Wait;
 
 typedef struct {
@@ -250,7 +252,7 @@ static void tell_gone(PyObject *gone, const Wait *e)
     Py_XDECREF(id);
 }
 
-/* -> whether this wait has lasted long enough to be asked about, for the first time. */
+/* -> whether this wait has lasted long enough to be asked about: once, or as long again as when it was asked about last. */
 static int note(Watch *w, const Standing *s, double now, PyObject *gone, int *all_still)
 {
     Wait *e = wait_of(w, s->at.thread->id);
@@ -289,10 +291,10 @@ static int note(Watch *w, const Standing *s, double now, PyObject *gone, int *al
     if (kind == KIND_NONE || !s->forever || now - e->still < w->hang_after) {
         *all_still = 0;
     }
-    if (e->asked || now - e->since < w->hang_after) {
+    if (now - e->since < Py_MAX(e->due, w->hang_after)) {
         return 0;
     }
-    e->asked = 1;
+    e->due = 2 * (now - e->since);
     Futex futex;
     return kind != KIND_NONE || sleeps_on(native_id, &futex) == 1;
 }

@@ -12,7 +12,7 @@
 
 #define MAX_ENTRIES 256
 #define MAX_KEPT 256
-#define MAX_LOCALS 12
+#define MAX_LOCALS 12 /* of a frame's variables, the first: its parameters, and the job at hand */
 
 static PyObject *table; /* dict, see workers.h */
 static uint8_t told[MAX_ENTRIES], each_user[MAX_ENTRIES];
@@ -208,6 +208,102 @@ PyObject *kept_workers(void)
             Py_XDECREF(kept[n_kept].locals[i]);
         }
         Py_DECREF(kept[n_kept].code);
+    }
+    return list;
+}
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * What a thread's frames know, for the watch
+ */
+
+/* (thread, code) -> {variable: object} of the innermost frame of that thread that runs `code`; None where there is none. */
+PyObject *variables_of(PyObject *module, PyObject *args)
+{
+    unsigned long long id;
+    PyCodeObject *code;
+    int through_c;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "KO!", &id, &PyCode_Type, &code)) {
+        return NULL;
+    }
+    PyThreadState *ts = PyInterpreterState_ThreadHead(PyInterpreterState_Get());
+    while (ts != NULL && ts->id != id) {
+        ts = PyThreadState_Next(ts);
+    }
+    for (Frame *f = ts == NULL ? NULL : thread_top(ts); f != NULL; f = frame_outer(f, &through_c)) {
+        if (frame_is_shim(f) || frame_code(f) != code) {
+            continue;
+        }
+        PyObject **locals = PyMem_New(PyObject *, (size_t)code->co_nlocalsplus + 1);
+        if (locals == NULL) {
+            return PyErr_NoMemory();
+        }
+        for (int i = 0; i < code->co_nlocalsplus; i++) {
+            locals[i] = frame_local(f, i);
+        }
+        PyObject *result = named(code, locals, code->co_nlocalsplus);
+        PyMem_Free(locals);
+        return result;
+    }
+    Py_RETURN_NONE;
+}
+
+/* Whether `object` is `thing` or has it as an attribute that the code names. */
+static int leads_to(PyObject *object, PyCodeObject *code, PyObject *thing)
+{
+    if (object == thing || object == NULL) {
+        return object != NULL;
+    }
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(code->co_names); i++) {
+        if (plain_attribute(object, PyTuple_GET_ITEM(code->co_names, i)) == thing) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+static int frame_knows(Frame *frame, PyCodeObject *code, PyObject *thing)
+{
+    for (int i = 0; i < code->co_nlocalsplus; i++) {
+        PyObject *value = frame_local(frame, i);
+        if (value != NULL && PyCell_Check(value)) {
+            value = PyCell_GET(value);
+        }
+        if (leads_to(value, code, thing)) {
+            return 1;
+        }
+    }
+    PyObject *globals = frame_globals(frame);
+    if (globals == NULL || !PyDict_CheckExact(globals)) {
+        return 0;
+    }
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(code->co_names); i++) {
+        if (leads_to(PyDict_GetItemWithError(globals, PyTuple_GET_ITEM(code->co_names, i)), code, thing)) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* The threads, one of whose frames has `thing` in a variable, in a global that its code names, or in an attribute of one of
+ * these that its code names. Runs no Python code and keeps nothing. */
+PyObject *users_of(PyObject *module, PyObject *thing)
+{
+    int through_c;
+    (void)module;
+    PyObject *list = PyList_New(0);
+    PyThreadState *ts = PyInterpreterState_ThreadHead(PyInterpreterState_Get());
+    for (; list != NULL && ts != NULL; ts = PyThreadState_Next(ts)) {
+        int knows = 0;
+        for (Frame *f = thread_top(ts); f != NULL && !knows; f = frame_outer(f, &through_c)) {
+            PyCodeObject *code = frame_is_shim(f) ? NULL : frame_code(f);
+            knows = code != NULL && frame_knows(f, code, thing);
+        }
+        PyObject *id = knows ? PyLong_FromUnsignedLongLong(ts->id) : NULL;
+        if (knows && (id == NULL || PyList_Append(list, id) < 0)) {
+            Py_CLEAR(list);
+        }
+        Py_XDECREF(id);
     }
     return list;
 }

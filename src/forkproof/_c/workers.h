@@ -19,6 +19,10 @@ void keep_workers(PyThreadState *self);
 /* List of (entry, ident, native id, {local: object}) of what was kept; nothing is kept any more. */
 PyObject *kept_workers(void);
 
+/* For Python, see _native.pyi. */
+PyObject *variables_of(PyObject *module, PyObject *args);
+PyObject *users_of(PyObject *module, PyObject *thing);
+
 /* dict: qualified name -> tuple of (end of the file name without ".py", entry, told for each user); from Python. */
 PyObject *set_workers(PyObject *module, PyObject *table);
 

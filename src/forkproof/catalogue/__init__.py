@@ -172,8 +172,11 @@ class Worker:
     child         what happens in a child that needs it
     each          (optional) the function says little by itself: told of for each function that calls it
     executor      (optional) the variable that has a weak reference to the executor whose jobs are done
-    queue         (optional) a variable, or an attribute of one (`self.queue`), that has the queue that is emptied
+    queue         (optional) the path to the queue that is emptied (evidence/paths.py: `self.queue`)
     job           (optional) the variable that has the job at hand
+    awaited       (optional) paths to what a child may wait for: queues, futures, the object that is served. Without any a child
+                  that needs the thread loses something and does not hang
+    last          (optional) no library starts another in its place, so that what it was asked for is never done
     distribution  (optional) the library, if it is not Python's own
     mended        (optional) its versions that mend themselves at a fork: then it is no hazard
     source, advice   how it is known, and the mend
@@ -181,11 +184,13 @@ class Worker:
 
     __slots__ = (
         "advice",
+        "awaited",
         "child",
         "distribution",
         "each",
         "executor",
         "job",
+        "last",
         "mended",
         "queue",
         "run",
@@ -200,6 +205,8 @@ class Worker:
     executor: str
     queue: str
     job: str
+    awaited: tuple[str, ...]
+    last: bool
     distribution: str
     mended: str | None
     source: str
@@ -212,6 +219,7 @@ class Worker:
         self.run = tuple(entry["run"])
         self.each = entry.get("each", False)
         self.executor, self.queue, self.job = (entry.get(key, "") for key in ("executor", "queue", "job"))
+        self.awaited, self.last = tuple(entry.get("awaited", ())), entry.get("last", False)
         self.distribution = entry.get("distribution", "")
         self.mended = entry.get("mended")
 
@@ -221,6 +229,31 @@ class Worker:
 
     def __repr__(self) -> str:
         return f"<Worker {self.what}>"
+
+
+class Wait:
+    """Functions in which threads wait for one thing. Keys of a [[wait]]:
+
+    what     what a report says that they wait for
+    run      the functions, each as module and qualified name
+    things   (optional) paths from their variables to the objects of which one has to answer
+    by       (optional) paths from such an object to others that answer for it
+    """
+
+    __slots__ = ("by", "run", "things", "what")
+
+    what: str
+    run: tuple[str, ...]
+    things: tuple[str, ...]
+    by: tuple[str, ...]
+
+    def __init__(self, entry: dict[str, Any]) -> None:
+        _check_keys(self, entry)
+        self.what, self.run = entry["what"], tuple(entry["run"])
+        self.things, self.by = (tuple(entry.get(key, ())) for key in ("things", "by"))
+
+    def __repr__(self) -> str:
+        return f"<Wait {self.what}>"
 
 
 class Pool:
@@ -425,6 +458,11 @@ def blanket_warnings() -> list[Warning]:
 def all_workers() -> list[Worker]:
     """Every function that the catalogue knows threads to run for others, whether its library is there or not."""
     return [Worker(entry) for entry in _read("workers.toml")["worker"]]
+
+
+def all_waits() -> list[Wait]:
+    """The functions in which threads wait for others, of the standard library and of those that are known."""
+    return [Wait(entry) for entry in _read("workers.toml")["wait"]]
 
 
 def all_pools() -> list[Pool]:

@@ -11,6 +11,7 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
     from ..catalogue import Pool
@@ -34,7 +35,8 @@ _SYSTEM = (
 )
 
 _told: set[str] = set()
-_known: dict[str, dict[str, Any]] = {}
+_here: dict[str, dict[str, Any]] = {}  # by library: pools that this process has
+_gone: dict[str, dict[str, Any]] = {}  # that a process had from which this one was forked
 
 
 def library(libraries: list[str]) -> str | None:
@@ -68,7 +70,7 @@ def hazards(seen: list[Seen], pools: list[Pool], *, again: bool = False) -> list
     found = []
     for path, (pool, threads) in groups.items():
         hazard = _hazard(path, pool, threads)
-        _known[path] = hazard
+        _here[path] = hazard
         if again or path not in _told:
             found.append(hazard)
             if not again:
@@ -115,12 +117,63 @@ def _program_name() -> str:
         return ""
 
 
-def explains(native_id: int) -> dict[str, Any] | None:
-    """In a child: the hazard of the pool whose library the stack of that blocked thread leads into, if that pool was left
-    behind at the fork. The thread stands in the library, and the library's threads are not here: likely, not proven."""
+# ----------------------------------------------------------------------------------------------------------------------
+# In a child
+
+
+def here() -> list[dict[str, Any]]:
+    """Hazards of the pools that this process has, told or not."""
+    return list(_here.values())
+
+
+def leave_behind() -> list[dict[str, Any]]:
+    """In a child that has just been forked: what its parent had, and it has not."""
+    left = here()
+    _gone.update(_here)
+    _here.clear()
+    return left
+
+
+def left_behind() -> bool:
+    """Whether any process that this one was forked from had a pool that may be waited for."""
+    return bool(_gone)
+
+
+def explains(native_id: int, threads: Sequence[int] = ()) -> dict[str, Any] | None:
+    """In a child: the hazard of the pool in whose library that blocked thread stands, if the pool was left behind at a fork:
+    likely, not proven. None if one of this process's `threads`, or a native one, may be at work in that library: a blocked
+    one that stands in it, or one that runs."""
     from .. import _native
 
+    inside = _inside(native_id)
+    hazard = next((_gone[path] for path in inside if path in _gone), None)
+    if hazard is None:
+        return None
+    others = [libraries for _, _, libraries in _native.native_threads()]
+    for other in threads:
+        futex = _native.futex_of(other)
+        if futex is None or not futex[0]:
+            others.append([] if _runs(other) else _native.libraries_of_thread(other))
+    return None if any(not o or not inside.isdisjoint(o) for o in others) else hazard
+
+
+def _runs(native_id: int) -> bool:
+    """Whether a thread is at work; the caller has the GIL, so that it is at work in native code."""
+    try:
+        with open(f"/proc/self/task/{native_id}/syscall", encoding="ascii") as file:
+            return file.read().startswith("running")
+    except OSError:
+        return True
+
+
+def _inside(native_id: int) -> set[str]:
+    """The libraries between the system call and the interpreter that called into them."""
+    from .. import _native
+
+    found = set()
     for path in _native.libraries_of_thread(native_id):
-        if path in _known:
-            return _known[path]
-    return None
+        if library([path]) == PYTHON:
+            break
+        if library([path]):
+            found.add(path)
+    return found

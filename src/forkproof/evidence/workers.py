@@ -8,11 +8,11 @@ waits for was theirs (`explains`).
 
 from __future__ import annotations
 
-import gc
 import sys
 import weakref
 
 from .naming import class_name, place, thread_name
+from .paths import follow, items, root
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -85,35 +85,11 @@ def _served(worker: Worker, variables: dict[str, Any]) -> object:
 
 
 def _queue(worker: Worker, variables: dict[str, Any]) -> object:
-    if not worker.queue:
-        return None
-    root, *attributes = worker.queue.split(".")
-    found = variables.get(root)
-    for attribute in attributes:
-        # No property and no __getattr__ of the program's runs.
-        found = getattr(found, "__dict__", {}).get(attribute)
-    return found
+    return next(iter(follow(worker.queue, variables)), None) if worker.queue else None
 
 
 def _length(queue: object) -> int:
-    if type(queue).__module__ not in ("queue", "_queue") or not hasattr(queue, "qsize"):
-        return 0
-    return len(_items(queue))
-
-
-def _items(queue: object) -> list[object]:
-    """What lies in a queue of the standard library, without taking it out or taking its lock."""
-    if (
-        type(queue).__name__ == "SimpleQueue"
-    ):  # in C: a list inside up to 3.12, the items themselves from 3.13 on
-        found: list[object] = []
-        for item in gc.get_referents(queue):
-            if type(item) is list:
-                found.extend(item)
-            elif not isinstance(item, type):
-                found.append(item)
-        return found
-    return list(getattr(queue, "queue", ()))
+    return len(items(queue)) if hasattr(queue, "qsize") else 0
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -123,7 +99,9 @@ def _items(queue: object) -> list[object]:
 class Vanished:
     """A worker that this process does not have, though what it served is here. Keeps nothing of the program's alive."""
 
-    __slots__ = ("_job", "_queue", "_served", "ident", "mended", "native_id", "thread", "worker")
+    __slots__ = (
+        "_in_hand", "_job", "_roots", "_served", "ident", "mended", "native_id", "thread", "worker"
+    )  # fmt: skip
 
     def __init__(self, worker: Worker, kept: Kept) -> None:
         _, self.ident, self.native_id, variables = kept
@@ -131,23 +109,36 @@ class Vanished:
         self.thread = thread_name(self.ident)
         self.mended = False
         self._served = _weak(None if (served := _served(worker, variables)) is _GONE else served)
-        self._queue = _weak(_queue(worker, variables))
         self._job = _weak(getattr(variables.get(worker.job), "future", None)) if worker.job else _nothing
+        self._roots = {name: _weak(variables.get(name)) for name in map(root, worker.awaited)}
+        self._in_hand = {id(thing): count for thing in self._awaited() if (count := _in_hand(thing)) is not None}
 
     @property
     def what(self) -> str:
         return _what(self.worker, self._served(), None, 1)
 
+    def _awaited(self) -> list[object]:
+        variables = {name: reference() for name, reference in self._roots.items()}
+        return [thing for path in self.worker.awaited for thing in follow(path, variables)]
+
+    def can_be_awaited(self) -> bool:
+        """Whether this process has anything by which it could wait for that worker."""
+        return any(reference() is not None for reference in self._roots.values())
+
     def serves(self, thing: object) -> bool:
-        """Whether `thing` is its executor, its queue or the object it worked for, or a future that it was to complete."""
-        if thing is None:
-            return False
-        queue = self._queue()
-        if thing is self._served() or thing is queue or thing is self._job():
-            return True
-        return any(
-            getattr(item, "future", None) is thing for item in (_items(queue) if self.worker.job else ())
+        """Whether `thing` is what it worked for (an executor, a queue, a loop), or a future that it was to complete."""
+        return thing is not None and (
+            thing is self._served() or thing is self._job() or any(thing is other for other in self._awaited())
         )
+
+    def was_last(self, thing: object) -> bool:
+        """Whether nothing that has `thing` will ever start another worker to see to it."""
+        return self.worker.last or thing is self._job() or (bool(self.worker.executor) and _is_full(self._served()))
+
+    def is_replaced(self, thing: object) -> bool:
+        """Whether more of that queue is in the hands of consumers than was at the fork: of one that lives, then."""
+        before, now = self._in_hand.get(id(thing)), _in_hand(thing)
+        return before is not None and now is not None and now > before
 
     def hazard(self) -> dict[str, Any]:
         """The hazard of the fork that it was, without the stack, which is gone with the thread."""
@@ -164,6 +155,19 @@ class Vanished:
 
 def _nothing() -> None:
     return None
+
+
+def _in_hand(queue: object) -> int | None:
+    """How many items have been taken out of a queue.Queue and are not done; None for what is none."""
+    unfinished = getattr(queue, "__dict__", {}).get("unfinished_tasks")
+    return unfinished - len(items(queue)) if isinstance(unfinished, int) else None
+
+
+def _is_full(executor: object) -> bool:
+    """Whether a ThreadPoolExecutor starts no more threads: it has as many as it may, by its own count, or is shut down."""
+    attributes = getattr(executor, "__dict__", {})
+    threads, most = attributes.get("_threads"), attributes.get("_max_workers")
+    return executor is None or (type(threads) is set and isinstance(most, int) and len(threads) >= most)
 
 
 def _weak(thing: object) -> Any:
@@ -188,10 +192,28 @@ def vanished() -> list[Vanished]:
     return [v for v in _vanished if not v.mended]
 
 
+def awaited() -> list[Vanished]:
+    """Those of them that this process could come to wait for."""
+    return [v for v in vanished() if v.can_be_awaited()]
+
+
 def explains(thing: object) -> Vanished | None:
-    """The vanished worker for which a thread waits that waits for `thing`: a future, a queue, an executor, an object whose
-    method it called. A match is a proof: nobody else will ever complete, empty or answer it."""
+    """The vanished worker that was to see to `thing`: a future, a queue, an executor, an object whose method was called. Whether
+    one that lives does so instead is not asked here (`is_served`)."""
     return next((v for v in vanished() if v.serves(thing)), None)
+
+
+def is_served(thing: object, living: list[Seen], workers: list[Worker]) -> bool:
+    """Whether one of the living workers (`_native.workers()`) sees to it."""
+    return any(
+        thing is other
+        for seen in living
+        for worker, variables in [(workers[seen[0]], seen[5])]
+        for other in (
+            _served(worker, variables),
+            *(found for path in worker.awaited for found in follow(path, variables)),
+        )
+    )
 
 
 def executors(

@@ -1,0 +1,60 @@
+"""What a thread asks for that stands in a function of the catalogue: `Future.result` of a future, `Queue.join` of a queue.
+
+The functions are known by their code, read outward from the innermost frame for as long as the catalogue knows them: the
+outermost says what it is that the thread waits for (`Event.wait`, called by `ApplyResult.wait`, is for a result).
+"""
+
+from __future__ import annotations
+
+from .paths import follow
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import CodeType
+
+    from .._native import Waiting
+    from ..catalogue import Wait
+
+    Table = dict[str, list[tuple[str, Wait]]]
+
+
+def table(waits: list[Wait]) -> Table:
+    """The catalogue by qualified name, each with the end of the file's name."""
+    found: Table = {}
+    for wait in waits:
+        for name in wait.run:
+            module, _, qualified = name.partition(":")
+            found.setdefault(qualified, []).append((f"/{module.replace('.', '/')}.py", wait))
+    return found
+
+
+def _entries(stack: list[tuple[CodeType, int]], known: Table) -> Iterator[tuple[Wait, CodeType]]:
+    for code, _ in stack:
+        names = known.get(code.co_qualname, ())
+        entry = next((wait for end, wait in names if code.co_filename.endswith(end)), None)
+        if entry is None:
+            return
+        yield entry, code
+
+
+def what(stack: list[tuple[CodeType, int]], known: Table) -> str | None:
+    """In words."""
+    found = [entry.what for entry, _ in _entries(stack, known)]
+    return found[-1] if found else None
+
+
+def asked(wait: Waiting, known: Table) -> list[list[object]]:
+    """What has to be done before the thread goes on, any one of it: each as the object itself and those that answer for it."""
+    from .. import _native
+
+    for entry, code in reversed(list(_entries(wait[5][14], known))):
+        variables = _native.variables_of(wait[0], code) if entry.things else None
+        found = [thing for path in entry.things for thing in follow(path, variables or {})]
+        if found:
+            return [[thing, *_answering(thing, entry)] for thing in found]
+    return []
+
+
+def _answering(thing: object, entry: Wait) -> list[object]:
+    return [other for path in entry.by for other in follow(f"thing.{path}", {"thing": thing})]
