@@ -1,0 +1,284 @@
+"""A child that waits for what a thread was to do that it does not have: reported. One that waits for a thread of its own: not.
+
+Each table's children are forked from one program that has every sort of worker, and run side by side.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from textwrap import dedent
+
+from conftest import Run
+from watching import watched
+
+WORKERS = """
+import asyncio, multiprocessing, queue, socketserver
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed, wait
+from multiprocessing.pool import ThreadPool
+
+full, roomy = ThreadPoolExecutor(1), ThreadPoolExecutor(4)
+full.submit(int).result()
+roomy.submit(int).result()
+gate, begun = threading.Event(), threading.Event()
+busy = ThreadPoolExecutor(1)
+at_work = busy.submit(lambda: (begun.set(), gate.wait()))
+begun.wait()
+queued = busy.submit(int)
+
+def consume(q, begun=None):
+    while True:
+        item = q.get()
+        if begun: begun.set(); gate.wait()
+        q.task_done()
+served, bounded, drained = queue.Queue(), queue.Queue(1), queue.Queue()
+for q in served, bounded, drained: thread(consume, q)
+in_hand, taken = queue.Queue(), threading.Event()
+for _ in range(2): thread(consume, in_hand, taken)
+in_hand.put(1)
+taken.wait()
+
+loop = asyncio.new_event_loop()
+thread(loop.run_forever)
+answer = lambda: asyncio.sleep(0)
+asyncio.run_coroutine_threadsafe(answer(), loop).result()
+never = asyncio.run_coroutine_threadsafe(asyncio.sleep(3600), loop)
+pool = ThreadPool(1)
+pool.apply(int)
+processes = ProcessPoolExecutor(1, multiprocessing.get_context("fork"))
+processes.submit(int).result()
+server = socketserver.TCPServer(("127.0.0.1", 0), socketserver.BaseRequestHandler)
+thread(server.serve_forever, 0.01)
+mended = ThreadPoolExecutor(1)
+
+def wanted():
+    return sorted(h.what.partition(" (")[0] for h in forkproof.assess().hazards)
+until(lambda: sum("consumer" in what for what in wanted()) == 4 and "socketserver" in wanted())
+
+def sleeper():
+    "So that the world is not closed: it may do anything, any time."
+    thread(time.sleep, 3600)
+
+def side_by_side(children, over):
+    "Fork each; once over(their pids by name) the children are ended, and what was said of each is printed."
+    pids = {name: child_of(child) for name, child in children.items()}
+    try:
+        until(lambda: over(pids), 60)
+    finally:
+        for pid in pids.values(): end(pid)
+        for process in multiprocessing.active_children(): process.kill()
+    hangs = {event["pid"]: event for event in events("hang")}
+    print(json.dumps({name: hangs.get(pid) for name, pid in pids.items()}))
+    assert not events("fault"), events("fault")
+    leave()
+"""
+
+HANGS = {
+    "the result of a job for an executor that starts no more threads": (
+        "sleeper(); full.submit(int).result()",
+        "proven|record|the result of a Future|worker of a ThreadPoolExecutor",
+    ),
+    "its exception, with a time-out": (
+        "sleeper(); full.submit(int).exception(timeout=3600)",
+        "proven|record|the result of a Future|worker of a ThreadPoolExecutor",
+    ),
+    "a job that was at work at the fork": (
+        "sleeper(); at_work.result()",
+        "proven|record|the result of a Future|worker of a ThreadPoolExecutor",
+    ),
+    "a job that was queued at the fork": (
+        "sleeper(); queued.result()",
+        "proven|record|the result of a Future|worker of a ThreadPoolExecutor",
+    ),
+    "a job for an executor that may start a thread for the next one": (
+        "sleeper(); roomy.submit(int).result()",
+        "likely|None|the result of a Future|worker of a ThreadPoolExecutor",
+    ),
+    "the same, and nobody is there to give it the next": (
+        "roomy.submit(int).result()",
+        "proven|closed-world|the result of a Future|worker of a ThreadPoolExecutor",
+    ),
+    "one of several results": (
+        "sleeper(); list(as_completed([full.submit(int), queued]))",
+        "proven|record|the results of Futures|worker of a ThreadPoolExecutor",
+    ),
+    "all of several results": (
+        "sleeper(); wait([full.submit(int), queued])",
+        "proven|record|the results of Futures|worker of a ThreadPoolExecutor",
+    ),
+    "in another thread than the main one": (
+        "thread(full.submit(int).result); time.sleep(3600)",
+        "proven|record|the result of a Future|worker of a ThreadPoolExecutor",
+    ),
+    "the items of a queue to be done": (
+        "served.put(1); served.join()",
+        "proven|closed-world|the items of a queue.Queue to be done|consumer of a queue.Queue",
+    ),
+    "the same, while another thread lives": (
+        "sleeper(); served.put(1); served.join()",
+        "likely|None|the items of a queue.Queue to be done|consumer of a queue.Queue",
+    ),
+    "an item that one of its vanished consumers had in hand": (
+        "sleeper(); in_hand.join()",
+        "likely|None|the items of a queue.Queue to be done|consumer of a queue.Queue",
+    ),
+    "room in a queue": (
+        "bounded.put(1); bounded.put(2)",
+        "proven|closed-world|room in a queue.Queue|consumer of a queue.Queue",
+    ),
+    "room in a queue for which others wait as well": (
+        "bounded.put(1); sleeper(); thread(bounded.put, 2); bounded.put(3)",
+        "likely|None|room in a queue.Queue|consumer of a queue.Queue",
+    ),
+    "a coroutine for a loop": (
+        "sleeper(); asyncio.run_coroutine_threadsafe(answer(), loop).result()",
+        "proven|record|the result of a Future|asyncio event loop",
+    ),
+    "a coroutine that the loop was running at the fork": (
+        "sleeper(); never.result()",
+        "proven|record|the result of a Future|asyncio event loop",
+    ),
+    "a result of a pool": (
+        "sleeper(); pool.apply(int)",
+        "proven|record|a result of a multiprocessing.Pool|multiprocessing.Pool",
+    ),
+    "the next result of a pool": (
+        "sleeper(); next(pool.imap(abs, [1]))",
+        "proven|record|a result of a multiprocessing.Pool|multiprocessing.Pool",
+    ),
+    "a job for other processes": (
+        "sleeper(); processes.submit(int).result()",
+        "proven|record|the result of a Future|manager of a ProcessPoolExecutor",
+    ),
+    "the end of a server": (
+        "sleeper(); server.shutdown()",
+        "likely|None|the loop of a socketserver to end|socketserver",
+    ),
+}
+
+HEALTHY = {
+    "it never asks": "time.sleep(3600)",
+    "a future that a thread of its own completes": """
+        future = Future()
+        def complete():
+            time.sleep(3600)
+            future.set_result(1)
+        thread(complete)
+        future.result()
+    """,
+    "an executor of its own that is at work": "ThreadPoolExecutor(1).submit(time.sleep, 3600).result()",
+    "an inherited executor that had no thread yet": "mended.submit(time.sleep, 3600).result()",
+    "an inherited executor that has started a thread since": """
+        waiting = roomy.submit(time.sleep, 3600)  # for the idle worker that is counted still
+        roomy.submit(int)  # starts one, which begins with the first
+        waiting.result()
+    """,
+    "a queue of its own": """
+        q = queue.Queue()
+        def slow():
+            q.get()
+            time.sleep(3600)
+        thread(slow)
+        q.put(1)
+        q.join()
+    """,
+    "a consumer of its own that has the item in hand": """
+        got = threading.Event()
+        def use(item): got.set(); time.sleep(3600)
+        def work(get): use(get())
+        drained.put(1)  # first: to wake who waits is under observe to wake one that is not there
+        thread(work, drained.get)
+        got.wait()
+        drained.join()
+    """,
+    "a consumer of its own that comes now and then": """
+        def poll(q):
+            while True:
+                time.sleep(3600)
+                q.get_nowait()
+                q.task_done()
+        thread(poll, served)
+        served.put(1)
+        served.join()
+    """,
+    "another queue that has the same items": """
+        q = queue.Queue()
+        thread(lambda: (time.sleep(3600), q.get(), q.task_done()))
+        item = object()
+        served.put(item)
+        q.put(item)
+        q.join()
+    """,
+    "a loop of its own": """
+        other = asyncio.new_event_loop()
+        thread(other.run_forever)
+        asyncio.run_coroutine_threadsafe(asyncio.sleep(3600), other).result()
+    """,
+    "a pool of its own": "ThreadPool(1).apply(time.sleep, (3600,))",
+    "the server, which it serves itself": """
+        begun, stop = threading.Event(), threading.Event()
+        def handle(*_): begun.set(); stop.wait(3600)
+        server.process_request = handle
+        thread(server.serve_forever, 0.01)
+        import socket
+        client = socket.create_connection(server.server_address)
+        begun.wait()
+        server.shutdown()
+    """,
+    "one of two results is on its way": """
+        mine = ThreadPoolExecutor(1).submit(time.sleep, 3600)
+        next(as_completed([full.submit(int), mine]))
+    """,
+    "an idle worker": "thread(queue.Queue().get); time.sleep(3600)",
+}
+
+
+def _children(table: dict[str, str]) -> str:
+    """`children`, a dictionary of functions by name, of these bodies."""
+    lines = ["children = {}"]
+    for name, body in table.items():
+        body = "\n".join(f"    {line}" for line in dedent(body).splitlines())
+        lines += ["def child():", body, f"children[{name!r}] = child"]
+    return "\n".join(lines)
+
+
+def test_who_waits_for_what_a_vanished_worker_was_to_do_is_reported(run: Run, tmp_path: Path) -> None:
+    table = {name: body for name, (body, _) in HANGS.items()}
+    over = """
+    def all_told(pids):
+        return set(pids.values()) <= {event["pid"] for event in events("hang")}
+    side_by_side(children, all_told)
+    """
+    ended = run("-c", watched(tmp_path / "events", WORKERS, _children(table), over), limit=100)
+    assert ended.status == 0, ended.stderr
+    told = {
+        name: "|".join(
+            (
+                event["verdict"],
+                str(event["proof"]),
+                event["waits_for"]["what"],
+                event["hazard"]["what"].partition(" (")[0],
+            )
+        )
+        for name, event in json.loads(ended.stdout).items()
+    }
+    assert told == {name: expected for name, (_, expected) in HANGS.items()}
+
+
+def test_who_waits_for_a_living_thread_is_left_in_peace(run: Run, tmp_path: Path) -> None:
+    """All of them are watched, for four times hang_after."""
+    over = """
+    def is_watched(pid):
+        names = [open(f"/proc/{pid}/task/{task}/comm").read() for task in os.listdir(f"/proc/{pid}/task")]
+        return "forkproof-watch\\n" in names
+    def long_enough(pids):
+        until(lambda: all(map(is_watched, pids.values())), 30)
+        time.sleep(1.2)
+        return all(map(is_watched, pids.values()))
+    side_by_side(children, long_enough)
+    """
+    ended = run("-c", watched(tmp_path / "events", WORKERS, _children(HEALTHY), over), limit=100)
+    assert ended.status == 0, ended.stderr
+    assert json.loads(ended.stdout) == dict.fromkeys(HEALTHY)
+
+
