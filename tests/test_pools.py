@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from conftest import Run
 from forking import program
+from watching import watched
 
 from forkproof import catalogue, model
 from forkproof.evidence import pools
@@ -52,10 +53,18 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "libodd.so"
 
 
+NAMED = """
+def named(what):
+    "Return once a native thread is where it will stay."
+    until(lambda: any(what in hazard.what for hazard in forkproof.assess().hazards), 30)
+"""
+
+
 def told(body: str, library: Path | str, run: Run, tmp_path: Path) -> list[list[dict[str, Any]]]:
     """The native pools of each fork; the program forks by `forked`, and has the library as `odd`."""
     file = tmp_path / "events.jsonl"
     head = f"import ctypes\nodd = ctypes.PyDLL({str(library)!r})\n" if library else ""
+    head += NAMED
     tail = "\nos._exit(0)\n"
     run(
         "-c",
@@ -70,7 +79,7 @@ def told(body: str, library: Path | str, run: Run, tmp_path: Path) -> list[list[
 
 
 def test_threads_of_a_library_are_told_once(library: Path, run: Run, tmp_path: Path) -> None:
-    body = "odd.start_idle(None); odd.start_idle(None); time.sleep(0.1)\nfor _ in range(3): forked(int)"
+    body = "odd.start_idle(None); odd.start_idle(None)\nnamed('libodd.so: 2')\nfor _ in range(3): forked(int)"
     (hazard,), second, third = told(body, library, run, tmp_path)
     assert second == third == []
     assert "libodd.so: 2 native threads" in hazard["what"]
@@ -91,7 +100,7 @@ def test_beside_python_threads(library: Path, run: Run, tmp_path: Path) -> None:
 gate = threading.Event()
 for _ in range(5): thread(gate.wait)
 odd.start_idle(b"oddly")
-time.sleep(0.1)
+named("named oddly")
 forked(int)
 """
     ((hazard,),) = told(body, library, run, tmp_path)
@@ -102,8 +111,8 @@ def test_what_starts_later_is_told_then(library: Path, run: Run, tmp_path: Path)
     body = """
 import faulthandler
 forked(int)
-odd.start_idle(None); time.sleep(0.1); forked(int); forked(int)
-faulthandler.dump_traceback_later(100); time.sleep(0.1); forked(int); forked(int)
+odd.start_idle(None); named("libodd.so"); forked(int); forked(int)
+faulthandler.dump_traceback_later(100); named("faulthandler"); forked(int); forked(int)
 """
     none, (first,), again, (second,), last = told(body, library, run, tmp_path)
     assert none == again == last == []
@@ -142,6 +151,45 @@ os._exit(0) if not sys.stdout.flush() else None
     for policy in ("observe", "wait"):
         install = f"forkproof.install({policy!r}, warn=False)"
         assert run("-c", program(body, install=install)).stdout == "0\n0\n"
+
+
+def test_a_child_that_waits_in_a_library_whose_threads_are_gone(
+    library: Path, run: Run, tmp_path: Path
+) -> None:
+    """Likely; not where a thread of the child may be at work in that library, and not where it waits for something else."""
+    head = f"""
+import ctypes
+odd = ctypes.CDLL({str(library)!r})
+odd.start_idle(None)
+until(lambda: any("libodd.so: 1" in hazard.what for hazard in forkproof.assess().hazards), 30)
+"""
+    body = """
+    def spins():
+        odd.start_spinning()
+        odd.wait_here()
+    def has_a_pool():
+        odd.start_idle(None)
+        odd.wait_here()
+    def elsewhere():
+        ctypes.CDLL(None).pause()
+    def watches(pid):
+        return "forkproof-watch\\n" in [open(f"/proc/{pid}/task/{i}/comm").read() for i in os.listdir(f"/proc/{pid}/task")]
+    pids = [child_of(child) for child in (odd.wait_here, spins, has_a_pool, elsewhere)]
+    until(lambda: all(map(watches, pids)), 30)
+    until(lambda: events("hang"), 30)
+    time.sleep(1)
+    for pid in pids: end(pid)
+    (event,) = events("hang")
+    assert event["pid"] == pids[0]
+    print(event["verdict"], event["proof"], event["waits_for"]["kind"], event["waits_for"]["what"], sep="|")
+    print(event["hazard"]["what"])
+    leave()
+    """
+    ended = run("-c", watched(tmp_path / "events", head, body), limit=60)
+    assert ended.stdout.splitlines()[:1] == ["likely|None|native-pool|another thread, in native code"], (
+        ended.stdout + ended.stderr
+    )
+    assert "libodd.so: 1 native thread" in ended.stdout
 
 
 def test_native_threads_that_come_and_go_while_the_process_forks(library: Path, run: Run) -> None:

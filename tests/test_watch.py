@@ -304,24 +304,6 @@ def test_a_lookup_that_waits_for_a_live_thread_is_left_in_peace(run: Run, tmp_pa
     assert ended.stdout.splitlines() == ["hangs: []", "faults: []"], ended.stdout + ended.stderr
 
 
-def test_a_future_whose_worker_vanished(run: Run, tmp_path: Path) -> None:
-    body = """
-        from concurrent.futures import ThreadPoolExecutor
-        pool = ThreadPoolExecutor(1)
-        pool.submit(int).result()
-        event = hang_of(lambda: pool.submit(int).result())
-        told(event)
-        print(event["waits_for"]["what"])
-        leave()
-    """
-    ended = run("-c", watched(tmp_path / "events", HELD, body))
-    assert ended.stdout.splitlines() == [
-        "MainThread|proven|closed-world|condition",
-        "None|None",
-        "the result of a Future",
-    ], ended.stdout + ended.stderr
-
-
 def test_idle_threads_of_the_child_do_not_hide_a_closed_world(run: Run, tmp_path: Path) -> None:
     """Nor is each of them a hang of its own."""
     body = """

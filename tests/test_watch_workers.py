@@ -282,3 +282,89 @@ def test_who_waits_for_a_living_thread_is_left_in_peace(run: Run, tmp_path: Path
     assert json.loads(ended.stdout) == dict.fromkeys(HEALTHY)
 
 
+# ----------------------------------------------------------------------------------------------------------------------
+# Who is watched, and what is said
+
+POOL = """
+from concurrent.futures import ThreadPoolExecutor
+pool = ThreadPoolExecutor(1)
+pool.submit(int).result()
+"""
+
+
+def test_a_child_of_the_child_is_watched_for_it_as_well(run: Run, tmp_path: Path) -> None:
+    body = """
+    def child():
+        pid = os.fork()
+        if pid == 0:
+            thread(time.sleep, 3600)
+            pool.submit(int).result()
+        os.waitpid(pid, 0)
+    pid = child_of(child)
+    until(lambda: events("hang"), 20)
+    end(pid)
+    (event,) = events("hang")
+    assert event["parent"] == os.getpid() and event["pid"] != pid
+    told(event)
+    leave()
+    """
+    ended = run("-c", watched(tmp_path / "events", POOL, body))
+    assert ended.stdout.splitlines() == [
+        "MainThread|proven|record|vanished-worker",
+        "ThreadPoolExecutor-0_0|worker of a ThreadPoolExecutor",
+    ], ended.stdout + ended.stderr
+
+
+LEFT = {
+    "a timer, for which nobody waits": "t = threading.Timer(3600, int); t.daemon = True; t.start()",
+    "a consumer whose queue is one of the interpreter's own": "import queue; thread(queue.SimpleQueue().get)",
+    "threads that nobody relies on": "thread(threading.Event().wait)",
+    "an executor that is mended": POOL,
+}
+
+
+def test_a_child_that_misses_nothing_is_not_watched(run: Run, tmp_path: Path) -> None:
+    """Nor is there a second thread in it."""
+    body = """
+    def threads():
+        print(len(os.listdir("/proc/self/task")), flush=True)
+    assert os.waitpid(child_of(threads), 0)[1] == 0
+    import queue
+    q = queue.Queue()
+    thread(q.get)
+    until(lambda: any("consumer" in hazard.what for hazard in forkproof.assess().hazards))
+    assert os.waitpid(child_of(threads), 0)[1] == 0
+    leave()
+    """
+    options = "policy='wait', hang_after=0.3"
+    ended = run("-c", watched(tmp_path / "events", *LEFT.values(), body, options=options))
+    assert ended.stdout == "1\n2\n", ended.stderr
+
+
+def test_without_an_events_file_it_is_told_on_stderr(run: Run, tmp_path: Path) -> None:
+    body = """
+    forkproof.install(policy="observe", warn=False, hang_after=0.3, on_hang="kill")
+    os.waitpid(child_of(lambda: pool.submit(int).result()), 0)
+    """
+    ended = run("-c", watched(tmp_path / "events", POOL, body))
+    (line,) = [line for line in ended.stderr.splitlines() if "forkproof" in line]
+    assert "MainThread' has waited" in line and "for the result of a Future; thread " in line
+    assert "'ThreadPoolExecutor-0_0' (worker of a ThreadPoolExecutor) stayed behind when process" in line
+    assert "[proven by record]" in line
+
+
+def test_what_stayed_behind_is_in_the_record_of_the_fork(run: Run, tmp_path: Path) -> None:
+    """Which had no risk: a reader from outside finds it there."""
+    body = """
+    from forkproof.doctor import record
+    from forkproof.doctor.process import Process
+    pid = child_of(lambda: time.sleep(3600))
+    until(lambda: any(event["pid"] == pid for event in events("born")))
+    with Process(pid) as process:
+        found = record.find(process.regions(), process.read)
+    end(pid)
+    assert found.fork.risk == "none" and found.fork.child == pid and found.addresses == ()
+    print([(hazard.kind, hazard.what) for hazard in found.fork.hazards])
+    """
+    ended = run("-c", watched(tmp_path / "events", POOL, body))
+    assert ended.stdout == "[('vanished-worker', 'worker of a ThreadPoolExecutor')]\n", ended.stderr

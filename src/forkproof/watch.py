@@ -525,10 +525,13 @@ def _sentence(event: dict[str, Any]) -> str:
     at = next((f for f in waits["stack"] if not f["file"].startswith("<frozen importlib")), waits["stack"][0])
     forked = f"process {event['parent']} forked" + (f" at {where['file']}:{where['line']}" if where else "")
     if hazard is not None:
-        holder = f"thread {hazard['thread']['name']!r}" if hazard["thread"] else ""
-        had = {"vanished-worker": ", ", "native-pool": ""}.get(hazard["kind"], " had ")
-        was = "was there" if hazard["kind"] in naming.NEEDED_ONLY else ""
-        cause = f"{holder}{had}{hazard['what']} {was} when {forked}, and does not exist here"
+        holder = f"thread {hazard['thread']['name']!r}" if hazard["thread"] else "a thread"
+        if hazard["kind"] == "native-pool":
+            cause = f"{hazard['what']} stayed behind when {forked}"
+        elif hazard["kind"] == "vanished-worker":
+            cause = f"{holder} ({hazard['what']}) stayed behind when {forked}"
+        else:
+            cause = f"{holder} had {hazard['what']} when {forked}, and does not exist here"
     elif event["proof"] == "closed-world":
         cause = f"no thread of this process can ever wake it ({forked})"
     else:

@@ -188,7 +188,8 @@ class Terminal(Renderer):
         self._say(("waits for: ", "bad"), (clean(hang.waits_for.what), ""), indent=2)
         how = f"{hang.verdict} (by {hang.proof})" if hang.proof else hang.verdict
         if hang.hazard:
-            self._say((f"{how}: at the fork, ", "doubt"), *_reason(hang.hazard, "bad"), indent=2)
+            when = "at the fork, " if hang.hazard.counts else ""
+            self._say((f"{how}: {when}", "doubt"), *_reason(hang.hazard, "bad"), indent=2)
         else:
             self._say((f"{how}: ", "doubt"), (_PROOFS[hang.proof], ""), indent=2)
         if hang.advice:
