@@ -22,13 +22,16 @@ SHIM = r"""
 #include <dlfcn.h>
 #include <netdb.h>
 #include <pthread.h>
+#include <stdlib.h>
 #include <time.h>
-/* What macOS and the BSDs had: one look-up at a time. A name that begins with "slow" takes its time. */
+/* What macOS and the BSDs had: one look-up at a time. A name that begins with "slow" takes its time, the others LOOKUP_SECONDS. */
 static pthread_mutex_t one_at_a_time = PTHREAD_MUTEX_INITIALIZER;
 int getaddrinfo(const char *node, const char *service, const struct addrinfo *hints, struct addrinfo **result)
 {
     int (*real)(const char *, const char *, const struct addrinfo *, struct addrinfo **) = dlsym(RTLD_NEXT, "getaddrinfo");
     struct timespec pause = {0, 50000000}, long_pause = {3600, 0};
+    if (getenv("LOOKUP_SECONDS"))
+        pause.tv_sec = atoi(getenv("LOOKUP_SECONDS"));
     pthread_mutex_lock(&one_at_a_time);
     if (node && node[0] == 's' && node[1] == 'l')
         nanosleep(&long_pause, NULL);
@@ -499,10 +502,11 @@ def test_the_articles_example_under_run(run: Run, tmp_path: Path) -> None:
 
 PYMONGO = """
 import os, sys, threading, time
-import encodings.idna
+import encodings.idna, forkproof
 from pymongo import MongoClient
 client = MongoClient("localhost", int(sys.argv[1]))
-time.sleep(0.01)
+while not any(hazard.what == "getaddrinfo" for hazard in forkproof.assess().hazards): time.sleep(0.01)
+time.sleep(0.1)  # from the call to the mutex
 pid = os.fork()
 if pid == 0:
     try:
@@ -548,7 +552,13 @@ def test_pymongo_behind_a_mutex_around_lookups(run: Run, tmp_path: Path, shim: s
             tmp_path / "events",
         ]
         ended = run(
-            "-m", "forkproof", "run", *options, tmp_path / "app.py", str(port), env={"LD_PRELOAD": shim}
+            "-m",
+            "forkproof",
+            "run",
+            *options,
+            tmp_path / "app.py",
+            str(port),
+            env={"LD_PRELOAD": shim, "LOOKUP_SECONDS": "3"},
         )
     finally:
         server.kill()

@@ -202,7 +202,7 @@ def _assess(*, search: bool) -> Assessment:
         _native.set_exempt(_settings.exempt)
         _know_workers()
         _probe()
-        _refresh()
+    _refresh()  # libraries may have been imported since the last fork
     seen = _native.assess(search)
     _exempt_mended(seen)
     found = [_hazard(s, cleared=False) for s in seen if id(s[7]) not in _settings.exempt]

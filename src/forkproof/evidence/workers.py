@@ -111,7 +111,9 @@ class Vanished:
         self._served = _weak(None if (served := _served(worker, variables)) is _GONE else served)
         self._job = _weak(getattr(variables.get(worker.job), "future", None)) if worker.job else _nothing
         self._roots = {name: _weak(variables.get(name)) for name in map(root, worker.awaited)}
-        self._in_hand = {id(thing): count for thing in self._awaited() if (count := _in_hand(thing)) is not None}
+        self._in_hand = {
+            id(thing): count for thing in self._awaited() if (count := _in_hand(thing)) is not None
+        }
 
     @property
     def what(self) -> str:
@@ -128,12 +130,18 @@ class Vanished:
     def serves(self, thing: object) -> bool:
         """Whether `thing` is what it worked for (an executor, a queue, a loop), or a future that it was to complete."""
         return thing is not None and (
-            thing is self._served() or thing is self._job() or any(thing is other for other in self._awaited())
+            thing is self._served()
+            or thing is self._job()
+            or any(thing is other for other in self._awaited())
         )
 
     def was_last(self, thing: object) -> bool:
         """Whether nothing that has `thing` will ever start another worker to see to it."""
-        return self.worker.last or thing is self._job() or (bool(self.worker.executor) and _is_full(self._served()))
+        return (
+            self.worker.last
+            or thing is self._job()
+            or (bool(self.worker.executor) and _is_full(self._served()))
+        )
 
     def is_replaced(self, thing: object) -> bool:
         """Whether more of that queue is in the hands of consumers than was at the fork: of one that lives, then."""
