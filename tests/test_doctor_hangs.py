@@ -1,4 +1,4 @@
-"""Processes that hang, none of which has Forkproof inside: the verdict, the proof, and what the doctor says of them."""
+"""Processes that hang, nearly all without Forkproof inside: the verdict, the proof, and what the doctor says of them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import shutil
 import subprocess
 import time
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 from conftest import Run, Start
 from doctoring import doctor, examine, looked_at, stands_still
+from looking import until
 
 from forkproof import lab
 from forkproof.doctor.process import family
@@ -149,6 +151,46 @@ def test_a_record_is_a_proof_of_its_own(start: Start) -> None:
     assert found.hazard and found.hazard.what == "the app's lock"
     assert "keeper" in found.cause
     assert found.advice == "fork first"
+
+
+WATCHED = "import forkproof; forkproof.install(policy='observe', warn=False, hang_after=3600)\n"
+
+
+def test_the_record_that_forkproof_leaves_is_such_a_proof(start: Start) -> None:
+    program = """
+    lock = threading.Lock()
+    hold(lock)
+    def waits():
+        thread(lambda: [time.sleep(0.01) for _ in range(100000)])
+        with lock: pass
+    child(waits)
+    """
+    with looked_at(start, WATCHED + dedent(program)) as pid:
+        found = examine(pid)
+    assert (found.verdict, found.proof) == ("proven", "record"), found
+    assert found.hazard and found.hazard.what == "lock in hold.<locals>.keep of <string>"
+    assert found.hazard.advice == found.advice != ""
+
+
+def test_a_world_is_closed_though_forkproof_watches_it(start: Start) -> None:
+    """The watch is a thread that runs now and then, and wakes none of the program's."""
+    program = """
+    import queue
+    q = queue.Queue()
+    thread(q.get)
+    while not any("consumer" in hazard.what for hazard in forkproof.assess().hazards): time.sleep(0.01)
+    def waits():
+        q.put(1)
+        q.join()
+    child(waits)
+    """
+    with looked_at(start, WATCHED + dedent(program), still=False) as pid:
+        names = Path(f"/proc/{pid}/task")
+        until(lambda: "forkproof-watch\n" in [(task / "comm").read_text() for task in names.iterdir()])
+        until(lambda: examine(pid).verdict != "none")
+        found = examine(pid)
+    assert (found.verdict, found.proof) == ("proven", "closed-world"), found
+    assert "it is the only thread" in found.cause
 
 
 def test_a_recursive_lock_of_python_names_its_owner(start: Start) -> None:

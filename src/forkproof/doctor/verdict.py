@@ -28,6 +28,7 @@ from forkproof.model import Hazard
 
 # Of glibc (cancelling, setuid), of faults of the program's own (faulthandler), and Ctrl-C.
 _NO_HANDLER_OF_PYTHON_CODE = frozenset({2, 4, 5, 6, 7, 8, 11, 32, 33})
+_WATCH = "forkproof-watch"  # Forkproof's own thread in a child: it looks, and ends nobody's wait (_c/watch.c)
 _FORK = ("fork", "__libc_fork", "_Fork", "__fork")
 
 Strength = Literal["proven", "likely", "unknown", "none"]
@@ -168,13 +169,18 @@ class Case:
         holder = next((tid for tid, stack in self.stacks.items() if stack.has_gil), None)
         if holder in stuck:
             stuck |= {tid for tid, wait in self.waits.items() if wait.kind == "gil"}
-        return stuck >= {task.tid for task in self.tasks if task.state not in "ZX"}
+        return stuck >= {task.tid for task in self._program if task.state not in "ZX"}
+
+    @property
+    def _program(self) -> list[Task]:
+        """The threads of the program."""
+        return [task for task in self.tasks if task.name != _WATCH]
 
     def _by_closed_world(self, task: Task, wait: Wait) -> Finding | None:
         origin = self.lineage.origin
         if not origin.forked:
             return None
-        many = len(self.tasks)
+        many = len(self._program)
         every = "it is the only thread" if many == 1 else f"all {many} threads wait so, for one another"
         because = f"{every}, and nothing outside of a process can end such a wait"
         handlers = self.process.caught_signals - _NO_HANDLER_OF_PYTHON_CODE
