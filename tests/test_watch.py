@@ -333,6 +333,22 @@ def test_idle_threads_of_the_child_do_not_hide_a_closed_world(run: Run, tmp_path
     ], ended.stdout + ended.stderr
 
 
+def test_who_may_be_parked_on_purpose_is_only_likely_to_hang(run: Run, tmp_path: Path) -> None:
+    """As the main thread of a program that a signal is to end."""
+    body = """
+        event = hang_of(lambda: threading.Event().wait())
+        told(event)
+        print(event["note"])
+        leave()
+    """
+    ended = run("-c", watched(tmp_path / "events", HELD, body))
+    assert ended.stdout.splitlines() == [
+        "MainThread|likely|None|condition",
+        "None|None",
+        "no thread here can wake it; but a program may wait so on purpose, for a signal to end it",
+    ], ended.stdout + ended.stderr
+
+
 def test_a_permit_that_a_vanished_thread_has(run: Run, tmp_path: Path) -> None:
     """Anybody may give a permit back, so while another thread runs it is likely and not proven."""
     body = """

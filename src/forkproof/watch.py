@@ -389,12 +389,20 @@ def _close_world(waits: list[Waiting], reasons: dict[int, _Reason]) -> None:
         return  # a handler may be what is to wake it: an idle process that a signal ends
     ends = [wait for wait in waits if wait[0] not in reasons and wait is not main[0]]
     for wait in ends[:3] if _joins(main[0][5]) and ends else main:
-        reasons[wait[0]] = _Reason(
-            "likely" if handled else "proven",
-            None if handled else "closed-world",
-            None,
-            "a signal handler of the program's could wake it" if handled else None,
-        )
+        if handled:
+            why = "a signal handler of the program's could wake it"
+        elif _may_idle(wait[5]):
+            why = "no thread here can wake it; but a program may wait so on purpose, for a signal to end it"
+        else:
+            reasons[wait[0]] = _Reason("proven", "closed-world")
+            continue
+        reasons[wait[0]] = _Reason("likely", None, None, why)
+
+
+def _may_idle(sighting: Sighting) -> bool:
+    """Whether it waits for nothing that a library promises: a bare Event, a bare Condition."""
+    entry = asking.outermost(sighting[14], _watched.settings.waits)
+    return sighting[3] == CONDITION and (entry is None or entry.idle)
 
 
 def _follow(standing: list[Waiting], holders: dict[int, set[int]], reasons: dict[int, _Reason]) -> None:
@@ -496,7 +504,8 @@ def _resolved(thread: int) -> None:
 def _what(sighting: Sighting) -> str:
     kind, subject, stack = sighting[3], sighting[7], sighting[14]
     if kind == CONDITION:
-        return asking.what(stack, _watched.settings.waits) or "a notification of a condition"
+        entry = asking.outermost(stack, _watched.settings.waits)
+        return entry.what if entry is not None else "a notification of a condition"
     if _joins(sighting):
         for thread in list(threading._active.values()):  # type: ignore[attr-defined]
             if subject in (getattr(thread, "_handle", None), getattr(thread, "_tstate_lock", None)):
@@ -534,6 +543,8 @@ def _sentence(event: dict[str, Any]) -> str:
             cause = f"{holder} had {hazard['what']} when {forked}, and does not exist here"
     elif event["proof"] == "closed-world":
         cause = f"no thread of this process can ever wake it ({forked})"
+    elif event["verdict"] == "likely":
+        cause = forked
     else:
         cause = f"its owner does not exist here ({forked})"
     if "note" in event:

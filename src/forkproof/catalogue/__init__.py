@@ -238,19 +238,22 @@ class Wait:
     run      the functions, each as module and qualified name
     things   (optional) paths from their variables to the objects of which one has to answer
     by       (optional) paths from such an object to others that answer for it
+    idle     (optional) a program may wait so on purpose, until a signal ends it
     """
 
-    __slots__ = ("by", "run", "things", "what")
+    __slots__ = ("by", "idle", "run", "things", "what")
 
     what: str
     run: tuple[str, ...]
     things: tuple[str, ...]
     by: tuple[str, ...]
+    idle: bool
 
     def __init__(self, entry: dict[str, Any]) -> None:
         _check_keys(self, entry)
         self.what, self.run = entry["what"], tuple(entry["run"])
         self.things, self.by = (tuple(entry.get(key, ())) for key in ("things", "by"))
+        self.idle = entry.get("idle", False)
 
     def __repr__(self) -> str:
         return f"<Wait {self.what}>"

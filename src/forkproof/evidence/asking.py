@@ -38,10 +38,12 @@ def _entries(stack: list[tuple[CodeType, int]], known: Table) -> Iterator[tuple[
         yield entry, code
 
 
-def what(stack: list[tuple[CodeType, int]], known: Table) -> str | None:
-    """In words."""
-    found = [entry.what for entry, _ in _entries(stack, known)]
-    return found[-1] if found else None
+def outermost(stack: list[tuple[CodeType, int]], known: Table) -> Wait | None:
+    """The function that says what the thread waits for."""
+    found = None
+    for found, _ in _entries(stack, known):
+        pass
+    return found
 
 
 def asked(wait: Waiting, known: Table) -> list[list[object]]:
