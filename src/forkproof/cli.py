@@ -121,13 +121,13 @@ class _ProgramCommand(click.Command):
     help="How long one fork may wait for a safe moment.",
 )
 @click.option("--no-repair", is_flag=True, help="Leave the child as it is, whatever could not be waited for.")
-@_hang_after("How long a thread of a child at risk stands still before that is called a hang.")
+@_hang_after("How long a thread of a child waits for what the fork left behind before that is called a hang.")
 @click.option(
     "--on-hang",
     type=click.Choice(["report", "kill"]),
     default="report",
     show_default=True,
-    help="What to do then.",
+    help="What to do then; kill: end it with SIGABRT, be the hang proven or likely.",
 )
 @click.option("--events", metavar="FILE", help="Write every fork to FILE, as JSON lines (docs/events.md).")
 @click.option(

@@ -107,7 +107,8 @@ def install(
     warn        issue ForkRiskWarning at a fork that went ahead at risk.
     hide_moot_warnings  hide what CPython (3.12 on) and libraries say about every fork with threads, in the parent or in the
                 child, where nothing was at risk (catalogue/warnings.toml).
-    on_hang     "kill" ends a child with SIGABRT after a hang of it was reported, so that its supervisor starts another.
+    on_hang     "kill" ends a child with SIGABRT after a hang of it was reported, proven or likely, so that its supervisor
+                starts another.
 
     Called again it replaces the settings. Raises ValueError for a setting that makes no sense and OSError for an events
     file that cannot be opened; nothing is installed then.
@@ -549,6 +550,8 @@ def _begin_watch(body: tuple[Any, ...], frame: FrameType | None) -> None:
     reset = _reset(left)
     gone, _settings.vanished = _settings.vanished, []
     missing = [v.hazard() for v in gone if not v.mended and v.can_be_awaited()] + pools.leave_behind()
+    if _settings.hang_after == float("inf"):
+        missing = []  # it is for the watch
     record = None
     if missing or _risk([hazard for _, hazard in told]) != "none":
         hazards = [{**hazard, "address": hex(id(s[7]))} for s, hazard in told] + missing
