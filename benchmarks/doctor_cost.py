@@ -2,92 +2,155 @@
 
     doctor_cost.py [SECONDS]
 
-A process counts in a loop and notes how long each thousandth of a second's work took. It is left alone, then looked at once
-a second, in turns. Two processes: one all of whose threads are busy, which is read while it runs; and one in which a thread
-stands still as well, which is stopped for the reading. `stopped` is for how long that was, as its `TracerPid` in /proc has it.
-On a machine that is busy with other things the ratio and the pause say little, `stopped` says a little more.
+A process counts the pieces of work that it has done, in memory that is shared with this one. In turns, a second each, it is
+left alone and looked at once; each second with a look is compared with the mean of the two beside it, so that what else the
+machine does, and does not change from one second to the next, falls out. `clock` is the median of those ratios for the work
+done in a second, with an interval (a bootstrap over the pairs, 95 %): all that the process loses, the pause and what it loses
+to the doctor's own need of a processor; `processor` is that for the work done in a second of the process's own processor time,
+which a look should leave as it is. `stopped`: for how long a look stopped the process, as its `TracerPid` in /proc has it.
+
+Two processes: one all of whose threads are busy, which is read while it runs; and one in which a thread stands still as well,
+which is stopped for the reading.
 """
 
 from __future__ import annotations
 
+import mmap
+import random
 import statistics
+import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from forkproof.doctor import examine
 
 BUSY = """
-import sys, threading, time
+import mmap, struct, sys, threading, time
 if sys.argv[1] == "with a thread that stands still":
     threading.Thread(target=threading.Event().wait, daemon=True).start()
-def report():
-    while True:
-        until, done, longest, last = time.monotonic() + 1, 0, 0.0, time.monotonic()
-        while last < until:
-            for _ in range(2000): pass
-            done += 1
-            now = time.monotonic()
-            longest = max(longest, now - last)
-            last = now
-        print(done, longest, flush=True)
-report()
+shared = mmap.mmap(int(sys.argv[2]), 16)
+put, get = struct.Struct("d").pack_into, struct.Struct("d").unpack_from
+done, last = 0, time.monotonic()
+while True:
+    for _ in range(2000): pass
+    done += 1
+    now = time.monotonic()
+    put(shared, 0, done)
+    if now - last > get(shared, 8)[0]:
+        put(shared, 8, now - last)
+    last = now
 """
-
-
-def main() -> None:
-    seconds = int(sys.argv[1]) if len(sys.argv) > 1 else 40
-    print(
-        f"{'process':34} {'looks':>6} {'work a second':>14} {'ratio':>6} {'longest pause':>14} {'stopped':>9}   (medians)"
-    )
-    for kind in ("all threads busy", "with a thread that stands still"):
-        alone, looked = measure(kind, seconds)
-        base = statistics.median(row.work for row in alone)
-        for name, rows in (("none", alone), ("1 /s", looked)):
-            work = statistics.median(row.work for row in rows)
-            pause, stopped = (
-                statistics.median(value) * 1000
-                for value in ([row.longest for row in rows], [row.stopped for row in rows])
-            )
-            print(f"{kind:34} {name:>6} {work:14.0f} {work / base:6.3f} {pause:11.1f} ms {stopped:6.1f} ms")
+SECOND = 1.0
 
 
 @dataclass
 class Row:
-    """One second."""
+    """What the process did in one second."""
 
-    work: int
+    work: float
+    processor: float
     longest: float
     stopped: float
 
 
-def measure(kind: str, seconds: int) -> tuple[list[Row], list[Row]]:
-    """The seconds in which the process was left alone, and those in which it was looked at."""
-    rows: tuple[list[Row], list[Row]] = ([], [])
-    process = subprocess.Popen([sys.executable, "-c", BUSY, kind], stdout=subprocess.PIPE, text=True)
-    assert process.stdout
-    try:
-        process.stdout.readline()  # it has started
-        for second in range(seconds):
-            look, stopped = None, 0.0
-            if second % 2:
-                look = threading.Thread(target=examine, args=(process.pid,))
-                look.start()
-                while look.is_alive():
-                    if is_traced(process.pid):
-                        began = time.monotonic()
-                        while is_traced(process.pid):
-                            time.sleep(0.0005)
-                        stopped += time.monotonic() - began
-                    time.sleep(0.0005)
-            done, longest = process.stdout.readline().split()
-            rows[second % 2].append(Row(int(done), float(longest), stopped))
-    finally:
-        process.kill()
-        process.wait()
+def main() -> None:
+    seconds = int(sys.argv[1]) if len(sys.argv) > 1 else 61
+    print(
+        f"{'process':32} {'looks':>5} {'clock':>6} {'95 %':>13} {'processor':>10} {'95 %':>13} {'longest pause':>21} {'stopped':>9}"
+    )
+    for kind in ("all threads busy", "with a thread that stands still"):
+        rows = measure(kind, seconds)
+        alone, looked = rows[::2], rows[1::2]
+        clock = ratios([row.work for row in rows])
+        processor = ratios([row.work / row.processor for row in rows])
+        pauses = " to ".join(
+            f"{statistics.median(row.longest for row in some) * 1000:.0f}" for some in (alone, looked)
+        )
+        stopped = statistics.median(row.stopped for row in looked) * 1000
+        print(
+            f"{kind:32} {len(clock):5} {middle(clock):>20} {middle(processor):>24} {pauses:>18} ms {stopped:6.0f} ms"
+        )
+
+
+def ratios(values: Sequence[float]) -> list[float]:
+    """Each second with a look by the mean of the two beside it."""
+    return [
+        values[at] * 2 / (values[at - 1] + values[at + 1])
+        for at in range(1, len(values) - 1, 2)
+        if values[at - 1] + values[at + 1]
+    ]
+
+
+def middle(values: Sequence[float]) -> str:
+    """The median, and its interval."""
+    chance = random.Random(1)
+    medians = sorted(statistics.median(chance.choices(values, k=len(values))) for _ in range(2000))
+    return f"{statistics.median(values):.3f}  ({medians[50]:.3f}-{medians[1949]:.3f})"
+
+
+def measure(kind: str, seconds: int) -> list[Row]:
+    """One row a second; every other one has a look in it."""
+    rows: list[Row] = []
+    with tempfile.TemporaryFile() as file:
+        file.truncate(16)
+        shared = mmap.mmap(file.fileno(), 16)
+        command = [sys.executable, "-c", BUSY, kind, str(file.fileno())]
+        process = subprocess.Popen(command, pass_fds=[file.fileno()])
+        try:
+            while not read(shared)[0]:
+                time.sleep(0.01)
+            for second in range(seconds | 1):
+                struct.pack_into("d", shared, 8, 0.0)
+                began, done, used = time.monotonic(), read(shared)[0], processor_time(process.pid)
+                stopped = watch(process.pid) if second % 2 else 0.0
+                time.sleep(max(0.0, began + SECOND - time.monotonic()))
+                work, longest = read(shared)
+                length = time.monotonic() - began
+                rows.append(
+                    Row(
+                        (work - done) / length,
+                        (processor_time(process.pid) - used) / length,
+                        longest,
+                        stopped,
+                    )
+                )
+        finally:
+            process.kill()
+            process.wait()
+            shared.close()
     return rows
+
+
+def watch(pid: int) -> float:
+    """Look at the process once: the seconds for which that stopped it."""
+    stopped = 0.0
+    look = threading.Thread(target=examine, args=(pid,))
+    look.start()
+    while look.is_alive():
+        if is_traced(pid):
+            began = time.monotonic()
+            while is_traced(pid):
+                time.sleep(0.0005)
+            stopped += time.monotonic() - began
+        time.sleep(0.0005)
+    return stopped
+
+
+def read(shared: mmap.mmap) -> tuple[float, float]:
+    """Pieces of work done, and the longest time that one of them took since that was last set to zero."""
+    work, longest = struct.unpack("dd", shared[:16])
+    return work, longest
+
+
+def processor_time(pid: int) -> float:
+    """Seconds of the processor that the process's main thread has used."""
+    with open(f"/proc/{pid}/schedstat") as file:
+        return int(file.read().split()[0]) / 1e9
 
 
 def is_traced(pid: int) -> bool:
