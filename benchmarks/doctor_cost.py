@@ -5,9 +5,10 @@
 A process counts the pieces of work that it has done, in memory that is shared with this one. In turns, a second each, it is
 left alone and looked at once; each second with a look is compared with the mean of the two beside it, so that what else the
 machine does, and does not change from one second to the next, falls out. `clock` is the median of those ratios for the work
-done in a second, with an interval (a bootstrap over the pairs, 95 %): all that the process loses, the pause and what it loses
-to the doctor's own need of a processor; `processor` is that for the work done in a second of the process's own processor time,
-which a look should leave as it is. `stopped`: for how long a look stopped the process, as its `TracerPid` in /proc has it.
+done in a second, with an interval (a bootstrap over the pairs, 95 %): all that the process loses, also to the doctor's own need
+of a processor, which on a machine without a free one is most of it. `served` is that for the work done in a second for which
+the process did not queue for a processor (as the kernel counts it): what it would lose where there is a free one. `stopped`:
+for how long a look stopped the process, as its `TracerPid` in /proc has it.
 
 Two processes: one all of whose threads are busy, which is read while it runs; and one in which a thread stands still as well,
 which is stopped for the reading.
@@ -53,7 +54,7 @@ class Row:
     """What the process did in one second."""
 
     work: float
-    processor: float
+    queued: float
     longest: float
     stopped: float
 
@@ -61,19 +62,19 @@ class Row:
 def main() -> None:
     seconds = int(sys.argv[1]) if len(sys.argv) > 1 else 61
     print(
-        f"{'process':32} {'looks':>5} {'clock':>6} {'95 %':>13} {'processor':>10} {'95 %':>13} {'longest pause':>21} {'stopped':>9}"
+        f"{'process':32} {'looks':>5} {'clock':>6} {'95 %':>13} {'served':>10} {'95 %':>13} {'longest pause':>21} {'stopped':>9}"
     )
     for kind in ("all threads busy", "with a thread that stands still"):
         rows = measure(kind, seconds)
         alone, looked = rows[::2], rows[1::2]
         clock = ratios([row.work for row in rows])
-        processor = ratios([row.work / row.processor for row in rows])
+        served = ratios([row.work / (1 - row.queued) for row in rows])
         pauses = " to ".join(
             f"{statistics.median(row.longest for row in some) * 1000:.0f}" for some in (alone, looked)
         )
         stopped = statistics.median(row.stopped for row in looked) * 1000
         print(
-            f"{kind:32} {len(clock):5} {middle(clock):>20} {middle(processor):>24} {pauses:>18} ms {stopped:6.0f} ms"
+            f"{kind:32} {len(clock):5} {middle(clock):>20} {middle(served):>24} {pauses:>18} ms {stopped:6.0f} ms"
         )
 
 
@@ -106,7 +107,7 @@ def measure(kind: str, seconds: int) -> list[Row]:
                 time.sleep(0.01)
             for second in range(seconds | 1):
                 struct.pack_into("d", shared, 8, 0.0)
-                began, done, used = time.monotonic(), read(shared)[0], processor_time(process.pid)
+                began, done, queued = time.monotonic(), read(shared)[0], queueing(process.pid)
                 stopped = watch(process.pid) if second % 2 else 0.0
                 time.sleep(max(0.0, began + SECOND - time.monotonic()))
                 work, longest = read(shared)
@@ -114,7 +115,7 @@ def measure(kind: str, seconds: int) -> list[Row]:
                 rows.append(
                     Row(
                         (work - done) / length,
-                        (processor_time(process.pid) - used) / length,
+                        (queueing(process.pid) - queued) / length,
                         longest,
                         stopped,
                     )
@@ -147,10 +148,10 @@ def read(shared: mmap.mmap) -> tuple[float, float]:
     return work, longest
 
 
-def processor_time(pid: int) -> float:
-    """Seconds of the processor that the process's main thread has used."""
+def queueing(pid: int) -> float:
+    """Seconds for which the process's main thread could have run and had no processor."""
     with open(f"/proc/{pid}/schedstat") as file:
-        return int(file.read().split()[0]) / 1e9
+        return int(file.read().split()[1]) / 1e9
 
 
 def is_traced(pid: int) -> bool:

@@ -258,25 +258,6 @@ def test_in_a_child_an_ident_may_be_anothers(run: Run, tmp_path: Path) -> None:
     succeeds(run("-c", program(body, install=OBSERVE), cwd=tmp_path))
 
 
-def test_every_locked_lock_can_be_listed(run: Run) -> None:
-    body = """
-    import gc
-    from forkproof import _native
-    locks = [threading.Lock() for _ in range(300)] + [threading.RLock() for _ in range(300)]
-    for lock in locks[::2]:
-        lock.acquire()
-    gc.collect()
-    found = _native.locked()
-    assert [lock for lock in locks if any(lock is f for f in found)] == locks[::2]
-    gc.freeze()
-    assert {id(f) for f in _native.locked()} == {id(f) for f in found}
-    young = threading.Lock()
-    young.acquire()
-    assert any(lock is young for lock in _native.locked())
-    """
-    succeeds(run("-c", program(body, install="")))
-
-
 def test_the_heap_is_not_searched_at_every_fork(run: Run, tmp_path: Path) -> None:
     """With half a million objects a search takes longer than a look by far: a lock taken after the first one is not found by
     forks that follow at once."""

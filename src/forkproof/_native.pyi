@@ -70,10 +70,6 @@ def assess(search: bool = True, /) -> list[Sighting]:
 def waiters() -> list[tuple[Any, Any]]:
     """(condition, waiter) for each thread that stands in a Condition.wait."""
 
-def locked() -> list[Any]:
-    """Every Lock and RLock of the process that is locked at this moment, signals included. In a
-    child that has just been forked: what the parent's threads had locked."""
-
 def set_calls(
     calls: dict[Any, tuple[int, int, bool, bool, int]],
     unresolved: list[tuple[str, str, str | None, tuple[int, int, bool, bool, int]]],

@@ -1587,50 +1587,6 @@ static PyObject *assess(PyObject *module, PyObject *args)
     return at_risk();
 }
 
-typedef struct {
-    PyObject **found; /* strong */
-    size_t n, room;
-} Locked;
-
-static int visit_locked(void *context, PyObject *lock, Kind kind)
-{
-    Locked *l = context;
-    (void)kind;
-    if (!is_locked(lock)) {
-        return 0;
-    }
-    if (l->n == l->room) {
-        size_t room = l->room ? 2 * l->room : 64;
-        PyObject **grown = PyMem_RawRealloc(l->found, room * sizeof(*grown));
-        if (grown == NULL) {
-            return 1;
-        }
-        l->found = grown;
-        l->room = room;
-    }
-    l->found[l->n++] = Py_NewRef(lock);
-    return 0;
-}
-
-static PyObject *locked(PyObject *module, PyObject *unused)
-{
-    Locked l = {NULL, 0, 0};
-    (void)module;
-    (void)unused;
-    heap_locks(visit_locked, &l, SIZE_MAX);
-    PyObject *list = PyList_New((Py_ssize_t)l.n);
-    for (size_t i = 0; i < l.n; i++) {
-        if (list != NULL) {
-            PyList_SET_ITEM(list, (Py_ssize_t)i, l.found[i]);
-        }
-        else {
-            Py_DECREF(l.found[i]);
-        }
-    }
-    PyMem_RawFree(l.found);
-    return list;
-}
-
 static PyObject *workers_now(PyObject *module, PyObject *unused)
 {
     (void)module;
@@ -1903,7 +1859,6 @@ PyMethodDef guard_methods[] = {
     {"look", look_now, METH_NOARGS, NULL},
     {"assess", assess, METH_VARARGS, NULL},
     {"waiters", waiters, METH_NOARGS, NULL},
-    {"locked", locked, METH_NOARGS, NULL},
     {"set_calls", set_catalogue, METH_VARARGS, NULL},
     {"set_workers", set_workers, METH_O, NULL},
     {"workers", workers_now, METH_NOARGS, NULL},
