@@ -258,6 +258,19 @@ def test_in_a_child_an_ident_may_be_anothers(run: Run, tmp_path: Path) -> None:
     succeeds(run("-c", program(body, install=OBSERVE), cwd=tmp_path))
 
 
+def test_it_is_found_in_a_frozen_heap(run: Run) -> None:
+    body = (
+        "    import gc\n"
+        + holder("a method")
+        + """
+    gc.freeze()
+    print([hazard.what for hazard in forkproof.assess().hazards], flush=True)
+    os._exit(0)
+    """
+    )
+    assert run("-c", program(body, install="")).stdout == "['_lock of __main__.Session']\n"
+
+
 def test_the_heap_is_not_searched_at_every_fork(run: Run, tmp_path: Path) -> None:
     """With half a million objects a search takes longer than a look by far: a lock taken after the first one is not found by
     forks that follow at once."""
