@@ -264,11 +264,11 @@ def test_it_is_found_in_a_frozen_heap(run: Run) -> None:
         + holder("a method")
         + """
     gc.freeze()
-    print([hazard.what for hazard in forkproof.assess().hazards], flush=True)
+    print([(hazard.kind, hazard.thread.name) for hazard in forkproof.assess().hazards], flush=True)
     os._exit(0)
     """
     )
-    assert run("-c", program(body, install="")).stdout == "['_lock of __main__.Session']\n"
+    assert run("-c", program(body, install="")).stdout == "[('held-lock', 'holder')]\n"
 
 
 def test_the_heap_is_not_searched_at_every_fork(run: Run, tmp_path: Path) -> None:

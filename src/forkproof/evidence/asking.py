@@ -40,10 +40,8 @@ def _entries(stack: list[tuple[CodeType, int]], known: Table) -> Iterator[tuple[
 
 def outermost(stack: list[tuple[CodeType, int]], known: Table) -> Wait | None:
     """The function that says what the thread waits for."""
-    found = None
-    for found, _ in _entries(stack, known):
-        pass
-    return found
+    entries = [entry for entry, _ in _entries(stack, known)]
+    return entries[-1] if entries else None
 
 
 def asked(wait: Waiting, known: Table) -> list[list[object]]:
