@@ -10,7 +10,16 @@ lock that a vanished thread would have to give back.
 from __future__ import annotations
 
 from ._errors import ForkRiskError, ForkRiskWarning
+from .contexts import get_context
 from .guard import assess, declare_safe, install, uninstall
 
-__all__ = ["ForkRiskError", "ForkRiskWarning", "assess", "declare_safe", "install", "uninstall"]
+__all__ = [
+    "ForkRiskError",
+    "ForkRiskWarning",
+    "assess",
+    "declare_safe",
+    "get_context",
+    "install",
+    "uninstall",
+]
 __version__ = "0.1.0"

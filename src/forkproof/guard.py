@@ -185,6 +185,11 @@ def uninstall() -> None:
         s.writer = None
 
 
+def installed() -> bool:
+    """Whether the forks of this process are watched."""
+    return _settings.installed
+
+
 def assess() -> Assessment:
     """What would be at risk if this thread forked now. Works with and without `install`."""
     return _assess(search=True)

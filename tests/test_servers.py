@@ -1,0 +1,140 @@
+"""Servers and runners that fork for a living, the real ones, switched on without touching their code."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples" / "servers"
+
+
+@contextmanager
+def _gunicorn(folder: Path, variable: str, *options: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A running gunicorn and its address; it must end by itself on SIGTERM, in good order."""
+    with socket.socket() as listening, open(folder / "log", "wb") as log:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(64)
+        descriptor = listening.fileno()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gunicorn", "--bind", f"fd://{descriptor}", *options, "application:app"],
+            cwd=EXAMPLES,
+            env={**os.environ, "FORKPROOF": variable},
+            pass_fds=[descriptor],
+            stderr=log,
+            start_new_session=True,
+        )
+        try:
+            yield process, "http://%s:%d/" % listening.getsockname()
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 0
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+    assert b"Traceback" not in (folder / "log").read_bytes()
+
+
+def _ask(address: str, limit: float = 60) -> str:
+    with urllib.request.urlopen(address, timeout=limit) as answer:
+        text: str = answer.read().decode()
+        return text
+
+
+def _forks(events: Path) -> list[dict[str, object]]:
+    lines = map(json.loads, events.read_text().splitlines())
+    return [event for event in lines if event["event"] == "fork"]
+
+
+@pytest.mark.parametrize("worker", ["sync", "gthread"])
+def test_gunicorn_preloaded_with_a_thread_replaces_its_workers(
+    mark: str, tmp_path: Path, worker: str
+) -> None:
+    """Every worker serves one request. Bare, nearly every one hangs in it (benchmarks/servers.py)."""
+    events = tmp_path / "events.jsonl"
+    options = (
+        "--preload",
+        "--workers",
+        "2",
+        "--worker-class",
+        worker,
+        "--max-requests",
+        "1",
+        "--timeout",
+        "300",
+    )
+    with _gunicorn(tmp_path, f"wait=30,events={events}", *options) as (_, address):
+        workers = {_ask(address) for _ in range(12)}
+    assert len(workers) > 6
+    forks = _forks(events)
+    assert len(forks) >= len(workers)
+    assert {fork["risk"] for fork in forks} == {"none"}
+
+
+def test_gunicorn_reloads_and_grows_by_its_signals(mark: str, tmp_path: Path) -> None:
+    with _gunicorn(tmp_path, "wait=30", "--preload", "--workers", "1") as (arbiter, address):
+        first = _ask(address)
+        arbiter.send_signal(signal.SIGHUP)
+        while _ask(address) == first:
+            pass
+        arbiter.send_signal(signal.SIGTTIN)
+        second = _ask(address)
+        while _ask(address) == second:
+            pass
+
+
+SEND = """
+import tasks
+jobs = [tasks.work.delay(number) for number in range(16)]
+done = [job.get(timeout=200) for job in jobs]
+print([number for number, _ in done] == list(range(16)), len({pid for _, pid in done}) > 8)
+"""
+
+
+def test_celery_replaces_its_children_at_every_task(mark: str, tmp_path: Path) -> None:
+    events = tmp_path / "events.jsonl"
+    surroundings = {**os.environ, "FOLDER": str(tmp_path), "FORKPROOF": f"wait=30,events={events}"}
+    options = [
+        "--concurrency=2",
+        "--max-tasks-per-child=1",
+        "--without-gossip",
+        "--without-mingle",
+        "--without-heartbeat",
+    ]
+    with open(tmp_path / "log", "wb") as log:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "celery", "-A", "tasks", "worker", "--pool=prefork", *options],
+            cwd=EXAMPLES,
+            env=surroundings,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        try:
+            sent = subprocess.run(
+                [sys.executable, "-c", SEND],
+                cwd=EXAMPLES,
+                env={**surroundings, "FORKPROOF": "off"},
+                capture_output=True,
+                text=True,
+                timeout=240,
+            )
+            assert sent.stdout == "True True\n", sent.stderr + (tmp_path / "log").read_text()
+            worker.send_signal(signal.SIGTERM)
+            assert worker.wait(60) == 0, (tmp_path / "log").read_text()
+        finally:
+            if worker.poll() is None:
+                os.killpg(worker.pid, signal.SIGKILL)
+                worker.wait()
+    forks = _forks(events)
+    assert len(forks) >= 16
+    assert {fork["risk"] for fork in forks} == {"none"}
