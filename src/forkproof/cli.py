@@ -166,7 +166,9 @@ def run_command(program: tuple[str, ...], no_repair: bool, keep_warnings: bool, 
 
 @commands.command("verify", cls=_ProgramCommand)
 @click.option(
-    "--runs", type=click.IntRange(2, 1000), default=8, show_default=True, help="Runs of each change."
+    "--runs",
+    type=click.IntRange(2, 1000),
+    help="Runs of each change. [default: 8, and up to 24 where those are too few]",
 )
 @click.option(
     "--limit",
