@@ -279,7 +279,8 @@ class Laboratory:
                 seen[key] += 1
             times.update(left.keys())
             for name, hazard in left.items():
-                example.setdefault(name, hazard)
+                if name not in example or not _has_name(example[name]):
+                    example[name] = hazard
         suspects = []
         for key, _ in seen.most_common(MOST_SUSPECTS):
             known = next((known for known in self.aliases if key in known), {key})
@@ -290,6 +291,12 @@ class Laboratory:
     def _first_name(self, name: str) -> str:
         """One name for all that are one."""
         return next((min(known) for known in self.aliases if name in known), name)
+
+
+def _has_name(hazard: Hazard) -> bool:
+    """A thread that had ended when the fork was told of is known by its ident only."""
+    thread = hazard.thread
+    return thread is not None and thread.name != f"thread {thread.ident}"
 
 
 def _nests(fork: Fork) -> Iterator[list[Hazard]]:
