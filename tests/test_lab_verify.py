@@ -18,7 +18,7 @@ from forkproof.lab.verify import AS_IT_IS, LATER, SAFE, WATCHED, Asked, Change, 
 from forkproof.launch.target import Target
 from forkproof.model import Fork, Frame, Hazard, Thread
 
-VERIFY = ("-m", "forkproof", "verify", "--runs", "3", "--limit", "3")
+VERIFY = ("-m", "forkproof", "verify", "--runs", "3", "--limit", "4", "--jobs", "4")
 
 ONE = """
 import os, threading, time
@@ -266,7 +266,7 @@ def test_whatever_ends_it_nothing_is_left(
     if signal.getsignal(signum) is signal.SIG_IGN:
         pytest.skip("ignored here (a job in the background), and so in the program")
     monkeypatch.setenv("TELLS", str(tmp_path))
-    with start(*VERIFY[:-1], "60", "-c", TELLS, limit=60) as program:
+    with start(*VERIFY, "--limit", "60", "-c", TELLS, limit=60) as program:
         program.until(lambda: len(list(tmp_path.iterdir())) >= 2)
         os.kill(program.pid, signum)
         program.end()
