@@ -305,7 +305,7 @@ class _Case:
             sentences.append(f"{_rate(lock)} with the emulated getaddrinfo lock.")
         if both:
             sentences.append(f"{_rate(both)} {both.change.title}.")
-            if both.hits and not lab.rows["imported"].hits:
+            if lab.lock_hangs_it:
                 sentences.append("On a platform with that lock:")
                 sentences += _Case(lab, base=[both], prefix="lock-").convict()[0]
         return sentences
