@@ -79,27 +79,28 @@ ROADS = {
 }
 
 
-def road(call: str) -> str:
-    return f"""
-import socket
-tcp, udp = socket.socket(), socket.socket(type=socket.SOCK_DGRAM)
-tcp6, unix = socket.socket(socket.AF_INET6), socket.socket(socket.AF_UNIX)
+def test_every_road_to_a_look_up_takes_the_lock(run: Run) -> None:
+    program = """
+import socket, sys
 listening = socket.socket()
 listening.bind(("127.0.0.1", 0))
 listening.listen()
-try:
-    {call}
-except PermissionError:
-    pass  # to broadcast
+for call in sys.argv[1:]:
+    tcp, udp = socket.socket(), socket.socket(type=socket.SOCK_DGRAM)
+    tcp6, unix = socket.socket(socket.AF_INET6), socket.socket(socket.AF_UNIX)
+    print("road:", call, file=sys.stderr, flush=True)
+    try:
+        exec(call)
+    except PermissionError:
+        pass  # to broadcast
 """
-
-
-@pytest.mark.parametrize(("call", "times"), ROADS.items())
-def test_every_road_to_a_look_up_takes_the_lock(run: Run, call: str, times: int) -> None:
-    ended = run(*FORKPROOF, "--emulate", "getaddrinfo-lock", "--trace-lookups", "-c", road(call))
+    ended = run(*FORKPROOF, "--emulate", "getaddrinfo-lock", "--trace-lookups", "-c", program, *ROADS)
     assert ended.status == 0, ended.stderr
-    steps = [line.rpartition(": ")[2] for line in ended.stderr.splitlines()]
-    assert steps == ["getting lock", "got lock", "released"] * times
+    taken = {
+        call: [line.rpartition(": ")[2] for line in lines]
+        for call, *lines in map(str.splitlines, ended.stderr.split("road: ")[1:])
+    }
+    assert taken == {call: ["getting lock", "got lock", "released"] * times for call, times in ROADS.items()}
 
 
 def test_a_trace_line_says_when_and_who(run: Run) -> None:

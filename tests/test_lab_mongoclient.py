@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import socket
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,8 @@ from forkproof.lab import server
 
 if why := server.lacking():
     pytest.skip(why, allow_module_level=True)
+
+from pymongo.uri_parser import parse_uri  # noqa: E402
 
 PROGRAM = Path(lab.__file__).parent / "programs" / "mongoclient.py"
 DESIGNS = ["unblocked", "blocking", "lazy", "fork-first"]
@@ -40,12 +45,102 @@ def hazards(events: Path) -> list[dict[str, Any]]:
     return [hazard for line in lines if line["event"] == "fork" for hazard in line["hazards"]]
 
 
-@pytest.mark.parametrize(
-    "design", [design for design in DESIGNS if design != "unblocked"]
-)  # that one is a race
+@pytest.mark.parametrize("design", [design for design in DESIGNS if design != "unblocked"])
 def test_today_on_linux_designs_without_a_race_work(run: Run, uri: str, design: str) -> None:
     ended = client(run, uri, design)
     assert ended.status == 0
+    assert "child: pinged" in ended.stdout
+
+
+# The program, whose fork waits until $REACHED is there.
+FORKS_WHEN_REACHED = """
+import os, runpy, sys, time
+fork = os.fork
+def fork_when_reached():
+    while not os.path.exists(os.environ["REACHED"]):
+        time.sleep(0.001)
+    return fork()
+os.fork = fork_when_reached
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@contextmanager
+def withholding(server: tuple[str, int], reached: Path) -> Iterator[int]:
+    """A port that leads to the server. Of the first connection the answers are kept back until there is another one; `reached`
+    comes into being when its question has come."""
+    another, over = threading.Event(), threading.Event()
+    ends: list[socket.socket] = []
+
+    def pump(source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(1 << 16):
+                target.sendall(data)
+        with suppress(OSError):
+            target.shutdown(socket.SHUT_WR)
+
+    def first(asks: socket.socket, answers: socket.socket) -> None:
+        with suppress(OSError):
+            answers.sendall(asks.recv(1 << 16))
+        reached.touch()
+        another.wait(60)
+        threads.append(threading.Thread(target=pump, args=(asks, answers)))
+        threads[-1].start()
+        pump(answers, asks)
+
+    def serve() -> None:
+        while not over.is_set():
+            try:
+                asks, _ = listening.accept()
+            except OSError:
+                return
+            answers = socket.create_connection(server)
+            pairs = [(asks, answers), (answers, asks)] if ends else []
+            ends.extend((asks, answers))
+            if pairs:
+                another.set()
+                new = [threading.Thread(target=pump, args=pair) for pair in pairs]
+            else:
+                new = [threading.Thread(target=first, args=(asks, answers))]
+            for thread in new:
+                threads.append(thread)
+                thread.start()
+
+    listening = socket.create_server(("127.0.0.1", 0))
+    threads = [threading.Thread(target=serve)]
+    threads[0].start()
+    try:
+        yield listening.getsockname()[1]
+    finally:
+        over.set()
+        another.set()
+        with suppress(OSError):
+            listening.shutdown(socket.SHUT_RDWR)
+        listening.close()
+        threads[0].join(20)
+        for end in ends:
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        for thread in threads:
+            thread.join(20)
+        for end in ends:
+            end.close()
+
+
+def test_today_on_linux_the_unblocked_one_works_where_its_thread_waits_for_the_server(
+    run: Run, uri: str, tmp_path: Path
+) -> None:
+    """Where it stands at the fork is a race; here it is inside recv, which no child can miss."""
+    host, port = parse_uri(uri)["nodelist"][0]
+    if f"//{host}:{port}/" not in uri:
+        pytest.skip("the server is the user's own, and not a single one")
+    reached = tmp_path / "reached"
+    with withholding((host, port), reached) as gate:
+        through = uri.replace(f"{host}:{port}", f"127.0.0.1:{gate}").replace("3000", "20000")
+        env = {"MONGODB_URI": through + "&directConnection=true", "REACHED": str(reached)}
+        ended = run("-c", FORKS_WHEN_REACHED, PROGRAM, "unblocked", env=env, limit=60)
+    assert ended.status == 0, ended.stdout + ended.stderr
     assert "child: pinged" in ended.stdout
 
 

@@ -136,7 +136,8 @@ class _ProgramCommand(click.Command):
     callback=_emulations,
     multiple=True,
     help="Behave as another platform does. getaddrinfo-lock: one lock of the process around name look-ups, as in "
-    "CPython on macOS (2.7 to 2.7.11, 3.0 to 3.5.1), OpenBSD and NetBSD; held DELAY_MS longer (docs/emulate.md).",
+    "CPython 2.7 to 2.7.11 and 3.0 to 3.5.1 on macOS, OpenBSD and NetBSD (Modules/socketmodule.c, lines 188-192 in "
+    "v3.5.1; later and others: docs/emulate.md); held DELAY_MS longer.",
 )
 @click.option(
     "--trace-lookups",
@@ -166,7 +167,9 @@ def run_command(program: tuple[str, ...], no_repair: bool, keep_warnings: bool, 
 
 @commands.command("verify", cls=_ProgramCommand)
 @click.option(
-    "--runs", type=click.IntRange(2, 1000), default=8, show_default=True, help="Runs of each change."
+    "--runs",
+    type=click.IntRange(2, 1000),
+    help="Runs of each change. [default: 8, and up to 24 where those are too few]",
 )
 @click.option(
     "--limit",

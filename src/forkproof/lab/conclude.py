@@ -2,6 +2,9 @@
 
 A change *ends* the trouble if none of its runs has it and that is no chance; it *lessens* it if fewer have it, and that
 is no chance; else no difference has been shown. Chance is 1 in 20, shared among all the changes that are compared.
+
+To wait for a hazard can make a difference only to runs in which it was there. Where some of the others have the trouble,
+something else may be to blame for those; the ones in which it was there are compared with each other then.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from forkproof.lab.statistics import fewer, largest_unseen
+from forkproof.lab.statistics import fewer, largest_unseen, runs_to_show
 from forkproof.lab.verify import PAUSE, Laboratory, Row, Suspect
 from forkproof.model import Hazard
 
@@ -109,6 +112,24 @@ def _is_standard(file: str) -> bool:
     )
 
 
+def _where_met(suspect: Suspect, rows: Sequence[Row]) -> tuple[int, int]:
+    """Of the runs in which it was there when the program came to fork: how many did not end well, and how many there are."""
+    names = frozenset(suspect.all_names)
+    ends = [
+        end for row in rows for end, met in zip(row.ended, row.met, strict=False) if not names.isdisjoint(met)
+    ]
+    return sum(end.outcome != "finished" for end in ends), len(ends)
+
+
+def _others(row: Row, suspect: Suspect | None = None) -> str:
+    """What else was held at the forks of its runs that did not end well and that this suspect has no part in."""
+    suspect = suspect or row.change.suspect
+    names = frozenset(suspect.all_names if suspect else ())
+    bad = [met for end, met in zip(row.ended, row.met, strict=False) if end.outcome != "finished"]
+    others = sorted({name for met in bad for name in met} - names)
+    return f", with {', '.join(map(_the, others[:3]))} held" if others else ""
+
+
 def _acquit(lab: Laboratory) -> Conclusion:
     as_it_is, watched = lab.rows["as-it-is"], lab.rows["watched"]
     runs = as_it_is.runs + watched.runs
@@ -121,10 +142,10 @@ def _acquit(lab: Laboratory) -> Conclusion:
     if at_risk:
         names = sorted({hazard.what for fork in at_risk for hazard in fork.hazards if not hazard.cleared})
         sentences.append(
-            f"But {len(at_risk)} of {len(forks)} forks went ahead at risk ({', '.join(names[:3])}): no child needed it."
+            f"But {len(at_risk)} of {len(forks)} forks went ahead at risk ({', '.join(names[:3])}); no child hung for it."
         )
     else:
-        sentences.append(f"At none of {len(forks)} forks did another thread hold anything.")
+        sentences.append(f"At none of {len(forks)} forks was another thread seen to hold anything.")
     lock = lab.row("lock")
     if lock is None:
         return Conclusion("acquitted", tuple(sentences))
@@ -149,25 +170,39 @@ class _Case:
         self._compared = len(mine) + (0 if prefix else 3)  # later, safe, imported
 
     def ends(self, row: Row | None) -> bool:
-        return row is not None and row.hits == 0 and self._differs(row)
+        return row is not None and row.hits == 0 and self._differs(row.hits, row.runs)
 
-    def _differs(self, row: Row) -> bool:
-        return fewer(row.hits, row.runs, self._hits, self._runs) < 0.05 / max(1, self._compared)
+    def _differs(self, hits: int, runs: int) -> bool:
+        return fewer(hits, runs, self._hits, self._runs) < 0.05 / max(1, self._compared)
+
+    def _ends_where_held(self, suspect: Suspect, row: Row) -> bool:
+        """Whether waiting for it ends the trouble of the runs in which it was there to be waited for.
+
+        Those are no fair sample of all runs: they must differ from such runs of the base as well.
+        """
+        hits, runs = _where_met(suspect, [row])
+        if row.hits == 0:
+            return self.ends(row)
+        base = _where_met(suspect, self._base)
+        return hits == 0 and self._differs(hits, runs) and fewer(hits, runs, *base) < 0.05
 
     def conclude(self) -> Conclusion:
         lab, trouble = self._lab, _trouble(self._base)
         as_it_is, watched = lab.rows["as-it-is"], lab.rows["watched"]
         sentences = [f"{_rate(as_it_is)} runs {trouble} as it is, {_rate(watched)} when only watched."]
         if not self._could_show():
+            needed = runs_to_show(
+                self._hits, self._runs, per_change=len(self._base), compared=max(1, self._compared)
+            )
             sentences.append(
-                f"That is too seldom for {as_it_is.runs} runs of each change to show what ends it: "
-                "more are needed (--runs)."
+                f"That is too seldom for {as_it_is.runs} runs of each change to show what ends it: more are needed "
+                + (f"(--runs {needed})." if needed else "(--runs).")
             )
             return Conclusion("open", tuple(sentences))
         found, causes = self.convict()
         sentences += found
         imported = lab.row("imported")
-        if imported and self.ends(imported):
+        if imported:
             sentences.append(f"{_rate(imported)} {imported.change.title}.")
         later, safe = lab.rows["later"], lab.rows["wait"]
         if self.ends(later):
@@ -184,52 +219,73 @@ class _Case:
 
     def _could_show(self) -> bool:
         """Whether a change that ended it altogether could be told from chance."""
-        planned = max(row.planned for row in self._lab.rows.values())
-        return fewer(0, planned, self._hits, self._runs) < 0.05 / max(1, self._compared)
+        return fewer(0, self._base[0].planned, self._hits, self._runs) < 0.05 / max(1, self._compared)
 
     def _safe(self, row: Row) -> str:
         if row.hits == 0:
             return f"{_rate(row)} under policy wait."
-        if self._differs(row):
-            return f"{_rate(row)} under policy wait: less often, so what it waits for is not all of it."
-        return f"{_rate(row)} under policy wait: what it waits for is not the cause, or not all of it."
+        gave_up = sum(any(fork.outcome == "gave-up" for fork in forks) for forks in row.forks)
+        limit = f" In {gave_up} of them a wait was given up at its limit." if gave_up else ""
+        if self._differs(row.hits, row.runs):
+            return f"{_rate(row)} under policy wait: less often; what it waits for is not all of it.{limit}"
+        return f"{_rate(row)} under policy wait: what it waits for is not the cause, or not all of it.{limit}"
 
     def convict(self) -> tuple[list[str], list[str]]:
         """Sentences on the suspects, and the names of the causes."""
         singly = self._pairs("only")
         if not singly:
             return ["At the forks of those runs no other thread was seen to hold anything."], []
-        enough = [(suspect, row) for suspect, row in singly if self.ends(row)]
-        needed = [(s, r) for s, r in enough if self._is_needed(s, alone=len(singly) == 1)]
-        if len(needed) == 1:
-            suspect, row = needed[0]
-            words = [
-                f"{_rate(row)} when the fork waits for {_the(suspect.name)} and for nothing else: "
-                f"{_kind(suspect.hazard)} is the cause. It was held by {_place(suspect.hazard)}."
-            ]
-            without = self._without(suspect)
-            if without:
-                words.append(f"{_rate(without)} when it waits for everything but that.")
-            return words, [suspect.name]
+        enough = [(suspect, row) for suspect, row in singly if self._ends_where_held(suspect, row)]
+        needed = [(s, r) for s, r in enough if self._is_needed(s, r, alone=len(singly) == 1)]
+        if needed:
+            words = []
+            for suspect, row in needed:
+                words += self._sentence(suspect, row, only=len(needed) == 1)
+            return words, [suspect.name for suspect, _ in needed]
         if enough:
             names = [_the(suspect.name) for suspect, _ in enough]
             return [
-                f"Waiting for one of these, and for nothing else, ends it: {', '.join(names)}. But so does waiting for "
-                "all but that: these runs cannot tell which is the cause."
+                f"Waiting for one of these alone ends it: {', '.join(names)}. But so does waiting for all but that: "
+                "these runs cannot tell which is the cause."
             ], []
-        lessen = [(suspect, row) for suspect, row in singly if self._differs(row)]
+        told = "; ".join(f"{_the(suspect.name)} ({_rate(row)})" for suspect, row in singly)
+        lessen = [(suspect, row) for suspect, row in singly if self._differs(row.hits, row.runs)]
         if lessen:
-            told = ", ".join(f"{_the(suspect.name)} ({_rate(row)})" for suspect, row in lessen)
+            told = "; ".join(f"{_the(suspect.name)} ({_rate(row)}{_others(row)})" for suspect, row in lessen)
             return [
-                f"Waiting for one of these alone makes it less frequent: {told}. There is more than one cause."
+                f"Waiting for one of these alone makes it less frequent and does not end it: {told}. "
+                "What is left these runs do not explain."
             ], []
-        told = ", ".join(f"{_the(suspect.name)} ({_rate(row)})" for suspect, row in singly)
         return [f"Waiting for one hazard alone makes no difference that these runs show: {told}."], []
 
-    def _is_needed(self, suspect: Suspect, *, alone: bool) -> bool:
+    def _sentence(self, suspect: Suspect, row: Row, *, only: bool) -> list[str]:
+        """Who is convicted, and on what evidence."""
+        hits, runs = _where_met(suspect, [row])
+        rest, among_rest = row.runs - runs, row.hits - hits
+        if not row.hits:
+            runs, rest = row.runs, 0
+        words = [
+            f"{hits} of {runs} when the fork waits for {_the(suspect.name)} and for nothing else that is held then: "
+            f"{_kind(suspect.hazard)} is {'the' if only and not rest else 'a'} cause. "
+            f"It was held by {_place(suspect.hazard)}."
+        ]
+        if rest:
+            words.append(
+                f"In {rest} more it was not held when the program came to fork, and {among_rest} of those "
+                f"did {_trouble([row])}{_others(row, suspect)}."
+            )
+        without = self._without(suspect)
+        if without:
+            words.append(f"{_rate(without)} when it waits for everything but that.")
+        return words
+
+    def _is_needed(self, suspect: Suspect, row: Row, *, alone: bool) -> bool:
         """Whether the trouble stays when everything but this is waited for; of an only suspect the program as it is tells."""
-        row = self._without(suspect)
-        return alone if row is None else row.hits > 0
+        without = self._without(suspect)
+        if without is None:
+            return alone
+        hits, runs = _where_met(suspect, [row])
+        return fewer(*((0, row.runs) if not row.hits else (hits, runs)), without.hits, without.runs) < 0.05
 
     def _without(self, suspect: Suspect) -> Row | None:
         return next((row for other, row in self._pairs("without") if other.name == suspect.name), None)
@@ -249,7 +305,7 @@ class _Case:
             sentences.append(f"{_rate(lock)} with the emulated getaddrinfo lock.")
         if both:
             sentences.append(f"{_rate(both)} {both.change.title}.")
-            if both.hits and not lab.rows["imported"].hits:
+            if lab.lock_hangs_it:
                 sentences.append("On a platform with that lock:")
                 sentences += _Case(lab, base=[both], prefix="lock-").convict()[0]
         return sentences

@@ -16,6 +16,7 @@ from ..evidence import naming
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from .._native import Sighting
@@ -27,25 +28,28 @@ def intervene(change: dict[str, Any]) -> None:
     pause         seconds between the call that forks and the fork
     preload       names of modules to import first
     folder        where the program's own modules are, for `preload`
-    only          names of hazards: the policy waits for these and for no others
+    only          names of hazards: of what is there when the program comes to fork, the policy waits for these alone
     without       names of hazards: the policy waits for all but these
     start_method  of multiprocessing, in the place of "fork"
-    facts         a file for what the events do not tell: see `_observe`
+    facts         a file, always with `only` and `without`, for what the events do not tell: `_observe`, `_wait_for`
     """
+    facts = Writer(change["facts"]) if "facts" in change else None
     if "preload" in change:
         _preload(change["preload"], change.get("folder"))
     if "start_method" in change:
         _replace_fork(change["start_method"])
     if "pause" in change:
         _pause(change["pause"])
+    if facts is None:
+        return
     if "only" in change:
         wanted = frozenset(change["only"])
-        _wait_for(lambda name: name in wanted)
+        _wait_for(lambda name: name in wanted, facts, alone=True)
     elif "without" in change:
         unwanted = frozenset(change["without"])
-        _wait_for(lambda name: name not in unwanted)
-    if "facts" in change:
-        _observe(Writer(change["facts"]))
+        _wait_for(lambda name: name not in unwanted, facts, alone=False)
+    else:
+        _observe(facts)
 
 
 def _preload(names: list[str], folder: str | None) -> None:
@@ -75,22 +79,43 @@ def _pause(seconds: float) -> None:
     os.register_at_fork(before=lambda: sleep(seconds))
 
 
-def _wait_for(wanted: Any) -> None:
-    """Have the guard see only the hazards whose names are wanted. Objects are kept, so that no id comes again."""
-    judged: dict[int, Any] = {}
+def _wait_for(wanted: Callable[[str], bool], facts: Writer, *, alone: bool) -> None:
+    """Have the guard leave alone the hazards whose names are not wanted; write, as JSON lines, what each fork met first.
+
+    alone   What threads get into while the fork waits for a wanted hazard is waited for as well. The program as it is would
+            not have forked there: a thread whose import was waited for goes straight on into the look-up that needed the
+            import, and a fork in the middle of that would hang for a reason that the waiting has brought about.
+    """
+    settings = guard._settings
     consider = guard._consider
+    judged: dict[
+        int, tuple[Any, bool]
+    ] = {}  # with the object, so that no id comes again, and whether it is wanted
+    fork, waits = -1, False
+    met: set[str] = set()
 
     def consider_some(seen: list[Sighting]) -> None:
+        nonlocal fork, waits
         consider(seen)
-        for sighting in seen:
-            subject = sighting[7]
-            if wanted(guard._name(sighting)):
-                judged[id(subject)] = subject
-            elif id(subject) not in judged:
-                guard._settings.exempt[id(subject)] = subject
-                judged[id(subject)] = subject
+        subjects = [(guard._name(s), s[7]) for s in seen if id(s[7]) not in settings.exempt]
+        judged.update((id(subject), (subject, True)) for name, subject in subjects if wanted(name))
+        first = fork != _native.forks()
+        if first:
+            fork = _native.forks()
+            waits = any(wanted(name) for name, _ in subjects)
+            met.update(name for name, _ in subjects)
+        for _, subject in subjects:
+            if not judged.setdefault(id(subject), (subject, False))[1] and (first or not (alone and waits)):
+                settings.exempt[id(subject)] = subject
 
-    guard._consider = consider_some
+    def after_in_parent(report: tuple[Any, ...]) -> BaseException | None:
+        if met:
+            facts.write({"met": sorted(met)})
+            met.clear()
+        return after(report)
+
+    after = guard._after_in_parent
+    guard._consider, guard._after_in_parent = consider_some, after_in_parent
     _native.set_judged(judged)
 
 

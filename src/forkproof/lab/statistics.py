@@ -29,6 +29,16 @@ def fewer(hits: int, runs: int, base_hits: int, base_runs: int) -> float:
     return ways / comb(total, runs)
 
 
+def runs_to_show(hits: int, runs: int, *, per_change: int, compared: int) -> int | None:
+    """How many runs of each change it takes to tell a change that ends it from chance (1 in 20, shared among `compared`),
+    if it goes on as in `runs`, which were of `per_change` rows; None if more than 1000."""
+    for each in range(2, 1001):
+        base = each * per_change
+        if fewer(0, each, hits * base // runs, base) < 0.05 / compared:
+            return each
+    return None
+
+
 def largest_unseen(runs: int) -> float:
     """The rate at which something that was seen in none of `runs` would have been seen with 95 % probability."""
     return 1 - 0.05 ** (1 / runs) if runs else 1.0

@@ -119,6 +119,7 @@ def _ward(
     command: Sequence[str], env: Mapping[bytes, bytes], stderr: Path, limit: Limit, report: int
 ) -> NoReturn:
     """The warden's life. It ends all that it watches when it is told to, or when its parent ends."""
+    global _ending
     status = 1
     try:
         os.setsid()
@@ -128,11 +129,13 @@ def _ward(
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, _stop)
         try:
-            ended = _watch(command, env, stderr, limit, report)
-            _say(report, ended)
-            status = 0
+            try:
+                ended = _watch(command, env, stderr, limit, report)
+                _say(report, ended)
+                status = 0
+            finally:
+                _ending = True
         finally:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
             _kill_all()
     except _Stop:
         pass
@@ -146,8 +149,15 @@ class _Stop(BaseException):
     pass
 
 
+_ending = False
+
+
 def _stop(*_: object) -> None:
-    raise _Stop
+    """Once, and not while it ends all that it watches anyway."""
+    global _ending
+    if not _ending:
+        _ending = True
+        raise _Stop
 
 
 def _say(report: int, value: dict[str, Any]) -> None:

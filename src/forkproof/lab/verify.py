@@ -20,13 +20,14 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from forkproof.lab.statistics import wilson
+from forkproof.lab.statistics import fewer, runs_to_show, wilson
 from forkproof.lab.trial import Ended, Limit, Run
 from forkproof.launch.launcher import Options, check_interpreter, environment, interpreter_options
 from forkproof.launch.target import Target
 from forkproof.model import Fork, Hazard
 from forkproof.report import EventLines
 
+RUNS, MOST_RUNS = 8, 24
 LIMIT = 10.0
 PAUSE = 0.1
 MOST_SUSPECTS = 6
@@ -37,7 +38,8 @@ LOCK = (("getaddrinfo-lock", 0.0),)
 class Asked:
     """What the user wants. `emulate` and `preload` hold for every run."""
 
-    runs: int = 8
+    runs: int | None = None
+    """Of each change; None: RUNS, and where those are too few to tell from chance what ends the trouble, up to MOST_RUNS."""
     limit: float | None = None
     jobs: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
     emulate: tuple[tuple[str, float], ...] = ()
@@ -54,6 +56,11 @@ class Suspect:
     @property
     def name(self) -> str:
         return self.names[0]
+
+    @property
+    def all_names(self) -> tuple[str, ...]:
+        """With the moments of an import in which importlib has no lock of a module's."""
+        return (*self.names, "the import machinery") if self.module else self.names
 
     @property
     def module(self) -> str | None:
@@ -84,10 +91,12 @@ class Row:
     """A change and how its runs ended."""
 
     change: Change
-    planned: int
+    planned: int = 0
     ended: list[Ended] = field(default_factory=list)
     forks: list[tuple[Fork, ...]] = field(default_factory=list)
     """Of each run, if it was watched."""
+    met: list[frozenset[str]] = field(default_factory=list)
+    """Likewise the names of what other threads held, or might have, when the program came to fork."""
 
     def count(self, *outcomes: str) -> int:
         return sum(end.outcome in outcomes for end in self.ended)
@@ -129,6 +138,7 @@ class Laboratory:
         target.check()
         self.target, self.asked = target, asked
         self.rows: dict[str, Row] = {}
+        self.runs = asked.runs or RUNS
         self.limit = Limit(asked.limit or LIMIT)
         self.aliases: list[set[str]] = []
         self.multiprocessing = False
@@ -139,15 +149,27 @@ class Laboratory:
         return self.rows.get(key)
 
     def run(self, changes: Sequence[Change]) -> None:
-        """Run them all, a run of each in turn, so that whatever else changes on the machine changes for all alike."""
-        fresh = [change for change in changes if change.key not in self.rows]
-        rows = [Row(change, self.asked.runs) for change in fresh]
-        self.rows |= {row.change.key: row for row in rows}
+        """Run those that have not been, a run of each in turn, so that whatever else changes on the machine changes for all
+        alike; and those that have been, up to as many runs as are wanted now."""
+        rows = [self.rows.setdefault(change.key, Row(change)) for change in changes]
+        missing = [self.runs - row.planned for row in rows]
+        for row in rows:
+            row.planned = self.runs
         with tempfile.TemporaryDirectory(prefix="forkproof-") as folder:
-            waiting = [
-                row for turn in zip_longest(*([row] * row.planned for row in rows)) for row in turn if row
-            ]
-            self._run_all(waiting, Path(folder))
+            turns = zip_longest(*([row] * more for row, more in zip(rows, missing, strict=True)))
+            self._run_all([row for turn in turns for row in turn if row], Path(folder))
+
+    def run_enough(self, changes: Sequence[Change], base: Sequence[Change], compared: int) -> None:
+        """Run `changes`; if what ends the trouble of the `base` among them could not be told from chance with so few runs
+        then and can with more, more."""
+        self.run(changes)
+        rows = [self.rows[change.key] for change in base]
+        hits, runs = sum(row.hits for row in rows), sum(row.runs for row in rows)
+        if self.asked.runs is None and hits:
+            needed = runs_to_show(hits, runs, per_change=len(rows), compared=compared)
+            if needed is not None and self.runs < needed <= MOST_RUNS:
+                self.runs = needed
+                self.run(changes)
 
     def _run_all(self, waiting: list[Row], folder: Path) -> None:
         going: dict[Run, tuple[Row, Path]] = {}
@@ -200,18 +222,24 @@ class Laboratory:
             first = self.target.line[0]
             by_folder = first[:2] in ("-m", "-c") or first == "-"
             made["folder"] = os.getcwd() if by_folder else os.path.dirname(os.path.abspath(first))
-        if change.policy == "observe":
+        if change.policy == "observe" or change.suspect is not None:
             made["facts"] = str(files / "facts")
         return made
 
     def _take(self, ended: Ended, row: Row, files: Path) -> None:
         row.ended.append(ended)
-        if row.change.watched:
-            row.forks.append(tuple(_forks(files / "events")))
+        met: set[str] = set()
         for fact in _facts(files / "facts"):
             if "one_lock" in fact:
                 self._are_one(set(fact["one_lock"]))
             self.multiprocessing |= "multiprocessing" in fact
+            met.update(fact.get("met", ()))
+        if row.change.watched:
+            forks = tuple(_forks(files / "events"))
+            if row.change.suspect is None:
+                met.update(hazard.what for fork in forks for hazard in fork.hazards if hazard.counts)
+            row.forks.append(forks)
+            row.met.append(frozenset(met))
         if self.asked.limit is None:
             slowest = [
                 end.seconds for each in self.rows.values() for end in each.ended if end.outcome == "finished"
@@ -251,7 +279,8 @@ class Laboratory:
                 seen[key] += 1
             times.update(left.keys())
             for name, hazard in left.items():
-                example.setdefault(name, hazard)
+                if name not in example or not _has_name(example[name]):
+                    example[name] = hazard
         suspects = []
         for key, _ in seen.most_common(MOST_SUSPECTS):
             known = next((known for known in self.aliases if key in known), {key})
@@ -259,9 +288,26 @@ class Laboratory:
             suspects.append(Suspect(tuple(names), example[names[0]]))
         return suspects
 
+    @property
+    def lock_hangs_it(self) -> bool:
+        """Whether the emulated lock brings the trouble back that the imports, made first, have ended or all but ended."""
+        imported, locked = self.row("imported"), self.row("imported-lock")
+        return bool(
+            imported
+            and locked
+            and locked.hits
+            and (not imported.hits or fewer(imported.hits, imported.runs, locked.hits, locked.runs) < 0.05)
+        )
+
     def _first_name(self, name: str) -> str:
         """One name for all that are one."""
         return next((min(known) for known in self.aliases if name in known), name)
+
+
+def _has_name(hazard: Hazard) -> bool:
+    """A thread that had ended when the fork was told of is known by its ident only."""
+    thread = hazard.thread
+    return thread is not None and thread.name != f"thread {thread.ident}"
 
 
 def _nests(fork: Fork) -> Iterator[list[Hazard]]:
@@ -296,15 +342,10 @@ def emulated(base: Change, key: str, title: str) -> Change:
     return replace(base, key=key, title=title, emulate=LOCK)
 
 
-def _names(suspect: Suspect) -> list[str]:
-    """With the moments of an import in which importlib has no lock of a module's."""
-    return [*suspect.names, "the import machinery"] if suspect.module else list(suspect.names)
-
-
 def alone(suspects: Sequence[Suspect], prefix: str = "", base: Mapping[str, Any] = {}) -> Iterator[Change]:
-    """Each suspect waited for and nothing else; and, where there are several, all the others but that one."""
+    """Each suspect waited for alone; and, where there are several, all the others but that one."""
     for number, suspect in enumerate(suspects, 1):
-        change = {**base, "only": _names(suspect)}
+        change = {**base, "only": suspect.all_names}
         yield Change(
             f"{prefix}only-{number}",
             f"waiting only for {suspect.name}",
@@ -314,7 +355,7 @@ def alone(suspects: Sequence[Suspect], prefix: str = "", base: Mapping[str, Any]
         )
     for number, suspect in enumerate(suspects, 1):
         if len(suspects) > 1:
-            change = {**base, "without": _names(suspect)}
+            change = {**base, "without": suspect.all_names}
             title = f"waiting for all but {suspect.name}"
             yield Change(f"{prefix}without-{number}", title, "wait", change=change, suspect=suspect)
 
@@ -322,7 +363,7 @@ def alone(suspects: Sequence[Suspect], prefix: str = "", base: Mapping[str, Any]
 def verify(target: Target, asked: Asked, show: Callable[[Laboratory], None]) -> Laboratory:
     """Make the experiments. LaunchError if the program cannot be started at all."""
     lab = Laboratory(target, asked, show)
-    lab.run([AS_IT_IS, WATCHED, LATER, SAFE])
+    lab.run_enough([AS_IT_IS, WATCHED, LATER, SAFE], [AS_IT_IS, WATCHED], 4)
     as_it_is, watched = lab.rows["as-it-is"], lab.rows["watched"]
     if not any(fork for fork in watched.forks) or not any(row.count("finished") for row in lab.rows.values()):
         return lab  # nothing to vary, or nothing makes it end
@@ -330,7 +371,7 @@ def verify(target: Target, asked: Asked, show: Callable[[Laboratory], None]) -> 
     lock = emulated(WATCHED, "lock", "with the emulated getaddrinfo lock")
     if not as_it_is.hits + watched.hits:
         if not emulating:
-            lab.run([lock])
+            lab.run_enough([lock], [lock], 1)
             if lab.rows["lock"].hits:
                 _convict_under_lock(lab, {}, "lock")
         return lab
@@ -351,8 +392,10 @@ def verify(target: Target, asked: Asked, show: Callable[[Laboratory], None]) -> 
             for method in ("forkserver", "spawn")
         ]
     lab.run(changes)
-    imported, with_lock = lab.row("imported"), lab.row("imported-lock")
-    if imported and with_lock and not imported.hits and with_lock.hits:
+    both = next((change for change in changes if change.key == "imported-lock"), None)
+    if both:
+        lab.run_enough([both], [both], 1)
+    if lab.lock_hangs_it:
         _convict_under_lock(lab, {"preload": modules}, "imported-lock")
     return lab
 
