@@ -42,6 +42,11 @@ def had(hazard: Hazard) -> str:
     return forms[hazard.certainty == "possible"]
 
 
+def is_had(hazard: Hazard) -> bool:
+    """Whether it is something that a thread had, rather than a thread or a connection itself."""
+    return any(had(hazard) in forms for forms in _HELD.values())
+
+
 def verdict(fork: Fork) -> tuple[str, str]:
     """How a fork went, and the style that tells: "bad", "doubt", "good" or "dim"."""
     if fork.outcome == "refused":
