@@ -54,7 +54,17 @@ def gunicorn(events: Path, *options: str, seconds: float = 25) -> None:
     with _collector() as collector, socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
         free.close()
-        serve = ("--preload", "--workers", "4", "--max-requests", "12", "--max-requests-jitter", "6", "--timeout", "5")
+        serve = (
+            "--preload",
+            "--workers",
+            "4",
+            "--max-requests",
+            "12",
+            "--max-requests-jitter",
+            "6",
+            "--timeout",
+            "5",
+        )
         options = options or ("--policy", "observe", "--hang-after", "1.5")
         line = (*options, "-m", "gunicorn", *serve, "--bind", f"127.0.0.1:{port}", "shop:app")
         with _load(f"http://127.0.0.1:{port}/item/1"):

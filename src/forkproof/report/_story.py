@@ -69,6 +69,10 @@ class Story:
         self._living: dict[int, int] = {}
         self._children: dict[tuple[int, int], int] = {}
 
+    def begin(self) -> None:
+        """The events that follow are of another run: its pids are other processes."""
+        self._living.clear()
+
     def take(self, event: Event) -> None:
         at = self._when(event.time)
         match event:

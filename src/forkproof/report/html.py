@@ -47,8 +47,10 @@ class Html(Renderer):
     def show(self, event: Event) -> None:
         self._story.take(event)
 
+    def begin(self) -> None:
+        self._story.begin()
+
     def note(self, text: str) -> None:
-        """Something about the file itself, as that lines were left out."""
         self._notes.append(text)
 
     def finish(self) -> None:

@@ -46,12 +46,13 @@ class Terminal(Renderer):
 
     def __init__(self, stream: TextIO, *, width: int | None = None, always: bool = False) -> None:
         super().__init__(stream)
-        self._width = min(max(width or _width_of(stream), 60), 200)
+        self._width = within(width or width_of(stream))
         self._console = _console(stream, self._width)
         unicode = _encodes(stream, "→│…")
         self._arrow, self._bar, self._dots = ("→", "│", "…") if unicode else ("->", "|", "...")
         self._always = always
         self._lines: list[list[Segment]] = []
+        self._notes: list[str] = []
         self._seen: Counter[_Key] = Counter()
         self._repairs: set[str] = set()
         self._repaired: set[tuple[int, int]] = set()
@@ -79,9 +80,14 @@ class Terminal(Renderer):
                 self._repair(event.parent, event.fork, event.repaired, f"forkproof: child {event.pid} ")
         self._flush()
 
+    def note(self, text: str) -> None:
+        self._notes.append(text)
+
     def finish(self) -> None:
         if self._always or self._seen or self._waits or self._at_risk or self._hangs or self._faults:
             self._summary()
+        for note in self._notes:
+            self._say(("forkproof: ", ""), (clean(note, 1000), "doubt"))
         self._flush()
 
     # What is said.
@@ -264,7 +270,7 @@ def _is_milestone(count: int) -> bool:
     return count >= 10 and count == 10 ** (len(str(count)) - 1)
 
 
-def _width_of(stream: TextIO) -> int:
+def width_of(stream: TextIO) -> int:
     if not stream.isatty():
         return 100
     try:
@@ -273,9 +279,20 @@ def _width_of(stream: TextIO) -> int:
         return shutil.get_terminal_size().columns
 
 
+def within(width: int) -> int:
+    """`width` as it is used: not so narrow that nothing fits, not so wide that no eye finds the next line."""
+    return min(max(width, 60), 200)
+
+
+def is_coloured(stream: TextIO) -> bool:
+    """Whether a person watches who wants colours."""
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") in ("dumb", "unknown")
+    return stream.isatty() and not plain
+
+
 def _console(stream: TextIO, width: int) -> Console | None:
     """A rich console where a person watches and rich is there."""
-    if not stream.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") in ("dumb", "unknown"):
+    if not is_coloured(stream):
         return None
     try:
         from rich.console import Console
