@@ -83,14 +83,16 @@ class Story:
             case Fork():
                 self.occasions.append(Occasion(self._process(event.pid, at), at, event))
             case Hang():
-                since = at - int(event.seconds * 1e6)
-                self.first = min(self.first or since, since)
-                self.hangs.append(Standstill(self._process(event.pid, since), since, event))
+                since = at - int(min(event.seconds, 1e9) * 1e6)
+                process = self._process(event.pid, since)
+                if self.processes[process].born:
+                    since = max(since, self.processes[process].at)
+                self.hangs.append(Standstill(process, since, event))
             case Resolved():
-                process = self._living.get(event.pid)
+                known = self._living.get(event.pid)
                 for hang in reversed(self.hangs):
                     same = hang.event.waits_for.what == event.what and hang.event.thread == event.thread
-                    if hang.process == process and same and hang.until is None:
+                    if hang.process == known and same and hang.until is None:
                         hang.until = at
                         break
             case Fault():
@@ -196,7 +198,7 @@ class Story:
         try:
             at = int(datetime.fromisoformat(time).timestamp() * 1e6)
         except (ValueError, OverflowError):
-            at = self.last or 0
+            return self.last or 0
         self.first = at if self.first is None else min(self.first, at)
         self.last = at if self.last is None else max(self.last, at)
         return at

@@ -107,8 +107,8 @@ class _Page:
             self._hang(standstill)
             | {
                 "p": standstill.process,
-                "since": standstill.since - start,
-                "until": None if standstill.until is None else standstill.until - start,
+                "since": max(standstill.since - start, 0),
+                "until": None if standstill.until is None else max(standstill.until - start, 0),
             }
             for standstill in story.hangs
         ]
@@ -116,7 +116,9 @@ class _Page:
         return {
             "start": start // 1000,
             "end": (story.last or 0) - start,
-            "processes": [[process.pid, process.parent, process.at - start] for process in story.processes],
+            "processes": [
+                [process.pid, process.parent, max(process.at - start, 0)] for process in story.processes
+            ],
             "forks": forks,
             "hangs": hangs,
             "hazards": self._hazards.rows,
@@ -132,7 +134,7 @@ class _Page:
         fork = occasion.fork
         if fork is None:
             return [
-                occasion.at - start,
+                max(occasion.at - start, 0),
                 occasion.process,
                 occasion.child,
                 0,
@@ -148,7 +150,7 @@ class _Page:
             ]
         how, style = verdict(fork)
         return [
-            occasion.at - start,
+            max(occasion.at - start, 0),
             occasion.process,
             occasion.child,
             fork.fork,

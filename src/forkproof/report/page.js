@@ -460,7 +460,8 @@ function drawSpans(layer, list, y, tall, right) {
     if (seen > a) bar(a, Math.min(seen, b), "");
     if (hang >= 0 && b - a > 90) {
       const it = D.hangs[hang];
-      layer.spans.push(s("text", { class: "hang-text", x: a + 7, y: y + 4 }, fitted(it.until === null ? `waits for ${text(it.what)}` : `waited for ${text(it.what)}`, b - a - 12)));
+      const left = seen - a > 150 || seen <= a ? a : seen; /* not across the border between the two */
+      layer.spans.push(s("text", { class: "hang-text", x: left + 7, y: y + 4 }, fitted(it.until === null ? `waits for ${text(it.what)}` : `waited for ${text(it.what)}`, b - left - 12)));
     }
   }
 }

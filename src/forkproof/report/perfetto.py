@@ -117,7 +117,7 @@ class Perfetto(Renderer):
         fork = occasion.fork
         if fork is None:
             return
-        since = occasion.at - int(fork.waited_ms * 1000)
+        since = occasion.at - int(min(fork.waited_ms, 1e12) * 1000)
         number = f"fork {fork.fork}" if fork.fork else "fork"
         about = {
             "risk": fork.risk,
