@@ -16,7 +16,7 @@ from test_report_pages import BORN, FORK, HANG, SCRIPT, at, page
 from forkproof.model import Event, Frame, Thread
 
 try:
-    from playwright.sync_api import Browser, Page, sync_playwright
+    from playwright.sync_api import Browser, Page, expect, sync_playwright
 except ImportError:
     pytest.skip("needs playwright: pip install playwright", allow_module_level=True)
 
@@ -48,6 +48,7 @@ Show = Callable[..., Page]
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+    expect.set_options(timeout=60_000)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
         yield browser
@@ -128,12 +129,12 @@ def test_all_of_it_works_by_keyboard(show: Show) -> None:
     shown.keyboard.press("End")
     assert heading.inner_text() == "Fork 1: 9000 → 9001"
     shown.keyboard.press("+")
-    shown.wait_for_function("document.getElementById('range').textContent.includes(' of ')")
+    expect(shown.locator("#range")).to_contain_text(" of ")
     shown.keyboard.press("0")
-    shown.wait_for_function("!document.getElementById('range').textContent.includes(' of ')")
+    expect(shown.locator("#range")).not_to_contain_text(" of ")
     shown.keyboard.press("/")
     shown.keyboard.type("encodings")
-    shown.wait_for_function("document.querySelectorAll('#groups .group').length === 1")
+    expect(shown.locator("#groups .group")).to_have_count(1)
     assert heading.inner_text() == "Fork 1: 4242 → 4243"
 
 
@@ -148,14 +149,14 @@ def test_filters_by_outcome_kind_library_and_process(show: Show) -> None:
     shown.get_by_role("button", name="held-lock").first.click()
     assert left() == ["self._lock of shop.Metrics"]
     shown.click("#reset")
-    shown.wait_for_function("document.querySelectorAll('#groups .group').length === 3")
+    expect(shown.locator("#groups .group")).to_have_count(3)
     shown.select_option("#library", "prometheus_client")
     assert left() == ["self._lock of shop.Metrics"]
     assert "3 forks" in shown.locator("#groups").inner_text()
     shown.fill("#process", "9000")
     assert "1 fork" in shown.locator("#groups").inner_text()
     shown.click("#reset")
-    shown.wait_for_function("document.querySelectorAll('#groups .group').length === 3")
+    expect(shown.locator("#groups .group")).to_have_count(3)
     shown.get_by_role("button", name="hung").first.click()
     assert left() == ["import of encodings.idna"]
     shown.fill("#find", "nowhere")

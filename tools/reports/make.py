@@ -1,7 +1,7 @@
 """Make the pages of docs/reports.md anew, and with a Chromium the pictures of them.
 
-    python tools/reports/make.py            the events and the pages, into build/reports/
-    python tools/reports/make.py --pictures and docs/images/*.png
+    python tools/reports/make.py              the events and the pages, into build/reports/
+    python tools/reports/make.py --pictures   and docs/images/*.png
 
 Needs forkproof[lab,report], gunicorn and prometheus_client; for the pictures playwright, and a Chromium on PATH.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,9 +21,12 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from forkproof import lab
 from forkproof.lab import server
+from forkproof.report import events_in
+from forkproof.report.html import Html
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -106,7 +110,7 @@ def _collector() -> Iterator[str]:
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=take, daemon=True).start()
-        yield "127.0.0.1:{}".format(listener.getsockname()[1])
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
         listener.shutdown(socket.SHUT_RDWR)
 
 
@@ -123,3 +127,70 @@ def _load(url: str, clients: int = 6) -> Iterator[None]:
         threading.Thread(target=ask, daemon=True).start()
     yield
     ended.set()
+
+
+def render(events: Path, title: str) -> Path:
+    """The page of these events."""
+    out = events.with_suffix(".html")
+    with out.open("w", encoding="utf-8") as stream, events.open("rb") as file:
+        page = Html(stream, title=title)
+        for event in events_in(file, page.note):
+            page.show(event)
+        page.finish()
+    return out
+
+
+def photograph(pages: Mapping[str, Path]) -> None:
+    """What docs/reports.md shows: each page on a desk, the last also in the dark, on a phone and on paper."""
+    from playwright.sync_api import sync_playwright
+
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        sys.exit("pictures need a Chromium on PATH (Debian: apt-get install chromium)")
+    desk: dict[str, Any] = {"viewport": {"width": 1240, "height": 860}}
+    phone: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
+    last = list(pages)[-1]
+    shots = [(name, name, desk) for name in pages]
+    shots += [(last, f"{last}-dark", desk | {"color_scheme": "dark"}), (last, f"{last}-phone", phone)]
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox"] * (os.geteuid() == 0)
+        )
+        for name, picture, options in shots:
+            context = browser.new_context(**options)
+            shown = context.new_page()
+            shown.goto(pages[name].as_uri())
+            shown.wait_for_selector("#lanes .tick")
+            shown.screenshot(path=IMAGES / f"report-{picture}.png", full_page=name == "article")
+            context.close()
+        browser.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--pictures", action="store_true")
+    asked = parser.parse_args()
+    os.chdir(ROOT)  # places are told from here
+    PAGES.mkdir(parents=True, exist_ok=True)
+    cases: dict[str, tuple[Callable[[Path], None], str]] = {
+        "article": (article, "article.py, observed"),
+        "mongoclient": (mongoclient, "mongoclient.py, observed, with the getaddrinfo lock"),
+        "gunicorn-safe": (
+            lambda events: gunicorn(events, "--policy", "wait", seconds=15),
+            "gunicorn --preload shop:app",
+        ),
+        "gunicorn": (gunicorn, "gunicorn --preload shop:app, observed"),
+    }
+    pages = {}
+    for name, (play, title) in cases.items():
+        events = PAGES / f"{name}.jsonl"
+        play(events)
+        pages[name] = render(events, title)
+        print(pages[name].relative_to(ROOT), flush=True)
+    if asked.pictures:
+        photograph(pages)
+
+
+if __name__ == "__main__":
+    main()

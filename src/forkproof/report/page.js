@@ -461,7 +461,7 @@ function drawSpans(layer, list, y, tall, right) {
     if (hang >= 0 && b - a > 90) {
       const it = D.hangs[hang];
       const left = seen - a > 150 || seen <= a ? a : seen; /* not across the border between the two */
-      layer.spans.push(s("text", { class: "hang-text", x: left + 7, y: y + 4 }, fitted(it.until === null ? `waits for ${text(it.what)}` : `waited for ${text(it.what)}`, b - left - 12)));
+      if (b - left > 70) layer.spans.push(s("text", { class: "hang-text", x: left + 7, y: y + 4 }, fitted(it.until === null ? `waits for ${text(it.what)}` : `waited for ${text(it.what)}`, b - left - 12)));
     }
   }
 }
