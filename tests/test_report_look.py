@@ -99,7 +99,7 @@ def written(
     width: int = 80,
     encoding: str = "utf-8",
     terminal: bool = True,
-    **environment: str,
+    environment: dict[str, str] = {},  # noqa: B006
 ) -> str:
     for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
         monkeypatch.delenv(name, raising=False)
@@ -147,4 +147,4 @@ def test_it_is_plain_where_colours_are_not_wanted(
     terminal: bool,
 ) -> None:
     assert "\x1b" in written(monkeypatch, say)  # the control
-    assert "\x1b" not in written(monkeypatch, say, terminal=terminal, **environment)
+    assert "\x1b" not in written(monkeypatch, say, terminal=terminal, environment=environment)

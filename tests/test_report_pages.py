@@ -164,7 +164,7 @@ def test_a_day_of_forks_is_a_page_of_moderate_size() -> None:
 
 
 def test_a_pid_that_comes_back_is_another_process() -> None:
-    again = [
+    again: list[Event] = [
         replace(FORK, time=at(20), fork=2, child=None),
         replace(BORN, time=at(20.1), fork=2),
         replace(HANG, time=at(30), fork=2),
@@ -191,7 +191,7 @@ def test_a_hang_whose_forks_line_is_lost_is_shown() -> None:
 
 
 def test_a_daemons_hang_belongs_to_the_fork_that_left_it_behind() -> None:
-    second = [
+    second: list[Event] = [
         replace(FORK, pid=4243, fork=2, child=4244, risk="none", hazards=()),
         replace(BORN, pid=4244, parent=4243, fork=2),
     ]
