@@ -18,11 +18,6 @@ from forkproof.report.command import ReportError, report
 
 def main() -> int:
     """Run the command line; whatever is wrong with it is one line and exit status 2."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(
-                errors="backslashreplace"
-            )  # a name that the terminal cannot show is no reason to fail
     try:
         return commands.main(prog_name="forkproof", standalone_mode=False) or 0
     except click.exceptions.NoArgsIsHelpError as error:
@@ -42,7 +37,8 @@ def main() -> int:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="forkproof", message="forkproof %(version)s")
-def commands() -> None:
+@click.pass_context
+def commands(ctx: click.Context) -> None:
     """Make fork() safe in programs with threads.
 
     fork() copies one thread. What the others held at that moment, a lock or an import, stays held in the
@@ -57,6 +53,13 @@ def commands() -> None:
                                       only watched: nothing about it changes
       forkproof verify app.py         which change makes its hang come and go
     """
+    if ctx.invoked_subcommand == "run":
+        return  # its streams are the program's, and to touch them would show what was written to them so far
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(
+                errors="backslashreplace"
+            )  # a name that the terminal cannot show is no reason to fail
 
 
 _Function = TypeVar("_Function", bound=Callable[..., object])
