@@ -57,9 +57,8 @@ def commands(ctx: click.Context) -> None:
         return  # its streams are the program's, and to touch them would show what was written to them so far
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(
-                errors="backslashreplace"
-            )  # a name that the terminal cannot show is no reason to fail
+            # A name that the terminal cannot show is no reason to fail.
+            stream.reconfigure(errors="backslashreplace")
 
 
 _Function = TypeVar("_Function", bound=Callable[..., object])
