@@ -23,7 +23,7 @@ from test_model import HANG, RESOLVED, events
 from forkproof.model import Born, Event, Fault, Fork, Frame, Hazard, Thread
 from forkproof.report import EventLines, Pairing, Terminal
 from forkproof.report._text import cells, clean
-from forkproof.report.terminal import trimmed
+from forkproof.report._words import trimmed
 
 LOOKUP = (
     Frame("<frozen importlib._bootstrap>", 1176, "_find_and_load"),

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import math
 import sys
 from collections.abc import Callable
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 import click
 
 from forkproof.lab.emulate import parse
 from forkproof.launch.launcher import STRICT_STATUS, Options, run
 from forkproof.launch.target import LaunchError, Target
-from forkproof.report import EventLines, Pairing, Terminal
+from forkproof.report.command import ReportError, report
 
 
 def main() -> int:
@@ -27,7 +28,7 @@ def main() -> int:
         click.echo(f"forkproof: {error.format_message().rstrip('.')}; see {command} --help", err=True)
     except click.ClickException as error:
         click.echo(f"forkproof: {error.format_message()}", err=True)
-    except LaunchError as error:
+    except (LaunchError, ReportError) as error:
         click.echo(f"forkproof: {error}", err=True)
     except click.Abort:
         return 130
@@ -36,7 +37,8 @@ def main() -> int:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="forkproof", message="forkproof %(version)s")
-def commands() -> None:
+@click.pass_context
+def commands(ctx: click.Context) -> None:
     """Make fork() safe in programs with threads.
 
     fork() copies one thread. What the others held at that moment, a lock or an import, stays held in the
@@ -51,6 +53,12 @@ def commands() -> None:
                                       only watched: nothing about it changes
       forkproof verify app.py         which change makes its hang come and go
     """
+    if ctx.invoked_subcommand == "run":
+        return  # its streams are the program's, and to touch them would show what was written to them so far
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A name that the terminal cannot show is no reason to fail.
+            stream.reconfigure(errors="backslashreplace")
 
 
 _Function = TypeVar("_Function", bound=Callable[..., object])
@@ -76,6 +84,17 @@ def _hang_after(help: str) -> Callable[[_Function], _Function]:
         show_default=True,
         help=help,
     )
+
+
+def _page_options(command: _Function) -> _Function:
+    """The options --html and --perfetto, which mean the same wherever they are."""
+    html = click.option(
+        "--html",
+        metavar="FILE",
+        help="Write a page for a browser: timeline, stacks side by side, source lines (docs/reports.md).",
+    )
+    perfetto = click.option("--perfetto", metavar="FILE", help="Write a trace for ui.perfetto.dev.")
+    return html(perfetto(command))
 
 
 def _emulations(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> Any:
@@ -130,6 +149,7 @@ class _ProgramCommand(click.Command):
     help="What to do then; kill: end it with SIGABRT, be the hang proven or likely.",
 )
 @click.option("--events", metavar="FILE", help="Write every fork to FILE, as JSON lines (docs/events.md).")
+@_page_options
 @click.option(
     "--emulate",
     metavar="NAME[:DELAY_MS]",
@@ -227,23 +247,22 @@ def verify_command(program: tuple[str, ...], as_json: bool, jobs: int | None, **
 
 
 @commands.command("report")
-@click.argument("file", type=click.File("rb"))
-def report_command(file: BinaryIO) -> None:
-    """Show the events in FILE (from run --events) as run would have. FILE may be - for stdin."""
-    lines, pairing, terminal = EventLines(), Pairing(), Terminal(sys.stdout, always=True)
-    while data := file.read(1 << 20):
-        for event in lines.feed(data):
-            pairing.add(event)
-    for event in lines.close():
-        pairing.add(event)
-    try:
-        for event in pairing.ready(last=True):
-            terminal.show(event)
-        terminal.finish()
-        if left_out := lines.left_out():
-            click.echo(f"forkproof: {left_out}")
-    except BrokenPipeError:  # `| head` has seen enough
-        sys.stdout = None  # python must not complain about it at exit
+@click.argument("files", metavar="FILE...", nargs=-1, required=True)
+@_page_options
+def report_command(files: tuple[str, ...], html: str | None, perfetto: str | None) -> int:
+    """Show the events in FILE (from run --events) as run would have.
+
+    FILE may be several, plain or gzip, a folder of *.jsonl and *.jsonl.gz, or - for stdin. What is damaged,
+    foreign or of a later version is left out, and a line says so.
+
+    \b
+      forkproof report forks.jsonl
+      forkproof report --html forks.html forks.jsonl
+      zcat forks.jsonl.gz | forkproof report -
+
+    Exit status: 0, or 2 if there was nothing to read.
+    """
+    return report(files, html=html, perfetto=perfetto)
 
 
 @commands.command("doctor")

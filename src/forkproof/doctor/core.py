@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from forkproof._secrets import redacted_command
 from forkproof.doctor import stacks
 from forkproof.doctor.examine import diagnose
 from forkproof.doctor.process import DoctorError, Process, Region, Task, make_call
@@ -86,7 +87,8 @@ class CoreProcess(Process):
             elif note["n_type"] == "NT_PRPSINFO":
                 info = note["n_desc"]
                 self._flags = info["pr_flag"]
-                self.command = info["pr_psargs"].rstrip(b"\0 ").decode(errors="replace")
+                words = info["pr_psargs"].rstrip(b"\0 ").decode(errors="replace").split(" ")
+                self.command = redacted_command(words)
             elif note["n_type"] == "NT_FILE":
                 desc = note["n_desc"]
                 for entry, name in zip(desc["Elf_Nt_File_Entry"], desc["filename"], strict=True):

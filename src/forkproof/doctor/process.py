@@ -20,6 +20,8 @@ from functools import cache, cached_property
 from importlib.resources import files
 from typing import Any
 
+from forkproof._secrets import redacted_command
+
 _FORKED_NOT_EXECED = 0x40  # PF_FORKNOEXEC in linux/sched.h: set by fork, cleared by exec
 _KERNEL_THREAD = 0x200000  # PF_KTHREAD, there too
 _AT_NULL, _AT_RANDOM = 0, 25
@@ -148,10 +150,10 @@ class Process:
 
     @cached_property
     def command(self) -> str:
-        """Its command line, for a person."""
+        """Its command line, for a person: without what looks like a credential."""
         with self._looking():
             words = _read(f"{self._folder}/cmdline").rstrip("\0").split("\0")
-            return " ".join(words) if words != [""] else f"[{_read(f'{self._folder}/comm').strip()}]"
+            return redacted_command(words) if words != [""] else f"[{_read(f'{self._folder}/comm').strip()}]"
 
     @cached_property
     def executable(self) -> str:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from typing import Literal, TextIO
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -20,6 +19,7 @@ from forkproof.lab.conclude import Conclusion
 from forkproof.lab.statistics import wilson
 from forkproof.lab.verify import Laboratory, Row
 from forkproof.report._text import clean
+from forkproof.report.terminal import is_coloured, width_of, within
 
 _COLOURS = {
     "convicted": "bold red",
@@ -30,9 +30,11 @@ _COLOURS = {
 
 
 def console(stream: TextIO) -> Console:
-    """Plain text, at most 100 columns wide, where nobody watches."""
-    width = None if stream.isatty() else min(max(shutil.get_terminal_size((100, 24)).columns, 80), 100)
-    return Console(file=stream, width=width, highlight=False, soft_wrap=False)
+    """As wide and as coloured as the other reports."""
+    colours: Literal["auto"] | None = "auto" if is_coloured(stream) else None
+    return Console(
+        file=stream, width=within(width_of(stream)), color_system=colours, highlight=False, soft_wrap=False
+    )
 
 
 class Watcher:

@@ -11,8 +11,8 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO, NoReturn
 
@@ -22,6 +22,7 @@ from forkproof.launch.supervise import end_as, supervise
 from forkproof.launch.target import LaunchError, Target
 from forkproof.model import Event, Fork, Hang
 from forkproof.report import EventLines, Pairing, Renderer, Terminal
+from forkproof.report.command import to_files
 
 STRICT_STATUS = 70
 
@@ -37,6 +38,8 @@ class Options:
     hang_after: float = 5.0
     on_hang: str = "report"
     events: str | None = None
+    html: str | None = None
+    perfetto: str | None = None
     strict: bool = False
     emulate: tuple[tuple[str, float], ...] = ()
     """Names and delays in seconds, as `lab.emulate.parse` reads them."""
@@ -51,8 +54,9 @@ def run(target: Target, options: Options) -> NoReturn:
     check_interpreter()
     target.check()
     _open_standard_streams()
-    with _events_file(options.events) as (path, file):
-        follower = _Follower(file, Terminal(sys.stderr))
+    with _events_file(options.events) as (path, file), ExitStack() as opened:
+        files = to_files(opened, options.html, options.perfetto, title=target.name)
+        follower = _Follower(file, [Terminal(sys.stderr), *files])
         outside = Outside(path, options.hang_after, options.on_hang == "kill", follower.has_hung)
         command = [sys.executable, *interpreter_options(), *target.line]
 
@@ -72,10 +76,10 @@ class _Follower:
     """Reads the events file as it grows. Nothing that goes wrong in here may reach the program or its
     status."""
 
-    def __init__(self, file: BinaryIO, renderer: Renderer) -> None:
+    def __init__(self, file: BinaryIO, renderers: Sequence[Renderer]) -> None:
         self.at_risk = False
         self._file = file
-        self._renderer = renderer
+        self._renderers = renderers
         self._lines = EventLines()
         self._pairing = Pairing()
         self._failed = False
@@ -90,17 +94,22 @@ class _Follower:
         with self._guarded():
             while data := self._file.read(1 << 20):
                 self._take(self._lines.feed(data))
-            for event in self._pairing.ready():
-                self._renderer.show(event)
+            self._show(last=False)
 
     def finish(self) -> None:
         """The program has ended: render what is left, and the summary."""
         self.read()
         with self._guarded():
             self._take(self._lines.close())
-            for event in self._pairing.ready(last=True):
-                self._renderer.show(event)
-            self._renderer.finish()
+            self._show(last=True)
+        for renderer in self._renderers:
+            with self._guarded():
+                renderer.finish()
+
+    def _show(self, *, last: bool) -> None:
+        for event in self._pairing.ready(last=last):
+            for renderer in self._renderers:
+                renderer.show(event)
 
     def _take(self, events: Iterable[Event]) -> None:
         for event in events:

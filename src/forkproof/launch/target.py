@@ -25,6 +25,14 @@ class Target:
 
     line: tuple[str, ...]
 
+    @property
+    def name(self) -> str:
+        """What a person would call the program."""
+        first, *rest = self.line or ("",)
+        if first[:2] == "-m":
+            return first[2:] or "".join(rest[:1])
+        return first[:2] if first[:2] == "-c" else os.path.basename(first)
+
     def check(self) -> None:
         """Raise LaunchError if python could not even begin to run this."""
         if not self.line:

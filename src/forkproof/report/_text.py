@@ -5,6 +5,8 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable
 
+from forkproof._secrets import redacted
+
 Segment = tuple[str, str]
 """A piece of text and its style (a rich style, or "")."""
 
@@ -13,8 +15,10 @@ def clean(text: str, limit: int = 500) -> str:
     """`text` with every character that a terminal might obey, or not show, written as an escape.
 
     Thread and file names come from the program, and so from whoever sends it data: an escape sequence, a
-    newline or a right-to-left override in one must not be able to forge a line of the report.
+    newline or a right-to-left override in one must not be able to forge a line of the report. What looks like a
+    credential is left out.
     """
+    text = redacted(text)
     if len(text) > limit:
         text = text[: limit - 3] + "..."
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

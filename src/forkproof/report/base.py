@@ -18,6 +18,13 @@ class Renderer(ABC):
     def show(self, event: Event) -> None:
         """Take one event; it may be shown now, later, or only counted."""
 
+    def begin(self) -> None:  # noqa: B027  # to most it makes no difference
+        """What comes next is of another run, whose process ids have nothing to do with those before."""
+
+    @abstractmethod
+    def note(self, text: str) -> None:
+        """Something about the events as they were found, as that lines were left out."""
+
     @abstractmethod
     def finish(self) -> None:
         """No more events come: show what was held back, and the closing summary."""

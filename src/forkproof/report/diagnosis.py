@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from forkproof.model import Diagnosis, Frame, Origin, ThreadView
 from forkproof.report._text import clean
-from forkproof.report.terminal import Terminal, _place, trimmed
+from forkproof.report._words import place, trimmed
+from forkproof.report.terminal import Terminal
 
 _MOST = 40
 
@@ -95,7 +96,7 @@ class Doctor(Terminal):
             if frame is None:
                 self._say((self._dots, "dim"), indent=4)
             else:
-                self._say(("at ", "dim"), (_place(frame), ""), indent=4)
+                self._say(("at ", "dim"), (place(frame), ""), indent=4)
                 self._source(frame, indent=8)
 
 

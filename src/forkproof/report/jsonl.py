@@ -6,13 +6,19 @@ at all. So nothing in a line is trusted, nothing raises, and every line that gav
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
+import zlib
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import NoReturn
 
 from forkproof.model import Born, Event, Fork, event_from_json
+
+_LONGEST = 1 << 24
+"""No line of ours is longer than this; what is, is not kept."""
 
 
 class EventLines:
@@ -23,17 +29,26 @@ class EventLines:
         self._lines = 0
         self._left_out: Counter[str] = Counter()
         self._first: dict[str, str] = {}
+        self._endless = False
 
     def feed(self, data: bytes) -> Iterator[Event]:
         """The events of the lines that `data` completes; the piece after the last newline is kept."""
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
-            yield from self._read(line, "damaged")
+            if self._endless:  # what has come now is only its end
+                self._endless = False
+            else:
+                yield from self._read(line, "damaged")
+        if len(self._rest) > _LONGEST:
+            if not self._endless:
+                self._lines += 1
+                self._leave_out("damaged", "has no end")
+            self._endless, self._rest = True, b""
 
     def close(self) -> Iterator[Event]:
         """No more bytes come: the last line may lack its newline, or its end."""
         rest, self._rest = self._rest, b""
-        if rest:
+        if rest and not self._endless:
             yield from self._read(rest, "cut off")
 
     def left_out(self) -> str | None:
@@ -99,6 +114,31 @@ class Pairing:
                     return
             self._queue.popleft()
             yield event
+
+
+def events_in(file: io.BufferedReader, note: Callable[[str], None]) -> Iterator[Event]:
+    """The events in a file, plain or gzip, each fork told its child; `note` is called with what could not be read."""
+    lines, pairing = EventLines(), Pairing()
+    try:
+        with _plain(file) as plain:
+            while data := plain.read1(1 << 20):  # what there is, before the place where it ends
+                for event in lines.feed(data):
+                    pairing.add(event)
+    except EOFError:
+        note("the compressed file was cut off; what came before was read")
+    except (zlib.error, gzip.BadGzipFile):
+        note("the compressed file is damaged; what came before the damage was read")
+    except OSError as error:
+        note(f"could not be read to its end: {error.strerror or error}")
+    for event in lines.close():
+        pairing.add(event)
+    yield from pairing.ready(last=True)
+    if left_out := lines.left_out():
+        note(left_out)
+
+
+def _plain(file: io.BufferedReader) -> io.BufferedIOBase:
+    return gzip.GzipFile(fileobj=file) if file.peek(2)[:2] == b"\x1f\x8b" else file
 
 
 def _refuse(constant: str) -> NoReturn:

@@ -7,46 +7,33 @@ person watches; everywhere else plain text, so that the report of a job reads th
 
 from __future__ import annotations
 
-import linecache
 import os
 import shutil
-import sys
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
+from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import TYPE_CHECKING, TextIO
 
 from forkproof.model import Born, Event, Fault, Fork, Frame, Hang, Hazard, Resolved
 from forkproof.report._text import Segment, clean, cut, wrap
+from forkproof.report._words import (
+    PROOFS,
+    duration,
+    ending,
+    had,
+    number,
+    place,
+    source_line,
+    trimmed,
+    verdict,
+)
 from forkproof.report.base import Renderer
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 _COLOURS = {"bad": "bold red", "doubt": "bold yellow", "good": "bold green", "code": "cyan", "dim": "dim"}
-
-_HELD = {  # how a thread had what it had: (certain, possible)
-    "holds": ("held", "possibly held"),
-    "importing": ("held", "possibly held"),
-    "leaving": ("was letting go of", "was possibly letting go of"),
-    "acquiring": ("was acquiring", "was possibly acquiring"),
-    "inside": ("was inside", "was inside"),
-}
-_OTHERWISE = {  # kinds of hazard of which "a thread held it" would not be true
-    "native-call": ("was inside", "was inside"),
-    "vanished-worker": ("works in the parent only", "works in the parent only"),
-    "native-pool": ("has its threads in the parent only", "may have its threads in the parent only"),
-    "shared-connection": ("is open in both processes", "may be open in both processes"),
-}
-
-_PROOFS = {
-    "record": "the fork's record names it",
-    "owner": "its owner is not in this process",
-    "closed-world": "no thread of this process can ever wake it",
-    None: "no record of who has it",
-}
 
 _Key = tuple[str, int | None, str, str, bool]
 
@@ -59,12 +46,13 @@ class Terminal(Renderer):
 
     def __init__(self, stream: TextIO, *, width: int | None = None, always: bool = False) -> None:
         super().__init__(stream)
-        self._width = min(max(width or _width_of(stream), 60), 200)
+        self._width = within(width or width_of(stream))
         self._console = _console(stream, self._width)
         unicode = _encodes(stream, "→│…")
         self._arrow, self._bar, self._dots = ("→", "│", "…") if unicode else ("->", "|", "...")
         self._always = always
         self._lines: list[list[Segment]] = []
+        self._notes: list[str] = []
         self._seen: Counter[_Key] = Counter()
         self._repairs: set[str] = set()
         self._repaired: set[tuple[int, int]] = set()
@@ -92,9 +80,14 @@ class Terminal(Renderer):
                 self._repair(event.parent, event.fork, event.repaired, f"forkproof: child {event.pid} ")
         self._flush()
 
+    def note(self, text: str) -> None:
+        self._notes.append(text)
+
     def finish(self) -> None:
         if self._always or self._seen or self._waits or self._at_risk or self._hangs or self._faults:
             self._summary()
+        for note in self._notes:
+            self._say(("forkproof: ", ""), (clean(note, 1000), "doubt"))
         self._flush()
 
     # What is said.
@@ -116,7 +109,7 @@ class Terminal(Renderer):
                 new.append(same)
             elif _is_milestone(self._seen[key]):
                 text = f"{clean(same[0].what)}, as above, at {self._seen[key]} forks now"
-                self._say((f"forkproof: {_place(fork.where)}: {text}", "dim"))
+                self._say((f"forkproof: {place(fork.where)}: {text}", "dim"))
         if not new and (fork.hazards or fork.risk == "none"):
             return
         self._headline(fork)
@@ -126,27 +119,17 @@ class Terminal(Renderer):
         for groups in together.values():
             self._hazards(fork, groups)
         if known := len(seen) - len(new):
-            self._say((f"and {_number(known, 'hazard')} shown at an earlier fork", "dim"), indent=2)
+            self._say((f"and {number(known, 'hazard')} shown at an earlier fork", "dim"), indent=2)
         self._repair(fork.pid, fork.fork, fork.repaired, "  ")
         if fork.note:
             self._say(("note: ", "dim"), (clean(fork.note), ""), indent=2)
         self._say()
 
     def _headline(self, fork: Fork) -> None:
-        if fork.outcome == "refused":
-            verdict = ("was refused: it would be at risk", "good")
-        elif fork.risk == "certain":
-            verdict = ("went ahead at risk", "bad")
-        elif fork.risk == "possible":
-            verdict = ("went ahead possibly at risk", "doubt")
-        elif fork.waited_ms > 0:
-            verdict = (f"waited {_duration(fork.waited_ms)}, then nothing was at risk", "good")
-        else:
-            verdict = ("the child does not have all threads that it may ask for something", "dim")
         child = f" {self._arrow} {fork.child}" if fork.child is not None else ""
-        number = f" {fork.fork}" if fork.fork else ""
-        who = f"fork{number} ({fork.pid}{child}) "
-        self._say(("forkproof: ", ""), (_place(fork.where), "bold"), (f": {who}", ""), verdict)
+        which = f" {fork.fork}" if fork.fork else ""
+        who = f"fork{which} ({fork.pid}{child}) "
+        self._say(("forkproof: ", ""), (place(fork.where), "bold"), (f": {who}", ""), verdict(fork))
         self._source(fork.where, indent=4)
 
     def _hazards(self, fork: Fork, groups: Sequence[Sequence[Hazard]]) -> None:
@@ -162,11 +145,11 @@ class Terminal(Renderer):
                 names = ", ".join(others) + (f" and {more} more" if more else "")
                 self._say((f"the same with {names}", ""), indent=4)
             if hazard.held_at and hazard.held_at not in hazard.stack:
-                self._say(("taken at ", "dim"), (_place(hazard.held_at), ""), indent=4)
+                self._say(("taken at ", "dim"), (place(hazard.held_at), ""), indent=4)
                 self._source(hazard.held_at, indent=8)
         self._stack(first.stack)
         if first.counts:
-            self._say(("ended: ", "dim"), (_ending(fork, first), ""), indent=4)
+            self._say(("ended: ", "dim"), (ending(fork, first), ""), indent=4)
         for advice in dict.fromkeys(same[0].advice for same in groups):
             if advice:
                 self._say(("help: ", "good"), (clean(advice), ""), indent=4)
@@ -180,18 +163,18 @@ class Terminal(Renderer):
 
     def _hang(self, hang: Hang) -> None:
         innermost = next(trimmed(hang.waits_for.stack), None)
-        place = _place(innermost) if innermost else "unknown place"
+        where = place(innermost) if innermost else "unknown place"
         of = "" if hang.parent is None else f" (fork {hang.fork or '?'} of {hang.parent})"
         who = f": process {hang.pid}{of} "
         still = f"hangs: {clean(hang.thread.name)} has stood still for {hang.seconds:g} s"
-        self._say(("forkproof: ", ""), (place, "bold"), (who, ""), (still, "bad"))
+        self._say(("forkproof: ", ""), (where, "bold"), (who, ""), (still, "bad"))
         self._say(("waits for: ", "bad"), (clean(hang.waits_for.what), ""), indent=2)
         how = f"{hang.verdict} (by {hang.proof})" if hang.proof else hang.verdict
         if hang.hazard:
             when = "at the fork, " if hang.hazard.counts else ""
             self._say((f"{how}: {when}", "doubt"), *_reason(hang.hazard, "bad"), indent=2)
         else:
-            self._say((f"{how}: ", "doubt"), (_PROOFS[hang.proof], ""), indent=2)
+            self._say((f"{how}: ", "doubt"), (PROOFS[hang.proof], ""), indent=2)
         if hang.advice:
             self._say(("help: ", "good"), (clean(hang.advice), ""), indent=2)
         if hang.note:
@@ -208,11 +191,11 @@ class Terminal(Renderer):
             if frame is None:
                 self._say((self._dots, "dim"), indent=4)
             else:
-                self._say(("at ", "dim"), (_place(frame), ""), indent=4)
+                self._say(("at ", "dim"), (place(frame), ""), indent=4)
                 self._source(frame, indent=8)
 
     def _source(self, frame: Frame, *, indent: int) -> None:
-        if line := _source_line(frame):
+        if line := source_line(frame):
             gutter = f"{frame.line} {self._bar} "
             line = cut(line, self._width - indent - len(gutter), self._dots)
             self._say((gutter, "dim"), (line, "code"), indent=indent)
@@ -222,16 +205,16 @@ class Terminal(Renderer):
         if self._refused:
             said.append(f"{self._refused} refused")
         if self._waits:
-            times = f"median {_duration(median(self._waits))}, max {_duration(max(self._waits))}"
+            times = f"median {duration(median(self._waits))}, max {duration(max(self._waits))}"
             said.append(f"{len(self._waits)} waited ({times})")
         if self._repaired:
             said.append(f"{len(self._repaired)} repaired")
         if self._hangs:
             said.append(f"{self._hangs} hung")
         if self._faults:
-            said.append(f"forkproof failed in {_number(self._faults, 'process', 'es')}")
+            said.append(f"forkproof failed in {number(self._faults, 'process', 'es')}")
         bad = self._at_risk or self._hangs or self._faults
-        totals = [_number(self._forks, "fork"), *said]
+        totals = [number(self._forks, "fork"), *said]
         self._say((f"forkproof: {', '.join(totals)}", "bad" if bad else "good"))
         often = [(key, count) for key, count in self._seen.most_common(3) if count > 1]
         if often:
@@ -264,25 +247,6 @@ class Terminal(Renderer):
         self.stream.flush()
 
 
-def trimmed(stack: Sequence[Frame], most: int = 6) -> Iterator[Frame | None]:
-    """The frames that matter, innermost first: no import machinery, no thread start-up, at most `most`; None
-    stands for those left out between. A stack of nothing else keeps its innermost frame."""
-    kept = [frame for frame in stack if not _is_machinery(frame)] or list(stack[:1])
-    if len(kept) <= most:
-        yield from kept
-    else:
-        yield from kept[: most - 2]
-        yield None
-        yield from kept[-2:]
-
-
-def _is_machinery(frame: Frame) -> bool:
-    starts_thread = frame.function in ("_bootstrap", "_bootstrap_inner", "run")
-    return frame.file.startswith("<frozen importlib") or (
-        starts_thread and os.path.basename(frame.file) == "threading.py"
-    )
-
-
 def _grouped(hazards: Iterable[Hazard]) -> list[list[Hazard]]:
     """Hazards that differ only in the thread, together: first what remained, and who holds it for certain."""
     groups: dict[tuple[str, str, bool], list[Hazard]] = {}
@@ -296,58 +260,18 @@ def _weight(hazard: Hazard) -> tuple[bool, bool, bool]:
 
 
 def _reason(hazard: Hazard, style: str) -> list[Segment]:
-    forms = _HELD[hazard.state] if hazard.state else _OTHERWISE.get(hazard.kind, _HELD["holds"])
-    verb = forms[hazard.certainty == "possible"]
+    verb = had(hazard)
     what = clean(hazard.what)
     if not hazard.thread:
         return [(what, "bold"), (" ", ""), (verb, style)]
     return [(clean(hazard.thread.name, 100), "bold"), (" ", ""), (verb, style), (": ", ""), (what, "bold")]
 
 
-def _ending(fork: Fork, hazard: Hazard) -> str:
-    waited = f"waited {_duration(fork.waited_ms)}"
-    if hazard.cleared:
-        return f"{waited}; let go, or owned by the fork, before the fork went ahead"
-    if fork.outcome == "refused":
-        return "the fork was refused, nothing happened"
-    if fork.waited_ms > 0:
-        return f"{waited} in vain; still so when the fork went ahead"
-    return "not waited for; so when the fork went ahead"
-
-
-def _place(frame: Frame) -> str:
-    line = "" if frame.line is None else f":{frame.line}"
-    return clean(f"{_short(frame.file)}{line} in {frame.function}")
-
-
-@cache
-def _short(file: str) -> str:
-    """`file` as a person would call it: relative to the folder that Python, or the person, looks in."""
-    roots = [path for path in (os.getcwd(), *sys.path) if os.path.isabs(path) and len(path) > 1]
-    inside = [root for root in roots if file.startswith(os.path.join(root, ""))]
-    return os.path.relpath(file, max(inside, key=len)) if inside else file
-
-
-def _source_line(frame: Frame) -> str:
-    """The line itself, if it can be read here. Only ever from an ordinary file: the name is only a claim."""
-    if frame.line is None or not os.path.isfile(frame.file):
-        return ""
-    return clean(linecache.getline(frame.file, frame.line).strip().expandtabs(1), 200)
-
-
-def _number(count: int, noun: str, plural: str = "s") -> str:
-    return f"{count} {noun}{'' if count == 1 else plural}"
-
-
-def _duration(ms: float) -> str:
-    return f"{ms / 1000:.2g} s" if ms >= 999.5 else f"{ms:.0f} ms" if ms >= 9.95 else f"{ms:.1f} ms"
-
-
 def _is_milestone(count: int) -> bool:
     return count >= 10 and count == 10 ** (len(str(count)) - 1)
 
 
-def _width_of(stream: TextIO) -> int:
+def width_of(stream: TextIO) -> int:
     if not stream.isatty():
         return 100
     try:
@@ -356,9 +280,20 @@ def _width_of(stream: TextIO) -> int:
         return shutil.get_terminal_size().columns
 
 
+def within(width: int) -> int:
+    """`width` as it is used: not so narrow that nothing fits, not so wide that no eye finds the next line."""
+    return min(max(width, 60), 200)
+
+
+def is_coloured(stream: TextIO) -> bool:
+    """Whether a person watches who wants colours."""
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") in ("dumb", "unknown")
+    return stream.isatty() and not plain
+
+
 def _console(stream: TextIO, width: int) -> Console | None:
     """A rich console where a person watches and rich is there."""
-    if not stream.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") in ("dumb", "unknown"):
+    if not is_coloured(stream):
         return None
     try:
         from rich.console import Console
