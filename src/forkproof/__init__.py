@@ -10,7 +10,27 @@ lock that a vanished thread would have to give back.
 from __future__ import annotations
 
 from ._errors import ForkRiskError, ForkRiskWarning
-from .guard import assess, declare_safe, install, uninstall
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .guard import assess, declare_safe, install, uninstall
 
 __all__ = ["ForkRiskError", "ForkRiskWarning", "assess", "declare_safe", "install", "uninstall"]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """The guard comes with the first use of one of its functions: `forkproof.kit` and a pytest run without --forkproof
+    do without."""
+    if name not in ("assess", "declare_safe", "install", "uninstall"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from . import guard
+
+    globals()[name] = value = getattr(guard, name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
