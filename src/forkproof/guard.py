@@ -57,6 +57,7 @@ class _Settings:
         self.repair = True
         self.hang_after = 5.0
         self.on_hang = "report"
+        self.watch_all = False
         self.warn = True
         self.writer: Writer | None = None
         self.calls: list[catalogue.Call] = []
@@ -89,7 +90,8 @@ def install(
     *,
     warn: bool = True,
     hide_moot_warnings: bool = True,
-    on_hang: Literal["report", "kill"] = "report",
+    on_hang: Literal["report", "kill", "sigkill"] = "report",
+    watch_all: bool = False,
 ) -> None:
     """Watch every fork of this process, and of the processes forked from it.
 
@@ -105,7 +107,9 @@ def install(
     warn        issue ForkRiskWarning at a fork that went ahead at risk.
     hide_moot_warnings  hide what CPython (3.12 on) and libraries say about every fork with threads, in the parent or in the
                 child, where nothing was at risk (catalogue/warnings.toml).
-    on_hang     "kill" ends a child with SIGABRT after a hang of it was reported, so that its supervisor starts another.
+    on_hang     "kill" ends a child with SIGABRT after a hang of it was reported, so that its supervisor starts another;
+                "sigkill" leaves no core file and lets no faulthandler print.
+    watch_all   with an events file: watch children of forks at which nothing was at risk as well.
 
     Called again it replaces the settings. Raises ValueError for a setting that makes no sense and OSError for an events
     file that cannot be opened; nothing is installed then.
@@ -116,8 +120,8 @@ def install(
         raise ValueError(f"wait must be between 0 and 3600 seconds, not {wait!r}")
     if not hang_after > 0:
         raise ValueError(f"hang_after must be more than 0 seconds, not {hang_after!r}")
-    if on_hang not in ("report", "kill"):
-        raise ValueError(f"on_hang must be 'report' or 'kill', not {on_hang!r}")
+    if on_hang not in ("report", "kill", "sigkill"):
+        raise ValueError(f"on_hang must be 'report', 'kill' or 'sigkill', not {on_hang!r}")
     if not hasattr(os, "fork"):
         raise OSError("this system has no fork(); there is nothing to watch")
     writer = None if events is None else Writer(events)
@@ -125,7 +129,7 @@ def install(
     if s.writer is not None:
         s.writer.close()
     s.policy, s.wait, s.repair, s.hang_after, s.on_hang = policy, wait, repair, hang_after, on_hang
-    s.writer, s.warn = writer, warn
+    s.writer, s.warn, s.watch_all = writer, warn, watch_all
     s.calls, s.locks = catalogue.calls(), catalogue.all_locks()
     if policy == "raise" and not s.audited:
         # An audit hook refuses a fork before any callback has run, and also for `from os import fork`. It can never be
@@ -180,6 +184,11 @@ def uninstall() -> None:
     if s.writer is not None:
         s.writer.close()
         s.writer = None
+
+
+def is_exact() -> bool:
+    """Whether the extension is there, so that frames can be read."""
+    return _native is not None
 
 
 def assess() -> Assessment:
@@ -542,7 +551,7 @@ def _begin_watch(body: tuple[Any, ...], frame: FrameType | None) -> None:
     told = [(s, _hazard(s, cleared=cleared)) for s, cleared in _sorted(seen, left)]
     reset = _reset(left)
     record = None
-    if _risk([hazard for _, hazard in told]) != "none":
+    if _risk([hazard for _, hazard in told]) != "none" or _settings.watch_all:
         hazards = [{**hazard, "address": hex(id(s[7]))} for s, hazard in told]
         facts = {"forks": forks, "where": _where(frame), "waited": waited, "polls": polls}
         facts["outcome"] = _OUTCOMES[outcome]

@@ -442,6 +442,8 @@ def _report(wait: Waiting, reason: _Reason) -> None:
     _write(event, lambda: _sentence(event))
     if w.settings.on_hang == "kill":
         os.abort()
+    if w.settings.on_hang == "sigkill":
+        os.kill(os.getpid(), _signal.SIGKILL)
 
 
 def _resolved(thread: int) -> None:

@@ -65,8 +65,8 @@ def _is(member: object, lock: object) -> bool:
     if isinstance(member, weakref.ref):
         member = member()
     if isinstance(member, threading.Event):
-        member = member._cond
-    return member is lock or (isinstance(member, threading.Condition) and member._lock is lock)
+        member = member._cond  # type: ignore[attr-defined]
+    return member is lock or (isinstance(member, threading.Condition) and vars(member).get("_lock") is lock)
 
 
 def _renews_each(function: FunctionType) -> bool:
