@@ -5,6 +5,8 @@
 
 From then on every fork looks at what the other threads hold, waits for a safe point, and lets the child start with no
 lock that a vanished thread would have to give back.
+
+(PYTEST_DONT_REWRITE: for a pytest that finds this imported already, as under `forkproof run -m pytest`.)
 """
 
 from __future__ import annotations

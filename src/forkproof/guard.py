@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from typing import Any, Literal
 
     from ._native import Sighting
-    from .model import Assessment
+    from .model import Assessment, Hazard
 
     Policy = Literal["observe", "wait", "raise"]
     _Facts = tuple[int, int, bool, bool, int]
@@ -186,6 +186,11 @@ def uninstall() -> None:
         s.writer = None
 
 
+def at_risk() -> list[Hazard]:
+    """What counts of `assess()`, without the search of the heap, which is for now and then."""
+    return [hazard for hazard in _assess(search=False).hazards if hazard.counts]
+
+
 def is_exact() -> bool:
     """Whether the extension is there, so that frames can be read."""
     return _native is not None
@@ -243,6 +248,15 @@ def declare_safe(lock_or_thread: Any, reason: str = "") -> None:
     if not hasattr(lock, "_at_fork_reinit"):
         raise TypeError(f"declare_safe takes a lock or a thread, not {type(lock_or_thread).__name__}")
     _exempt(lock, reason)
+
+
+def exempt_threads(idents: list[int], reason: str | None) -> None:
+    """What these threads hold is no hazard; None for `reason` takes that back."""
+    for ident in idents:
+        if reason is None:
+            _settings.exempt.pop((ident,), None)
+        else:
+            _settings.exempt[(ident,)] = reason
 
 
 def _exempt(lock: Any, reason: str) -> None:
@@ -521,6 +535,8 @@ def _after_in_child(message: tuple[Any, ...]) -> BaseException | None:
                 drop_imports([x[7] for x in imports], {x[0] for x in imports})
         _begin_watch(body, sys._getframe(1))
         return None
+    if _settings.watch_all and not watch.has_begun():
+        _begin_watch(body, sys._getframe(1))
     watch.settled()
     pools.hazards(native or [], _settings.pools)
     reset = _reset(remaining)

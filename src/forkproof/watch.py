@@ -211,6 +211,11 @@ def _is_left(orphan: _Orphan) -> bool:
     return orphan.kind not in _LOCKS or any(orphan.is_(lock) for lock in _watched.locks)
 
 
+def has_begun() -> bool:
+    """Whether `begin` was called at the fork whose callbacks are running."""
+    return _watched.in_hooks
+
+
 def settled() -> None:
     """All at-fork callbacks have run: what is free now was mended by one of them."""
     _watched.in_hooks = False

@@ -65,9 +65,10 @@ def _end(pid: int, events: str, age: float, mine: bytes) -> None:
 
 def _explained(pid: int, age: float) -> dict[str, object]:
     from forkproof._events import now
-    from forkproof.model import Hang, Thread, WaitsFor
+    from forkproof.model import Frame, Hang, Thread, WaitsFor
 
-    what, stack, notes = "something for longer than forkproof_child_limit", (), ""
+    what, notes = "something for longer than forkproof_child_limit", ""
+    stack: tuple[Frame, ...] = ()
     try:
         from forkproof.doctor import DoctorError, examine, hangs
     except ImportError:
@@ -78,7 +79,7 @@ def _explained(pid: int, age: float) -> dict[str, object]:
             for hang in hangs(found, age):
                 return hang.to_json()
             main_thread = next(view for view in found.threads if view.thread.native_id == pid)
-            what, stack = f"{main_thread.does.removeprefix('waits for ')}, for too long", main_thread.stack  # type: ignore[assignment]
+            what, stack = main_thread.does.removeprefix("waits for ") + ", for too long", main_thread.stack
         except (DoctorError, StopIteration, OSError) as error:
             notes = str(error)
     return Hang(
@@ -88,7 +89,7 @@ def _explained(pid: int, age: float) -> dict[str, object]:
         fork=None,
         seconds=round(age, 1),
         thread=Thread("MainThread", None, pid),
-        waits_for=WaitsFor("unknown", what, stack),
+        waits_for=WaitsFor(kind="unknown", what=what, stack=stack),
         advice="forkproof_child_limit is how long a forked child may live; raise it if this one is to live longer",
         note=notes or None,
     ).to_json()

@@ -85,6 +85,14 @@ class Watch:
         s = self._settings
         return f"forkproof: policy {s.policy}, on risk {s.on_risk}, hang after {s.hang_after:g} s"
 
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """A mark that makes no sense is said before any test runs."""
+        for item in items:
+            try:
+                self._settings.of(item.iter_markers("forkproof"))
+            except (TypeError, ValueError) as error:
+                raise pytest.UsageError(f"{item.nodeid}: mark forkproof: {error}") from None
+
     # ------------------------------------------------------------------------------------------------------------------
     # Around each test, in the process that runs it
 

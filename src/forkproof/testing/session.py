@@ -12,7 +12,10 @@ from __future__ import annotations
 import fnmatch
 import io
 import os
+import sys
 import tempfile
+import threading
+import traceback
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -47,29 +50,31 @@ class Settings:
         """With what `marks`, the nearest first, say of one test. TypeError for an argument that the mark does not have."""
         settings = self
         for mark in reversed([*marks]):
-            settings = settings._with(*mark.args, **mark.kwargs)
+            settings = _marked(settings, *mark.args, **mark.kwargs)
         return settings
-
-    def _with(
-        self,
-        *,
-        allow: str | Iterable[str] = (),
-        policy: str | None = None,
-        on_risk: str | None = None,
-        hang_after: float | None = None,
-        reason: str = "",
-    ) -> Settings:
-        allowed = (allow,) if isinstance(allow, str) else tuple(allow)
-        return replace(
-            self,
-            allow=self.allow + allowed,
-            policy=policy or self.policy,
-            on_risk=on_risk or self.on_risk,
-            hang_after=self.hang_after if hang_after is None else hang_after,
-        )
 
     def allows(self, hazard: Hazard) -> bool:
         return any(fnmatch.fnmatchcase(text, p) for text in (hazard.kind, hazard.what) for p in self.allow)
+
+
+def _marked(
+    settings: Settings,
+    *,
+    allow: str | Iterable[str] = (),
+    policy: str | None = None,
+    on_risk: str | None = None,
+    hang_after: float | None = None,
+    reason: str = "",
+) -> Settings:
+    """`settings` with the arguments of one mark."""
+    allowed = (allow,) if isinstance(allow, str) else tuple(allow)
+    return replace(
+        settings,
+        allow=settings.allow + allowed,
+        policy=policy or settings.policy,
+        on_risk=on_risk or settings.on_risk,
+        hang_after=settings.hang_after if hang_after is None else hang_after,
+    )
 
 
 @dataclass(slots=True)
@@ -102,6 +107,8 @@ class Session:
         self._tests: dict[int, str] = {}  # process -> the test that forked it
         self._settings = settings
         self._former = _former()
+        self._runners = _threads_of_runner()
+        guard.exempt_threads(self._runners, "it is the test runner's, and no child's")
         self._limit = None
         if settings.child_limit:
             from .limit import Limit
@@ -160,7 +167,9 @@ class Session:
         for first, *others in hangs.values():
             told.append(_rendered([_in_test(first)]))
             if others:
-                told.append(f"{len(others)} more hung in the same way: {', '.join(str(h.pid) for h in others)}\n")
+                told.append(
+                    f"{len(others)} more hung in the same way: {', '.join(str(h.pid) for h in others)}\n"
+                )
         verdict.text = "\n".join(told) + _hint(shown)
         return verdict
 
@@ -174,6 +183,7 @@ class Session:
         if self._limit is not None:
             self._limit.close()
         guard.uninstall()
+        guard.exempt_threads(self._runners, None)
         if self._former is not None:
             guard.install(**self._former)
         self._file.close()
@@ -195,6 +205,21 @@ class Session:
         hazards = tuple(h for h in fork.hazards if not self._settings.allows(h))
         risk = risk_of(hazards)
         return None if risk == "none" else replace(fork, hazards=hazards, risk=risk)
+
+
+def _threads_of_runner() -> list[int]:
+    """Idents of the threads by which a worker of xdist talks with its controller: always in the middle of reading."""
+    execnet = sys.modules.get("execnet")
+    folder = os.path.dirname(getattr(execnet, "__file__", None) or "")
+    if not folder:
+        return []
+    me = threading.get_ident()
+    return [
+        ident
+        for ident, frame in sys._current_frames().items()
+        if ident != me
+        and any(f.f_code.co_filename.startswith(folder) for f, _ in traceback.walk_stack(frame))
+    ]
 
 
 def _former() -> dict[str, Any] | None:
