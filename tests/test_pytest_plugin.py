@@ -376,7 +376,7 @@ def marker(): pass
 os.register_at_fork(before=marker, after_in_parent=marker, after_in_child=marker)
 
 def state():
-    found = [hooks for hooks in gc.get_referrers(marker) if type(hooks) is list and hooks[-1:] == [marker]]
+    found = [hooks for hooks in gc.get_referrers(marker) if type(hooks) is list]
     hooks = sorted(len(hooks) for hooks in found)
     return hooks, list(warnings.filters), guard._settings.installed, threading.active_count()
 
