@@ -47,7 +47,7 @@ def call():
 """,
     ),
     "redis": (
-        "3.3.11", "5.0.8", (), "",
+        "3.3.11", "8.1.0", (), "",
         """
 import redis
 class Connection:
@@ -58,6 +58,7 @@ class Connection:
     def should_reconnect(self): return False
     def set_re_auth_token(self, *a): pass
     def register_connect_callback(self, *a): pass
+    def re_auth(self): pass
 pool = redis.ConnectionPool(connection_class=Connection)
 def call():
     c = pool.get_connection("PING")
@@ -83,7 +84,7 @@ def call():
 """,
     ),
     "sentry-sdk": (
-        "1.40.0", "2.14.0", (), "",
+        "1.40.0", "2.75.0", (), "",
         """
 import sentry_sdk
 class T(sentry_sdk.transport.Transport):
