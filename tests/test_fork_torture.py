@@ -36,7 +36,7 @@ def torture(call, **options):
 
 
 def tortured(run: Run, body: str, cwd: Path | None = None) -> str:
-    ended = run("-c", PRELUDE + body, cwd=cwd, limit=120)
+    ended = run("-c", PRELUDE + body, cwd=cwd, limit=300)
     assert ended.status == 0, ended.stdout + ended.stderr
     return ended.stdout
 
@@ -46,7 +46,7 @@ def test_who_held_what_and_where_is_said(run: Run, tmp_path: Path) -> None:
     (tmp_path / "use.py").write_text(
         "from library import *\ncounter = Counter(threading.Lock())\ntorture(counter.add)\n"
     )
-    ended = run("use.py", cwd=tmp_path, limit=120)
+    ended = run("use.py", cwd=tmp_path, limit=300)
     assert ended.stdout.startswith("fork_torture: a child did not get through, 1 way (")
     line = PRELUDE.splitlines().index("            self.count += 1") + 1
     assert (
@@ -184,7 +184,7 @@ def test_good(fork_torture):
     assert fork_torture(Counter(kit.Lock()).add, forks=20).forks >= 10
 """)
     (tmp_path / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
-    ended = run("-m", "pytest", "-p", "no:cacheprovider", *options, cwd=tmp_path, limit=120)
+    ended = run("-m", "pytest", "-p", "no:cacheprovider", *options, cwd=tmp_path, limit=300)
     assert "1 failed, 1 passed" in ended.stdout, ended.stdout + ended.stderr
     assert "torture held: self._lock of library.Counter" in ended.stdout
     assert "FAILED test_it.py::test_bad" in ended.stdout

@@ -129,10 +129,10 @@ def child(condition):
     waiting.wait()
     with condition:
         condition.notify()
-    assert done.wait(1)
-for condition in kit.Condition(), threading.Condition():
+    assert done.wait(limit)
+for condition, limit in (kit.Condition(), 20), (threading.Condition(), 1):
     vanish_waiting(condition)
-    print(forked(lambda: child(condition)))
+    print(forked(lambda: child(condition), limit=30))
 """
     assert run("-c", kit_program(body)).stdout == "0\n1\n"
 
@@ -215,7 +215,7 @@ os.register_at_fork(before=lambda: [Cycle() for _ in range(3)])  # after ours, s
 def child():
     assert gc.isenabled()
 gc.set_threshold(1)
-print(forked(child, limit=5))
+print(forked(child, limit=20))
 gc.set_threshold(700)
 """
     assert run("-c", kit_program(body)).stdout == "0\n"

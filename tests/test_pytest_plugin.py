@@ -65,7 +65,7 @@ Suite = Callable[..., Ended]
 def suite(run: Run, tmp_path: Path) -> Suite:
     """Run pytest on SUITE and more tests: `suite(tests, *options, ini=...)`."""
 
-    def suite(tests: str, *options: str, ini: str = "", limit: float = 120) -> Ended:
+    def suite(tests: str, *options: str, ini: str = "", limit: float = 300) -> Ended:
         (tmp_path / "test_it.py").write_text(SUITE + tests)
         (tmp_path / "pytest.ini").write_text(f"[pytest]\naddopts = -p no:cacheprovider\n{ini}\n")
         return run("-m", "pytest", *options, cwd=tmp_path, limit=limit)
@@ -319,7 +319,7 @@ def test_os_wait_finds_no_child_of_ours():
     with pytest.raises(ChildProcessError):
         os.wait()
 """
-    ended = suite(tests, "--forkproof", ini="forkproof_child_limit = 3")
+    ended = suite(tests, "--forkproof", ini="forkproof_child_limit = 8")
     assert outcomes(ended) == "1 failed, 2 passed"
     assert summary(ended) == "2 forks in 2 tests, 0 at risk, 1 hung"
     assert "forkproof_child_limit is how long a forked child may live" in ended.stdout
@@ -396,14 +396,14 @@ check()
 assert guard._settings.wait == 2.0 and guard._settings.writer is None and guard._settings.on_hang == "report"
 print("as before")
 """
-    ended = run("-c", program, cwd=tmp_path, limit=120)
+    ended = run("-c", program, cwd=tmp_path, limit=300)
     assert ended.stdout.endswith("as before\n"), ended.stdout + ended.stderr
 
 
 @pytest.mark.parametrize("variant", ["risky", "mended"])
 def test_the_example_project(run: Run, variant: str) -> None:
     options = ("--forkproof", "-p", "no:cacheprovider", "-o", f"pythonpath={variant}")
-    ended = run("-m", "pytest", *options, cwd=EXAMPLE, limit=120, env={"PYTHONDONTWRITEBYTECODE": "1"})
+    ended = run("-m", "pytest", *options, cwd=EXAMPLE, limit=300, env={"PYTHONDONTWRITEBYTECODE": "1"})
     if variant == "mended":
         assert (outcomes(ended), ended.status) == ("10 passed", 0)
         assert summary(ended) == "4 forks in 2 tests, 0 at risk, 0 hung"

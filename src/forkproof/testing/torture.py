@@ -34,9 +34,10 @@ from forkproof.report import EventLines, Pairing, Terminal
 
 _HANG_AFTER = 1.5
 _MOST_MOMENTS = 5000
-_MOST_FAILURES = 3
+_MOST_FAILURES = 3  # of different kinds that are told
+_MOST_HANGS = 4  # that are waited for
 _EACH_KIND = 5
-_BLOCKED = 1.0
+_ASLEEP = 5  # looks, a fifth of a second apart, after which a fork counts as blocked
 
 _Key = tuple[tuple[str, int, int], ...]
 
@@ -212,19 +213,20 @@ class _Job:
         """A fork at each of the chosen moments."""
         failures: list[dict[str, Any]] = []
         seen: set[object] = set()
-        made = 0
+        made = failed = 0
         with _Forks(self._check, self._limit) as forks, _Parked(self._call, self._each, chosen) as parked:
             for _key, frame in parked:
                 made += 1
                 failure = forks.make(parked.unblock)
                 parked.blocked = False
                 if failure is not None:
+                    failed += 1
                     failure["moment"] = frame
                     kind = failure["what"] or (frame[0], frame[1])
                     if kind not in seen:
                         seen.add(kind)
                         failures.append(failure)
-                    if len(failures) == _MOST_FAILURES or made - len(seen) > 20:
+                    if len(failures) == _MOST_FAILURES or failed == _MOST_HANGS:
                         break
         return {"failures": failures, "forks": made, "error": parked.error}
 
@@ -370,7 +372,8 @@ class _Forks:
         reading, writing = os.pipe()
         forked = threading.Event()
         if let_go is not None:
-            threading.Thread(target=_let_go_if_blocked, args=(forked, let_go), daemon=True).start()
+            arguments = (threading.get_native_id(), forked, let_go)
+            threading.Thread(target=_let_go_if_blocked, args=arguments, daemon=True).start()
         pid = os.fork()
         if pid == 0:
             status = 3
@@ -409,9 +412,19 @@ class _Forks:
         return None
 
 
-def _let_go_if_blocked(forked: threading.Event, let_go: Callable[[], None]) -> None:
-    if not forked.wait(_BLOCKED):
-        let_go()
+def _let_go_if_blocked(native_id: int, forked: threading.Event, let_go: Callable[[], None]) -> None:
+    """Once the thread that is to fork does nothing but sleep. A busy machine makes it late, but not asleep."""
+    asleep = 0
+    while not forked.wait(0.2):
+        try:
+            with open(f"/proc/self/task/{native_id}/stat", errors="replace") as file:
+                state = file.read().rpartition(")")[2].split()[0]
+        except OSError:
+            state = "S"  # no /proc here: by time alone
+        asleep = asleep + 1 if state == "S" else 0
+        if asleep == _ASLEEP:
+            let_go()
+            return
 
 
 def _ending(status: int | None, limit: float) -> str:
