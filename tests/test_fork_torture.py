@@ -169,6 +169,18 @@ except ChildProcessError:
     assert tortured(run, body).endswith("as before\n")
 
 
+def test_nothing_that_a_child_starts_is_waited_for_or_left(run: Run) -> None:
+    """The fixture that marks processes fails this test if one of these sleepers is there at its end."""
+    body = """
+import os, signal
+def check():
+    if os.fork() == 0:
+        signal.pause()
+torture(int, check=check, forks=4)
+"""
+    assert tortured(run, body).startswith("through")
+
+
 @pytest.mark.parametrize("options", [(), ("--forkproof",)])
 def test_the_fixture(run: Run, tmp_path: Path, options: tuple[str, ...]) -> None:
     (tmp_path / "library.py").write_text(PRELUDE)

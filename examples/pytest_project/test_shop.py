@@ -45,7 +45,9 @@ def test_an_empty_basket(prices):
     assert bill(prices, {}) == 0
 
 
-@pytest.mark.parametrize(("basket", "expected"), [({"tea": 1}, 3), ({"milk": 2}, 2), ({"tea": 1, "milk": 1}, 4)])
+@pytest.mark.parametrize(
+    ("basket", "expected"), [({"tea": 1}, 3), ({"milk": 2}, 2), ({"tea": 1, "milk": 1}, 4)]
+)
 def test_a_bill(prices, basket, expected):
     assert bill(prices, basket) == expected
 

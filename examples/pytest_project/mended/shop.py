@@ -24,7 +24,9 @@ class Prices:
 
     def refresh(self):
         self.refreshing.set()
-        prices = self._source()  # without the lock: who asks meanwhile, in a child as well, is told the prices of before
+        prices = (
+            self._source()
+        )  # without the lock: who asks meanwhile, in a child as well, is told the prices of before
         with self._lock:
             self._prices = prices
         self.refreshing.clear()

@@ -155,7 +155,7 @@ def _staged(work: Callable[[], dict[str, Any]], limit: float) -> dict[str, Any]:
             except BaseException:
                 result = {"error": traceback.format_exc()}
             with os.fdopen(writing, "w") as file:
-                json.dump(result, file)
+                file.write(json.dumps(result) + "\n")
         finally:
             os._exit(0)
     with suppress(OSError):
@@ -180,9 +180,11 @@ def _read(descriptor: int, limit: float) -> bytes | None:
     said = b""
     while select.select([descriptor], [], [], max(until - time.monotonic(), 0))[0]:
         piece = os.read(descriptor, 1 << 16)
-        if not piece:
-            return said
         said += piece
+        if not piece or piece.endswith(
+            b"\n"
+        ):  # whoever was left behind in there may have the pipe open still
+            return said
     return None
 
 
