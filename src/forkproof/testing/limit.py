@@ -2,7 +2,7 @@
 
 The watch inside each child sees what a thread waits for. It does not see a child that waits for the system (an answer, a pipe), or that
 holds the interpreter's lock, and a test that joins such a child would wait with it. With `forkproof_child_limit` set,
-this file runs as a process of its own, which is no child of the tests' (`os.wait()` there must not find it). Once a second it
+this file runs as a process of its own, which is no child of the tests' (`os.wait()` there must not find it). Now and then it
 looks through /proc for processes that were forked, not exec'd, from the tests' process, and kills one that is too old;
 the doctor, where its extra is installed, says what it was doing.
 """
