@@ -102,9 +102,9 @@ class Session:
         handle, self._path = tempfile.mkstemp(prefix="forkproof-pytest-", suffix=".jsonl")
         self._file = os.fdopen(handle, "rb")
         self._lines, self._pairing = EventLines(), Pairing()
-        self._pid = os.getpid()
         self._test = ""
         self._tests: dict[int, str] = {}  # process -> the test that forked it
+        self._forks: dict[tuple[int, int], str] = {}  # (process, number of the fork) -> the test
         self._settings = settings
         self._former = _former()
         self._runners = _threads_of_runner()
@@ -195,9 +195,16 @@ class Session:
         return [*self._pairing.ready(last=last)]
 
     def _test_of(self, event: Event) -> str:
+        """The test that began it. A parent writes its `fork` before it goes on; its child's `born` may come when the test is
+        over."""
+        if isinstance(event, Fork):
+            self._forks[event.pid, event.fork] = test = self._tests.get(event.pid, self._test)
+            return test
         if isinstance(event, Born):
-            mine = event.parent == self._pid
-            self._tests[event.pid] = self._test if mine else self._tests.get(event.parent, self._test)
+            self._tests[event.pid] = test = self._forks.get((event.parent, event.fork), self._test)
+            return test
+        if isinstance(event, Hang) and event.pid not in self._tests:
+            return self._forks.get((event.parent or 0, event.fork or 0), self._test)
         return self._tests.get(event.pid, self._test)
 
     def _without_allowed(self, fork: Fork) -> Fork | None:
