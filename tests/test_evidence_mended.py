@@ -21,6 +21,40 @@ def frees_all() -> None:
             lock.release()
 
 
+def renews_all() -> None:
+    for lock in LOCKS:
+        lock._at_fork_reinit()
+
+
+REGISTRY = {1: weakref.ref(LOCK)}
+CONDITIONS = [threading.Condition(LOCK)]
+
+
+def renews_each_by_its_registry() -> None:
+    for reference in list(REGISTRY.values()):
+        renew(reference())
+
+
+def renews_a_condition() -> None:
+    for condition in CONDITIONS:
+        condition._at_fork_reinit()
+
+
+def renew(lock: threading.Lock) -> None:
+    lock._at_fork_reinit()
+
+
+def lists_this_and_renews_another() -> None:
+    for lock in LOCKS:
+        print(lock)
+    renew_the_other()
+
+
+def renew_the_other() -> None:
+    for lock in OTHERS:
+        lock._at_fork_reinit()
+
+
 def takes_and_gives_back() -> None:
     for lock in LOCKS:
         lock.acquire()
@@ -51,14 +85,23 @@ def frees_those_of_a_closure() -> Callable[[], None]:
     return free
 
 
-@pytest.mark.parametrize("callback", [frees_all, frees_those_of_a_closure()])
+@pytest.mark.parametrize(
+    "callback",
+    [frees_all, frees_those_of_a_closure(), renews_all, renews_each_by_its_registry, renews_a_condition],
+)
 def test_a_callback_that_frees_the_lock_mends_it(callback: Callable[[], None]) -> None:
     assert mends([callback], LOCK, "lock")
     assert not mends([callback], OTHER, "lock")
 
 
 @pytest.mark.parametrize(
-    "callback", [takes_and_gives_back, frees_others_while_it_holds_this, closes_connections]
+    "callback",
+    [
+        takes_and_gives_back,
+        frees_others_while_it_holds_this,
+        closes_connections,
+        lists_this_and_renews_another,
+    ],
 )
 def test_a_callback_that_needs_it_or_frees_others_does_not(callback: Callable[[], None]) -> None:
     assert not mends([callback], LOCK, "lock")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from typing import Any, Literal
 
     from ._native import Sighting
-    from .model import Assessment
+    from .model import Assessment, Hazard
 
     Policy = Literal["observe", "wait", "raise"]
     _Facts = tuple[int, int, bool, bool, int]
@@ -57,6 +57,7 @@ class _Settings:
         self.repair = True
         self.hang_after = 5.0
         self.on_hang = "report"
+        self.watch_all = False
         self.warn = True
         self.writer: Writer | None = None
         self.calls: list[catalogue.Call] = []
@@ -91,7 +92,8 @@ def install(
     *,
     warn: bool = True,
     hide_moot_warnings: bool = True,
-    on_hang: Literal["report", "kill"] = "report",
+    on_hang: Literal["report", "kill", "sigkill"] = "report",
+    watch_all: bool = False,
 ) -> None:
     """Watch every fork of this process, and of the processes forked from it.
 
@@ -108,7 +110,8 @@ def install(
     hide_moot_warnings  hide what CPython (3.12 on) and libraries say about every fork with threads, in the parent or in the
                 child, where nothing was at risk (catalogue/warnings.toml).
     on_hang     "kill" ends a child with SIGABRT after a hang of it was reported, proven or likely, so that its supervisor
-                starts another.
+                starts another; "sigkill" leaves no core file and lets no faulthandler print.
+    watch_all   with an events file: watch children of forks at which nothing was at risk as well.
 
     Called again it replaces the settings. Raises ValueError for a setting that makes no sense and OSError for an events
     file that cannot be opened; nothing is installed then.
@@ -119,8 +122,8 @@ def install(
         raise ValueError(f"wait must be between 0 and 3600 seconds, not {wait!r}")
     if not hang_after > 0:
         raise ValueError(f"hang_after must be more than 0 seconds, not {hang_after!r}")
-    if on_hang not in ("report", "kill"):
-        raise ValueError(f"on_hang must be 'report' or 'kill', not {on_hang!r}")
+    if on_hang not in ("report", "kill", "sigkill"):
+        raise ValueError(f"on_hang must be 'report', 'kill' or 'sigkill', not {on_hang!r}")
     if not hasattr(os, "fork"):
         raise OSError("this system has no fork(); there is nothing to watch")
     writer = None if events is None else Writer(events)
@@ -128,7 +131,7 @@ def install(
     if s.writer is not None:
         s.writer.close()
     s.policy, s.wait, s.repair, s.hang_after, s.on_hang = policy, wait, repair, hang_after, on_hang
-    s.writer, s.warn = writer, warn
+    s.writer, s.warn, s.watch_all = writer, warn, watch_all
     s.calls, s.locks = catalogue.calls(), catalogue.all_locks()
     if policy == "raise" and not s.audited:
         # An audit hook refuses a fork before any callback has run, and also for `from os import fork`. It can never be
@@ -190,6 +193,16 @@ def installed() -> bool:
     return _settings.installed
 
 
+def at_risk() -> list[Hazard]:
+    """What counts of `assess()`, without the search of the heap, which is for now and then."""
+    return [hazard for hazard in _assess(search=False).hazards if hazard.counts]
+
+
+def is_exact() -> bool:
+    """Whether the extension is there, so that frames can be read."""
+    return _native is not None
+
+
 def assess() -> Assessment:
     """What would be at risk if this thread forked now. Works with and without `install`."""
     return _assess(search=True)
@@ -243,6 +256,15 @@ def declare_safe(lock_or_thread: Any, reason: str = "") -> None:
     if not hasattr(lock, "_at_fork_reinit"):
         raise TypeError(f"declare_safe takes a lock or a thread, not {type(lock_or_thread).__name__}")
     _exempt(lock, reason)
+
+
+def exempt_threads(idents: list[int], reason: str | None) -> None:
+    """What these threads hold is no hazard; None for `reason` takes that back."""
+    for ident in idents:
+        if reason is None:
+            _settings.exempt.pop((ident,), None)
+        else:
+            _settings.exempt[(ident,)] = reason
 
 
 def _exempt(lock: Any, reason: str) -> None:
@@ -525,6 +547,8 @@ def _after_in_child(message: tuple[Any, ...]) -> BaseException | None:
         pools.hazards(native or [], _settings.pools)
         _begin_watch(body, sys._getframe(1))
         return None
+    if _settings.watch_all and not watch.has_begun():
+        _begin_watch(body, sys._getframe(1))
     watch.settled()
     reset = _reset(remaining)
     mended_here, _settings.mended = _settings.mended, []
@@ -558,7 +582,7 @@ def _begin_watch(body: tuple[Any, ...], frame: FrameType | None) -> None:
     if _settings.hang_after == float("inf"):
         missing = []  # it is for the watch
     record = None
-    if missing or _risk([hazard for _, hazard in told]) != "none":
+    if missing or _risk([hazard for _, hazard in told]) != "none" or _settings.watch_all:
         hazards = [{**hazard, "address": hex(id(s[7]))} for s, hazard in told] + missing
         facts = {"forks": forks, "where": _where(frame), "waited": waited, "polls": polls}
         facts["outcome"] = _OUTCOMES[outcome]

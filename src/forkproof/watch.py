@@ -199,6 +199,11 @@ def _is_left(orphan: _Orphan) -> bool:
     return orphan.kind not in _LOCKS or any(orphan.is_(lock) for lock in _watched.locks)
 
 
+def has_begun() -> bool:
+    """Whether `begin` was called at the fork whose callbacks are running."""
+    return _watched.in_hooks
+
+
 def settled() -> None:
     """All at-fork callbacks have run: what is free now was mended by one of them."""
     _watched.in_hooks = False
@@ -483,6 +488,8 @@ def _report(wait: Waiting, reason: _Reason) -> None:
     _write(event, lambda: _sentence(event))
     if w.settings.on_hang == "kill":
         os.abort()
+    if w.settings.on_hang == "sigkill":
+        os.kill(os.getpid(), _signal.SIGKILL)
 
 
 def _resolved(thread: int) -> None:

@@ -3,14 +3,15 @@
 logging does (`Handler._at_fork_reinit`), OpenTelemetry does, many do: with `os.register_at_fork(after_in_child=...)`. Two
 things must be true of one of those callbacks, both read from objects and code without running anything: it can get at
 the object whose attribute (or at the module whose global) the lock is, and code that it reaches assigns that name anew, or
-names it together with `_at_fork_reinit`. Or the lock is in a container that code of the callback names, and that code
-releases what is locked (PyMongo's `_release_locks`).
+names it together with `_at_fork_reinit`. Or the lock is in a container that code of the callback names, itself or by a weak
+reference, and code of the callback renews what is in there, or releases what is locked (PyMongo's `_release_locks`).
 """
 
 from __future__ import annotations
 
 import functools
 import opcode
+import threading
 import weakref
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 
@@ -38,7 +39,7 @@ def _reaches(callback: object, lock: object, attribute: str) -> bool:
     codes: list[CodeType] = []
     for item in _reachable(callback):
         if isinstance(item, FunctionType):
-            if _releases(item, lock):
+            if _releases(item, lock) or (_lists(item, lock) and _renews_each(item)):
                 return True
             codes.extend(_codes(item.__code__))
             if item.__globals__.get(attribute) is lock:
@@ -46,6 +47,35 @@ def _reaches(callback: object, lock: object, attribute: str) -> bool:
         else:
             kept_as.update(name for name, value in (attributes_of(item) or {}).items() if value is lock)
     return any(_renews(code, name) for name in kept_as for code in codes)
+
+
+def _lists(function: FunctionType, lock: object) -> bool:
+    """`for lock in locks: ...`, where `locks` is a global of the function's."""
+    for code in _codes(function.__code__):
+        for name in code.co_names:
+            container = function.__globals__.get(name)
+            if type(container) is dict:
+                container = list(container.values())
+            if isinstance(container, _CONTAINERS) and any(_is(member, lock) for member in list(container)):
+                return True
+    return False
+
+
+def _is(member: object, lock: object) -> bool:
+    if isinstance(member, weakref.ref):
+        member = member()
+    if isinstance(member, threading.Event):
+        member = member._cond  # type: ignore[attr-defined]
+    return member is lock or (isinstance(member, threading.Condition) and vars(member).get("_lock") is lock)
+
+
+def _renews_each(function: FunctionType) -> bool:
+    """Whether it, or a function that it calls with something by its name, calls `_at_fork_reinit`."""
+    codes = [*_codes(function.__code__)]
+    called = (function.__globals__.get(name) for code in codes for name in code.co_names)
+    functions = [inner.__code__ for inner in called if isinstance(inner, FunctionType)]
+    codes += [code for code in functions if code.co_argcount]
+    return any("_at_fork_reinit" in code.co_names for code in codes)
 
 
 def _releases(function: FunctionType, lock: object) -> bool:
