@@ -32,6 +32,8 @@
 #define MAX_STOPPED 32
 #define TAKE_LIMIT 0.05    /* seconds for one lock; under eight contenders none took longer (internals: trap 21) */
 #define UNSEEN_LIMIT 0.01  /* seconds for a lock that is locked while no frame shows who has it */
+#define STEPS_LIMIT 0.25   /* seconds of leading others from stop to stop until a lock is free between two of them */
+#define STOP_LIMIT 0.05    /* seconds for one stop; what it takes is a processor, which a busy machine may not have for long */
 #define POLL 0.0005        /* seconds between looks while an import or a native call is waited for */
 #define HURRY 200          /* microseconds: the switch interval while a fork waits; at 5 ms each turn of each busy thread
                             * is 5 ms more before the forking one has the GIL back */
@@ -57,6 +59,7 @@ typedef struct {
     int64_t ran;         /* nanoseconds that it had run by then; -1 unknown */
     int failures;
     unsigned long fork;  /* the last fork at which it was given up */
+    unsigned long hoped; /* the last fork at which it was waited for */
     int tried;           /* attempts to take it at this fork */
 } Lost;
 
@@ -117,6 +120,12 @@ static struct {
     double due;                  /* when to search again */
     int inherited;               /* in a child: idents of threads that are gone may have come back */
 } unseen;
+
+/* Locks that the forking thread does not have, shown since it began to wait: it runs no code of the program's meanwhile. */
+static struct {
+    PyObject *locks[MAX_OWNED]; /* compared by address only */
+    int n;
+} not_mine;
 
 static int step_fails(void)
 {
@@ -249,19 +258,9 @@ static void in_child(void)
     forget_parked();
     if (g.repair && g.policy == POLICY_WAIT) {
         reset_warnings();
-        /* What the wait could not clear, and a thread that is gone held for certain. The look is the last one before the
-         * fork; its frames and locks are copied with the process and nothing has touched them since. */
         for (int i = 0; i < g.look.n; i++) {
-            const Sighting *s = &g.look.items[i];
-            if (s->certain && (s->state == STATE_HOLDS || s->state == STATE_LEAVING) &&
-                (s->kind == KIND_LOCK || s->kind == KIND_RLOCK || s->kind == KIND_BUFFERED)) {
-                int mine = 0;
-                for (int k = 0; k < g.n_held; k++) {
-                    mine |= g.held[k] == s->subject;
-                }
-                if (!mine) {
-                    reset(s->subject, s->kind);
-                }
+            if (g.look.items[i].orphan) {
+                reset(g.look.items[i].subject, g.look.items[i].kind);
             }
         }
     }
@@ -350,6 +349,55 @@ static void find_held(PyThreadState *me)
             lock_method_named(((PyCFunctionObject *)callback)->m_ml->ml_name) == METHOD_ACQUIRE) {
             add_held(PyCFunction_GET_SELF(callback));
         }
+    }
+}
+
+static int is_not_mine(PyObject *lock)
+{
+    for (int i = 0; i < not_mine.n; i++) {
+        if (not_mine.locks[i] == lock) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+static void note_not_mine(PyObject *lock)
+{
+    if (not_mine.n < MAX_OWNED && !is_held(lock) && !is_not_mine(lock)) {
+        not_mine.locks[not_mine.n++] = lock;
+    }
+}
+
+/* A Lock does not say who has it. But one that is free, or that another has, is not the forking thread's, and cannot become
+ * so before the fork is over. */
+static void learn_whose(void)
+{
+    for (int i = 0; i < g.look.n; i++) {
+        const Sighting *s = &g.look.items[i];
+        int has = s->certain && (s->state == STATE_HOLDS || s->state == STATE_LEAVING);
+        if (s->kind == KIND_LOCK && (has || !is_locked(s->subject))) {
+            note_not_mine(s->subject);
+        }
+    }
+}
+
+/* Marks, in the last look, what the child is to reset. The wait could not clear it, a thread that will be gone has it or may
+ * have got it before the system call (it needs no GIL for that), and the forking thread has it not: taken, it is orphaned.
+ * What is only being acquired, and not as a mutex, is a signal, and left alone. */
+static void find_orphans(void)
+{
+    unsigned long me = PyThread_get_thread_ident();
+    learn_whose();
+    for (int i = 0; i < g.look.n; i++) {
+        Sighting *s = &g.look.items[i];
+        int has = s->state == STATE_HOLDS || s->state == STATE_LEAVING;
+        if (is_held(s->subject) || !(has || (s->state == STATE_ACQUIRING && s->mutex))) {
+            continue;
+        }
+        s->orphan = (s->kind == KIND_RLOCK && rlock_owner(s->subject) != me) ||
+                    (s->kind == KIND_BUFFERED && buffered_owner(s->subject) != me) ||
+                    (s->kind == KIND_LOCK && ((has && s->certain) || is_not_mine(s->subject)));
     }
 }
 
@@ -687,7 +735,7 @@ static PyObject *at_risk(void)
         if (s->state == STATE_ACQUIRING && visible_holder(s->subject)) {
             continue; /* its holder is the one to name */
         }
-        if (s->state == STATE_ACQUIRING && find_lost(0, s->subject) != NULL && given_up(s)) {
+        if (s->state == STATE_ACQUIRING && !s->orphan && find_lost(0, s->subject) != NULL && given_up(s)) {
             continue; /* nobody is seen to have it: most likely the forking thread itself, by a hook */
         }
         part.items[part.n++] = *s;
@@ -715,6 +763,7 @@ static int own(PyObject *object, Kind kind, double seconds)
         return 0;
     }
     g.owned[g.n_owned++] = (Owned){object, kind};
+    note_not_mine(object);
     return 1;
 }
 
@@ -741,6 +790,7 @@ static int judge(void)
     int status = list == NULL ? -1 : call_python(g.consider, list, "consider");
     Py_XDECREF(list);
     PyErr_Clear();
+    not_mine.n = 0; /* Python code has run in this thread: a signal handler too, perhaps */
     return status;
 }
 
@@ -753,6 +803,31 @@ static int is_catalogued(PyObject *lock)
     return found;
 }
 
+/* Lets one of the threads that wait for the GIL run until it comes between two instructions, and stops it there. -> 0 if there is
+ * none. */
+static int stop_another(PyThreadState *me)
+{
+    PyThreadState *back[MAX_STOPPED];
+    int n = 0;
+    PyThreadState *ts = PyInterpreterState_ThreadHead(PyThreadState_GetInterpreter(me));
+    for (; ts != NULL && n < MAX_STOPPED; ts = PyThreadState_Next(ts)) {
+        if (ts != me && !is_parked(ts) && waits_for_gil((unsigned long)ts->native_thread_id)) {
+            back[n++] = ts;
+        }
+    }
+    if (n) {
+        stop_one(me, back, n, POLL, STOP_LIMIT);
+    }
+    return n > 0;
+}
+
+/* With the GIL: whoever has something to do comes to wait for it. */
+static void nap(void)
+{
+    struct timespec pause = {0, (long)(DRAIN * 1e9)};
+    nanosleep(&pause, NULL);
+}
+
 /* A lock that compiled code takes again as soon as it has let go of it, without a pause in which who waits could have it:
  * its holder is stopped between two calls. */
 static int own_between(PyThreadState *me, PyObject *lock, Kind kind, double seconds)
@@ -763,20 +838,11 @@ static int own_between(PyThreadState *me, PyObject *lock, Kind kind, double seco
         if (own(lock, kind, 0)) {
             return 1;
         }
-        PyThreadState *back[MAX_STOPPED];
-        int n = 0;
-        PyThreadState *ts = PyInterpreterState_ThreadHead(PyThreadState_GetInterpreter(me));
-        for (; ts != NULL && n < MAX_STOPPED; ts = PyThreadState_Next(ts)) {
-            if (ts != me && !is_parked(ts) && waits_for_gil((unsigned long)ts->native_thread_id)) {
-                back[n++] = ts;
-            }
+        if (stop_another(me)) {
+            continue;
         }
-        if (n) {
-            stop_one(me, back, n, POLL);
-        }
-        else if (++naps % 20) {
-            struct timespec pause = {0, (long)(DRAIN * 1e9)};
-            nanosleep(&pause, NULL); /* with the GIL: it comes to wait for it */
+        if (++naps % 20) {
+            nap();
         }
         else {
             sleep_without_gil(POLL);
@@ -785,18 +851,74 @@ static int own_between(PyThreadState *me, PyObject *lock, Kind kind, double seco
     return 0;
 }
 
+/* A thread that holds one lock that is needed and waits for another that is ours will let go of neither before it has it.
+ * -> whether one was given back to it. */
+static int give_way(PyThreadState *holder)
+{
+    int given = 0;
+    for (int i = 0; i < g.look.n; i++) {
+        const Sighting *s = &g.look.items[i];
+        for (int k = 0; s->thread == holder && s->state == STATE_ACQUIRING && k < g.n_owned; k++) {
+            if (g.owned[k].object == s->subject) {
+                Owned o = g.owned[k];
+                g.owned[k] = g.owned[--g.n_owned];
+                give_back(o.object, o.kind);
+                Py_DECREF(o.object);
+                given = 1;
+                break;
+            }
+        }
+    }
+    return given;
+}
+
+/* Whether a thread that has another lock of those needed waits for this one: it is to have it first. */
+static int is_promised(PyObject *lock, PyObject **need, int n)
+{
+    for (int i = 0; i < n; i++) {
+        PyThreadState *holder = need[i] == lock ? NULL : visible_holder(need[i]);
+        for (int k = 0; holder != NULL && k < g.look.n; k++) {
+            const Sighting *s = &g.look.items[k];
+            if (s->thread == holder && s->state == STATE_ACQUIRING && s->subject == lock) {
+                return 1;
+            }
+        }
+    }
+    return 0;
+}
+
+/* Whether one of the threads that are seen to acquire the lock may have got it, and not have come so far as to say so. One that
+ * sleeps for anything but the GIL has not. */
+static int may_be_in_transit(PyObject *lock)
+{
+    for (int i = 0; i < g.look.n; i++) {
+        const Sighting *s = &g.look.items[i];
+        Blocked blocked;
+        if (s->subject == lock && s->state == STATE_ACQUIRING) {
+            int known = blocked_in((unsigned long)s->thread->native_thread_id, &blocked);
+            if (known == 0 || (known == 1 && (!blocked.futex || is_gil(the_gil(), blocked.arguments[0])))) {
+                return 1;
+            }
+        }
+    }
+    return 0;
+}
+
 /* Looks until everything that matters is owned or given up. Returns with the import lock taken and the last look done. */
 static void settle(PyThreadState *me)
 {
     double start = monotonic();
-    int gave_up = 0, drains = 0;
+    int gave_up = 0, drains = 0, steps = 0;
+    double led = 0; /* since when others are led from stop to stop */
     double still = 0; /* since when all that is waited for is calls that do not end */
     PyObject *need[MAX_OWNED];
     Kind kinds[MAX_OWNED];
+    char hurry[MAX_OWNED]; /* its time is up, and this its only try */
     PyThreadState *stop[MAX_STOPPED];
 
     unsigned long usual = *switch_interval();
     hold_signals();
+    not_mine.n = 0;
     if (usual > HURRY) {
         *switch_interval() = HURRY;
     }
@@ -805,6 +927,7 @@ static void settle(PyThreadState *me)
         int n = 0, pending = 0, calls = 0, back = 0;
         look(&g.look, me);
         look_for_unseen(me, 0);
+        learn_whose();
         g.polls++;
         if (g.look.failed) {
             break;
@@ -837,6 +960,9 @@ static void settle(PyThreadState *me)
                 gave_up = 1;
                 continue;
             }
+            if (entry != NULL) {
+                entry->hoped = g.forks;
+            }
             if (m == MATTERS_WAIT) {
                 pending++;
                 calls += s->kind == KIND_CALL && s->innermost;
@@ -851,6 +977,7 @@ static void settle(PyThreadState *me)
             }
             if (!known && n < MAX_OWNED) {
                 need[n] = s->subject;
+                hurry[n] = elapsed >= limit;
                 kinds[n++] = s->kind;
             }
         }
@@ -871,6 +998,7 @@ static void settle(PyThreadState *me)
                 }
                 if (!known) {
                     need[n] = value;
+                    hurry[n] = 0;
                     kinds[n++] = kind_of(value);
                 }
             }
@@ -891,7 +1019,7 @@ static void settle(PyThreadState *me)
         if (pending) {
             let_go(); /* such a thread may need what we own */
             if (back) {
-                stop_one(me, stop, back, POLL); /* it comes out of its call, and stays there */
+                stop_one(me, stop, back, POLL, STOP_LIMIT); /* it comes out of its call, and stays there */
             }
             else if (still != 0 && monotonic() - still > STILL) {
                 /* The call may wait for what a parked thread has (a transaction, the other end of a pipe): all go on for a
@@ -902,10 +1030,9 @@ static void settle(PyThreadState *me)
             }
             else if (calls == pending && drains < 20) {
                 /* The GIL is ours: such calls come to their end within their own time and then wait for it. */
-                struct timespec pause = {0, (long)(DRAIN * 1e9)};
                 drains++;
                 still = still != 0 ? still : monotonic();
-                nanosleep(&pause, NULL);
+                nap();
             }
             else {
                 drains = 0;
@@ -919,33 +1046,80 @@ static void settle(PyThreadState *me)
         for (int i = 0; i < n; i++) {
             Py_INCREF(need[i]);
         }
-        int taken = 1, failed = 0;
+        int taken = 0, failed = 1;
         for (int i = 0; i < n; i++) {
             int k = i + (int)(random_bits() % (uint32_t)(n - i));
             PyObject *object = need[k];
             Kind kind = kinds[k];
+            int last_try = hurry[k];
             need[k] = need[i];
             kinds[k] = kinds[i];
+            hurry[k] = hurry[i];
             need[i] = object;
-            if (!taken) {
+            PyThreadState *holder = visible_holder(object);
+            if (!last_try && is_promised(object, need, n)) {
                 continue;
             }
-            PyThreadState *holder = visible_holder(object);
+            failed = 0;
+            if (!last_try && holder != NULL && give_way(holder)) {
+                break; /* and look again: it goes on now */
+            }
             if (holder != NULL && is_parked(holder)) {
-                /* It has come out of its call, and not yet to where it lets go of the lock: on to its next stop. */
+                /* Not yet where it lets go of the lock: on to its next stop. In a long stretch of code it may run for a while. */
                 let_run(holder);
-                stop_one(me, &holder, 1, POLL);
-                taken = 0;
-                continue;
+                if (++steps % 16 == 0) {
+                    sleep_without_gil((double)(random_bits() % (uint32_t)(steps * 100)) * 1e-6);
+                }
+                else {
+                    stop_one(me, &holder, 1, POLL, STOP_LIMIT);
+                }
+                break;
+            }
+            if (taken && !last_try) {
+                if (own(object, kind, 0)) {
+                    continue;
+                }
+                break; /* look again before waiting: its holder may need what has just become ours */
+            }
+            int tried = 0;
+            for (int j = 0; j < g.look.n; j++) {
+                Lost *entry = g.look.items[j].subject == object ? find_lost(g.look.items[j].thread->id, object) : NULL;
+                tried = entry != NULL && entry->tried > tried ? entry->tried : tried;
             }
             int catalogued = is_catalogued(object);
-            int unseen = kind == KIND_LOCK && is_locked(object) && holder == NULL && !catalogued;
-            double limit = unseen ? UNSEEN_LIMIT : Py_MIN(TAKE_LIMIT, Py_MAX(g.wait, 0.002));
-            if (catalogued ? own_between(me, object, kind, limit) : own(object, kind, limit)) {
-                continue;
+            int unseen = kind == KIND_LOCK && is_locked(object) && holder == NULL && !catalogued && !is_not_mine(object) &&
+                         !may_be_in_transit(object);
+            if (tried % 2 && !unseen && !catalogued && !last_try) {
+                /* It was free, and we too slow: with every thread stopped that comes by, it stays free. */
+                double now = monotonic();
+                if (own(object, kind, 0)) {
+                    taken = 1;
+                    led = 0;
+                    continue;
+                }
+                led = led != 0 ? led : now;
+                if (now - led < STEPS_LIMIT) {
+                    if (!stop_another(me)) {
+                        if (++steps % 20) {
+                            nap();
+                        }
+                        else {
+                            sleep_without_gil(POLL);
+                        }
+                    }
+                    break;
+                }
+                led = 0;
+                failed = 1;
             }
-            taken = 0;
-            failed = 1;
+            else {
+                double limit = unseen ? UNSEEN_LIMIT : Py_MIN(TAKE_LIMIT, Py_MAX(g.wait, 0.002));
+                if (catalogued ? own_between(me, object, kind, limit) : own(object, kind, limit)) {
+                    taken = 1;
+                    continue;
+                }
+                failed = 1;
+            }
             for (int j = 0; j < g.look.n; j++) {
                 if (g.look.items[j].subject == object) {
                     note(g.look.items[j].thread->id, object)->tried++;
@@ -957,6 +1131,7 @@ static void settle(PyThreadState *me)
                     give_up(entry, NULL);
                 }
             }
+            break;
         }
         for (int i = 0; i < n; i++) {
             Py_DECREF(need[i]);
@@ -970,6 +1145,11 @@ static void settle(PyThreadState *me)
     }
     if (!g.import_locked) {
         lock_imports();
+    }
+    for (int i = 0; i < g.n_lost; i++) {
+        if (g.lost[i].hoped == g.forks && g.lost[i].fork != g.forks) {
+            g.lost[i].failures = 0; /* it came: the next time it is worth the whole wait again */
+        }
     }
     if (*switch_interval() == HURRY) {
         *switch_interval() = usual;
@@ -1330,7 +1510,12 @@ static PyObject *before(PyObject *module, PyObject *unused)
                 settle(me);
                 g.waited += waited;
             }
+            find_orphans();
             g.left = at_risk();
+        }
+        else if (g.look.n) {
+            not_mine.n = 0;
+            find_orphans();
         }
     }
     PyErr_Clear();

@@ -11,6 +11,7 @@
  */
 #include "park.h"
 #include "locks.h"
+#include "task.h"
 #include <errno.h>
 #include <time.h>
 
@@ -155,16 +156,40 @@ static void asked_enough(PyThreadState *me)
 
 #endif
 
-void stop_one(PyThreadState *me, PyThreadState **threads, int n, double seconds)
+/* On a busy machine a thread stands in the queue for a processor for many milliseconds: what it has had of one tells whether
+ * it has come by, and no clock does. One that sleeps, and not for the GIL, has. */
+static int may_yet_come(const struct _gil_runtime_state *gil, unsigned long id, int64_t ran, int64_t chance)
 {
-    double end = monotonic() + seconds;
+    int64_t since = processor_time(id) - ran;
+    Blocked blocked;
+    return ran >= 0 && since >= 0 && since < chance &&
+           (blocked_in(id, &blocked) != 1 || (blocked.futex && is_gil(gil, blocked.arguments[0])));
+}
+
+void stop_one(PyThreadState *me, PyThreadState **threads, int n, double chance, double limit)
+{
+    unsigned long ids[MAX_PARKED];
+    int64_t ran[MAX_PARKED];
+    double end = monotonic() + limit;
+    const struct _gil_runtime_state *gil = the_gil();
+    n = n < MAX_PARKED ? n : MAX_PARKED;
+    for (int i = 0; i < n; i++) {
+        ids[i] = (unsigned long)threads[i]->native_thread_id; /* they may end while the GIL is not ours */
+        ran[i] = processor_time(ids[i]);
+    }
     pthread_mutex_lock(&p.mutex);
     p.asked = p.n < MAX_PARKED;
     pthread_mutex_unlock(&p.mutex);
     ask(me, threads, n);
     PyEval_SaveThread();
     pthread_mutex_lock(&p.mutex);
-    while (p.asked && wait_until(&p.stopped, end)) {
+    for (int waits = 1; p.asked && waits;) {
+        double now = monotonic();
+        wait_until(&p.stopped, Py_MIN(end, now + chance));
+        waits = 0;
+        for (int i = 0; now < end && i < n; i++) {
+            waits |= may_yet_come(gil, ids[i], ran[i], (int64_t)(chance * 1e9));
+        }
     }
     p.asked = 0;
     pthread_mutex_unlock(&p.mutex);
