@@ -729,7 +729,7 @@ static PyObject *at_risk(void)
     }
     for (int i = 0; i < g.look.n; i++) {
         const Sighting *s = &g.look.items[i];
-        if (matters(s) == MATTERS_NOT || is_over(s, is_back(s))) {
+        if (matters(s) == MATTERS_NOT || s->over || is_over(s, is_back(s))) {
             continue;
         }
         if (s->state == STATE_ACQUIRING && visible_holder(s->subject)) {
@@ -803,8 +803,25 @@ static int is_catalogued(PyObject *lock)
     return found;
 }
 
-/* Lets one of the threads that wait for the GIL run until it comes between two instructions, and stops it there. -> 0 if there is
- * none. */
+/* Of a thread that has come between two instructions: whether it is in the middle of nothing that matters. The native call in
+ * which its innermost frame seems to stand is over. */
+static int may_stop(PyThreadState *thread)
+{
+    static Look its;
+    its.n = its.n_waiters = 0;
+    look_at(&its, thread);
+    for (int i = 0; i < its.n; i++) {
+        const Sighting *s = &its.items[i];
+        if (!(s->kind == KIND_CALL && s->innermost) && !is_held(s->subject) && !is_exempt(s) &&
+            (s->state != STATE_ACQUIRING || s->mutex) &&
+            (s->kind != KIND_SEMAPHORE || semaphore_value(s->subject) == 0)) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
+/* Lets one of the threads that wait for the GIL run until it may be stopped, and stops it there. -> 0 if there is none. */
 static int stop_another(PyThreadState *me)
 {
     PyThreadState *back[MAX_STOPPED];
@@ -816,7 +833,7 @@ static int stop_another(PyThreadState *me)
         }
     }
     if (n) {
-        stop_one(me, back, n, POLL, STOP_LIMIT);
+        stop_one(me, back, n, may_stop, POLL, STOP_LIMIT);
     }
     return n > 0;
 }
@@ -949,6 +966,7 @@ static void settle(PyThreadState *me)
             }
             int waits = is_back(s);
             if (is_over(s, waits)) {
+                g.look.items[i].over = 1; /* and stays so while the GIL is ours; asked again it may be awake, to ask for the GIL */
                 continue;
             }
             double limit = patience(s);
@@ -1019,7 +1037,7 @@ static void settle(PyThreadState *me)
         if (pending) {
             let_go(); /* such a thread may need what we own */
             if (back) {
-                stop_one(me, stop, back, POLL, STOP_LIMIT); /* it comes out of its call, and stays there */
+                stop_one(me, stop, back, may_stop, POLL, STOP_LIMIT); /* it comes out of its call, and stays there */
             }
             else if (still != 0 && monotonic() - still > STILL) {
                 /* The call may wait for what a parked thread has (a transaction, the other end of a pipe): all go on for a
@@ -1065,14 +1083,7 @@ static void settle(PyThreadState *me)
                 break; /* and look again: it goes on now */
             }
             if (holder != NULL && is_parked(holder)) {
-                /* Not yet where it lets go of the lock: on to its next stop. In a long stretch of code it may run for a while. */
-                let_run(holder);
-                if (++steps % 16 == 0) {
-                    sleep_without_gil((double)(random_bits() % (uint32_t)(steps * 100)) * 1e-6);
-                }
-                else {
-                    stop_one(me, &holder, 1, POLL, STOP_LIMIT);
-                }
+                let_run(holder); /* it took this one without being seen to */
                 break;
             }
             if (taken && !last_try) {

@@ -4,7 +4,9 @@
  * at every look. It is outside only between the GIL's return and its next call: about a microsecond, which no polling
  * meets. So it is asked to stop there: by a pending call, which the interpreter makes between two instructions of
  * whichever thread has the GIL next (3.12 on; before, pending calls are the main thread's), or by a trace function that
- * takes itself out (3.11). In there the thread lets the GIL go and sleeps until the fork is over.
+ * takes itself out (3.11). In there the thread looks at itself: in the middle of something that the fork waits for it goes on
+ * to where it can stop next, and costs nobody a turn of the processor; else it lets the GIL go and sleeps until the fork
+ * is over.
  *
  * Guarantees: a thread is never stopped for longer than LIMIT, whatever becomes of the fork; one that has a trace or
  * profile function of its own is not touched (3.11); what was asked for and not met does nothing when it is met later.
@@ -24,6 +26,7 @@ static struct {
     pthread_mutex_t mutex;
     pthread_cond_t stopped, go;
     int asked;                 /* whether a thread that comes by is to stop */
+    int (*may_stop)(PyThreadState *);
     int n;
     PyThreadState *threads[MAX_PARKED];
 } p;
@@ -66,8 +69,12 @@ static int wait_until(pthread_cond_t *condition, double end)
     return pthread_cond_timedwait(condition, &p.mutex, &time) != ETIMEDOUT;
 }
 
-static void park(PyThreadState *thread)
+/* -> 0 when the thread is to be asked again where it comes next. */
+static int park(PyThreadState *thread)
 {
+    if (p.asked && !p.may_stop(thread)) {
+        return 0;
+    }
     double end = monotonic() + LIMIT;
     pthread_mutex_lock(&p.mutex);
     int stops = p.asked && p.n < MAX_PARKED;
@@ -77,7 +84,7 @@ static void park(PyThreadState *thread)
     }
     pthread_mutex_unlock(&p.mutex);
     if (!stops) {
-        return;
+        return 1;
     }
     PyEval_SaveThread();
     pthread_mutex_lock(&p.mutex);
@@ -87,14 +94,27 @@ static void park(PyThreadState *thread)
     strike_out(thread);
     pthread_mutex_unlock(&p.mutex);
     PyEval_RestoreThread(thread);
+    return 1;
 }
 
 #if PY_AT_LEAST(3, 12)
 
+#define REPEATS 100 /* a call that asks for itself again is made as often, at most, before the thread goes on */
+
 static int pending_call(void *unused)
 {
-    (void)unused;
-    park(PyThreadState_Get());
+    static const Frame *last;
+    static int last_unit, repeats;
+    PyThreadState *thread = PyThreadState_Get();
+    const Frame *top = thread_top(thread);
+    PyCodeObject *code = top == NULL || frame_is_shim(top) ? NULL : frame_code((Frame *)top);
+    int unit = code == NULL ? -1 : frame_unit((Frame *)top, code);
+    int same = top == last && unit == last_unit && ++repeats % REPEATS;
+    last = top;
+    last_unit = unit;
+    if ((same && p.asked) || !park(thread)) {
+        _PyEval_AddPendingCall(thread->interp, pending_call, unused, 0);
+    }
     return 0;
 }
 
@@ -131,7 +151,9 @@ static int stop_here(PyObject *unused, PyFrameObject *frame, int what, PyObject 
     (void)argument;
     PyThreadState *thread = PyThreadState_Get();
     thread->c_tracefunc = NULL; /* the interpreter works use_tracing out anew when we return */
-    park(thread);
+    if (!park(thread)) {
+        thread->c_tracefunc = stop_here;
+    }
     return 0;
 }
 
@@ -166,7 +188,7 @@ static int may_yet_come(const struct _gil_runtime_state *gil, unsigned long id, 
            (blocked_in(id, &blocked) != 1 || (blocked.futex && is_gil(gil, blocked.arguments[0])));
 }
 
-void stop_one(PyThreadState *me, PyThreadState **threads, int n, double chance, double limit)
+void stop_one(PyThreadState *me, PyThreadState **threads, int n, int (*may_stop)(PyThreadState *), double chance, double limit)
 {
     unsigned long ids[MAX_PARKED];
     int64_t ran[MAX_PARKED];
@@ -179,6 +201,7 @@ void stop_one(PyThreadState *me, PyThreadState **threads, int n, double chance, 
     }
     pthread_mutex_lock(&p.mutex);
     p.asked = p.n < MAX_PARKED;
+    p.may_stop = may_stop;
     pthread_mutex_unlock(&p.mutex);
     ask(me, threads, n);
     PyEval_SaveThread();
