@@ -37,7 +37,7 @@
 #define POLL 0.0005        /* seconds between looks while an import or a native call is waited for */
 #define HURRY 200          /* microseconds: the switch interval while a fork waits; at 5 ms each turn of each busy thread
                             * is 5 ms more before the forking one has the GIL back */
-#define STILL 0.01         /* seconds that threads stay parked while the calls of the others do not end */
+#define STILL 0.01         /* seconds that threads stay parked while the others sleep in their calls */
 #define MAX_UNSEEN 64
 #define SEARCH_LIMIT 2000000 /* objects passed in one search of the heap at a fork, ten nanoseconds each, ... */
 #define SEARCH_SHARE 200     /* ... which is not done again before this many times as long as it took */
@@ -658,6 +658,14 @@ static int is_back(const Sighting *s)
     return s->kind == KIND_CALL && s->innermost && waits_for_gil((unsigned long)s->thread->native_thread_id);
 }
 
+/* It may sleep for something that only a thread which is stopped can give it. */
+static int is_asleep(const Sighting *s)
+{
+    Blocked blocked;
+    return blocked_in((unsigned long)s->thread->native_thread_id, &blocked) == 1 &&
+           !(blocked.futex && is_gil(the_gil(), blocked.arguments[0]));
+}
+
 /* One that is over but for the GIL holds nothing any more; and a thread that is parked stands between two instructions. */
 static int is_over(const Sighting *s, int back)
 {
@@ -927,11 +935,11 @@ static void settle(PyThreadState *me)
     double start = monotonic();
     int gave_up = 0, drains = 0, steps = 0;
     double led = 0; /* since when others are led from stop to stop */
-    double still = 0; /* since when all that is waited for is calls that do not end */
+    double still = 0; /* since when all that is waited for is calls that sleep */
     PyObject *need[MAX_OWNED];
     Kind kinds[MAX_OWNED];
     char hurry[MAX_OWNED]; /* its time is up, and this its only try */
-    PyThreadState *stop[MAX_STOPPED];
+    PyThreadState *stop[MAX_STOPPED], *inside[MAX_STOPPED];
 
     unsigned long usual = *switch_interval();
     hold_signals();
@@ -941,7 +949,7 @@ static void settle(PyThreadState *me)
     }
     for (;;) {
         double elapsed = monotonic() - start;
-        int n = 0, pending = 0, calls = 0, back = 0;
+        int n = 0, pending = 0, calls = 0, back = 0, asleep = 0;
         look(&g.look, me);
         look_for_unseen(me, 0);
         learn_whose();
@@ -983,9 +991,13 @@ static void settle(PyThreadState *me)
             }
             if (m == MATTERS_WAIT) {
                 pending++;
-                calls += s->kind == KIND_CALL && s->innermost;
                 if (waits && back < MAX_STOPPED) {
                     stop[back++] = s->thread;
+                }
+                if (s->kind == KIND_CALL && s->innermost) {
+                    inside[calls % MAX_STOPPED] = s->thread;
+                    calls++;
+                    asleep += !waits && is_asleep(s);
                 }
                 continue;
             }
@@ -1031,8 +1043,11 @@ static void settle(PyThreadState *me)
             continue; /* to take it may have let the GIL go */
         }
         unlock_imports(); /* never kept while others are to move: an import needs it at every step */
-        if (calls < pending || back || !pending) {
+        if (asleep < pending) {
             still = 0;
+        }
+        else if (still == 0) {
+            still = monotonic();
         }
         if (pending) {
             let_go(); /* such a thread may need what we own */
@@ -1049,14 +1064,16 @@ static void settle(PyThreadState *me)
             else if (calls == pending && drains < 20) {
                 /* The GIL is ours: such calls come to their end within their own time and then wait for it. */
                 drains++;
-                still = still != 0 ? still : monotonic();
                 nap();
+            }
+            else if (calls == pending) {
+                /* The GIL is for others meanwhile, but whoever comes out of his call stops. */
+                drains = 0;
+                stop_one(me, inside, Py_MIN(calls, MAX_STOPPED), may_stop, POLL, POLL);
             }
             else {
                 drains = 0;
-                if (calls < pending) {
-                    let_run(NULL); /* Python code that is waited for may need a thread that is parked */
-                }
+                let_run(NULL); /* Python code that is waited for may need a thread that is parked */
                 sleep_without_gil(POLL);
             }
             continue;

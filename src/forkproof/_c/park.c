@@ -25,7 +25,8 @@
 static struct {
     pthread_mutex_t mutex;
     pthread_cond_t stopped, go;
-    int asked;                 /* whether a thread that comes by is to stop */
+    int asked;                 /* how many threads are asked: the first that comes by is to stop */
+    PyThreadState *whom[MAX_PARKED]; /* compared by address only */
     int (*may_stop)(PyThreadState *);
     int n;
     PyThreadState *threads[MAX_PARKED];
@@ -69,10 +70,20 @@ static int wait_until(pthread_cond_t *condition, double end)
     return pthread_cond_timedwait(condition, &p.mutex, &time) != ETIMEDOUT;
 }
 
-/* -> 0 when the thread is to be asked again where it comes next. */
+static int is_asked(PyThreadState *thread)
+{
+    for (int i = 0; i < p.asked; i++) {
+        if (p.whom[i] == thread) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* -> 0 when it is to be asked again where it, or the next one, comes next. */
 static int park(PyThreadState *thread)
 {
-    if (p.asked && !p.may_stop(thread)) {
+    if (p.asked && !(is_asked(thread) && p.may_stop(thread))) {
         return 0;
     }
     double end = monotonic() + LIMIT;
@@ -101,8 +112,19 @@ static int park(PyThreadState *thread)
 
 #define REPEATS 100 /* a call that asks for itself again is made as often, at most, before the thread goes on */
 
+static int queued; /* the queue is short, and the program's too */
+
+static int pending_call(void *unused);
+
+static void queue_call(PyThreadState *thread)
+{
+    queued = queued || _PyEval_AddPendingCall(thread->interp, pending_call, NULL, 0) == 0;
+}
+
 static int pending_call(void *unused)
 {
+    (void)unused;
+    queued = 0;
     static const Frame *last;
     static int last_unit, repeats;
     PyThreadState *thread = PyThreadState_Get();
@@ -113,7 +135,7 @@ static int pending_call(void *unused)
     last = top;
     last_unit = unit;
     if ((same && p.asked) || !park(thread)) {
-        _PyEval_AddPendingCall(thread->interp, pending_call, unused, 0);
+        queue_call(thread);
     }
     return 0;
 }
@@ -122,7 +144,7 @@ static void ask(PyThreadState *me, PyThreadState **threads, int n)
 {
     (void)threads;
     (void)n;
-    _PyEval_AddPendingCall(me->interp, pending_call, NULL, 0);
+    queue_call(me);
 }
 
 /* A thread that is parked is in the middle of its pending calls. The next one, and a child, could else make none. */
@@ -200,7 +222,8 @@ void stop_one(PyThreadState *me, PyThreadState **threads, int n, int (*may_stop)
         ran[i] = processor_time(ids[i]);
     }
     pthread_mutex_lock(&p.mutex);
-    p.asked = p.n < MAX_PARKED;
+    p.asked = p.n < MAX_PARKED ? n : 0;
+    memcpy(p.whom, threads, sizeof(p.whom[0]) * (size_t)n);
     p.may_stop = may_stop;
     pthread_mutex_unlock(&p.mutex);
     ask(me, threads, n);
