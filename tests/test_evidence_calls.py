@@ -167,14 +167,15 @@ def test_a_file_that_is_a_global_too_is_not_the_threads_own(stage: Stage) -> Non
 
 
 STREAMS = """
-import os, sys, threading, time
+import os, select, sys, threading, time
 import forkproof
 from forkproof import _native
 ours, theirs = os.pipe()
 def body():
     {call}
 def stuck():
-    return [(s[2], s[3], s[7]) for s in _native.look() if s[0] == thread.ident and s[2] in (0, 3)]
+    return came() and [(s[2], s[3], s[7]) for s in _native.look() if s[0] == thread.ident and s[2] in (0, 3)]
+def came(): return True
 {prepare}
 forkproof.assess()
 thread = threading.Thread(target=body, daemon=True)
@@ -186,7 +187,9 @@ os.write(report, repr(found).encode())
 os._exit(0)
 """
 
-FILL = "sys.{0} = open(theirs, 'w', buffering=1 << 16, errors='replace'); report = 1"
+# Before it writes, whoever prints a traceback has read the source; that it is past that shows by the pipe.
+FULL_PIPE = "came = lambda: not select.select([], [theirs], [], 0)[1]"
+FILL = FULL_PIPE + "; sys.{0} = open(theirs, 'w', buffering=1 << 16, errors='replace'); report = 1"
 READ = "sys.stdin = open(ours); report = 1"
 NAMED = "report = 1"
 

@@ -1,7 +1,8 @@
 """The C extension: reads frames, owns locks around a fork. Everything it returns is a snapshot.
 
 A sighting is a tuple:
-    (ident, native_id, state, kind, certain, mutex, draining, subject, manager, entry, code, offset, named_at, self, stack)
+    (ident, native_id, state, kind, certain, mutex, draining, subject, manager, entry, code, offset, named_at, self, stack,
+     orphan)
 state     0 holds, 1 acquiring, 2 leaving, 3 inside a native call, 4 importing
 draining  inside: the native lock is free as soon as the thread waits for the GIL again
 kind      0 Lock, 1 RLock, 2 buffered file, 3 catalogued lock object, 4 semaphore, 5 native call, 6 import
@@ -12,6 +13,7 @@ code, offset    where the frame that shows it stands (offset in bytes, as f_last
 named_at  offset of the instruction that took it, for `expression`; -1 none
 self      class of the first parameter of that frame, or None
 stack     [(code, offset), ...] of the thread, innermost first
+orphan    after a wait: a lock that the child resets, as nobody who is there can have it
 """
 
 from collections.abc import Callable
@@ -34,6 +36,7 @@ Sighting = tuple[
     int,
     type | None,
     list[tuple[CodeType, int]],
+    int,
 ]
 
 Waiting = tuple[int, float, float, bool, int, Sighting]

@@ -44,7 +44,6 @@ _RESOURCES = {"process": 0, "object": 1, "stream": 2}
 _CONSUMES = 3
 _STREAMS = {"stdin": 1, "stdout": 2, "stderr": 4}
 _OUTCOMES = ("clear", "observed", "waited", "gave-up")
-_CERTAIN_KINDS = (naming.LOCK, naming.RLOCK, naming.BUFFERED)
 
 
 class _Settings:
@@ -460,16 +459,11 @@ def _risk(hazards: list[dict[str, Any]]) -> Literal["none", "possible", "certain
 
 
 def _reset(left: list[Sighting] | None) -> list[Sighting]:
-    """Of what was left, what the child puts right (as guard.c decides it)."""
+    """Of what was left, what the child puts right."""
     s = _settings
     if not s.repair or s.policy == "observe":
         return []
-    return [
-        x
-        for x in left or ()
-        if x[3] == naming.IMPORT
-        or (x[4] and x[2] in (naming.HOLDS, naming.LEAVING) and x[3] in _CERTAIN_KINDS)
-    ]
+    return [x for x in left or () if x[3] == naming.IMPORT or x[15]]
 
 
 def _after_in_parent(report: tuple[Any, ...]) -> BaseException | None:
@@ -564,8 +558,10 @@ def _after_in_child(message: tuple[Any, ...]) -> BaseException | None:
         if reset or mended_here:
             born["repaired"] = [*(_name(x) for x in reset), *mended_here]
         _settings.writer.write(born)
-    if _settings.warn and reset:
-        hazards = [_hazard(x, cleared=False) for x in reset]
+    # A thread that had only just got a lock has changed nothing of what it guards.
+    torn = [x for x in reset if x[2] != naming.ACQUIRING]
+    if _settings.warn and torn:
+        hazards = [_hazard(x, cleared=False) for x in torn]
         return _warn(hazards, sys._getframe(1), "reset in this child: what it guards may be half-changed")
     return None
 

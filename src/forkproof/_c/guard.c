@@ -32,10 +32,12 @@
 #define MAX_STOPPED 32
 #define TAKE_LIMIT 0.05    /* seconds for one lock; under eight contenders none took longer (internals: trap 21) */
 #define UNSEEN_LIMIT 0.01  /* seconds for a lock that is locked while no frame shows who has it */
+#define STEPS_LIMIT 0.25   /* seconds of leading others from stop to stop until a lock is free between two of them */
+#define STOP_LIMIT 0.05    /* seconds for one stop; what it takes is a processor, which a busy machine may not have for long */
 #define POLL 0.0005        /* seconds between looks while an import or a native call is waited for */
 #define HURRY 200          /* microseconds: the switch interval while a fork waits; at 5 ms each turn of each busy thread
                             * is 5 ms more before the forking one has the GIL back */
-#define STILL 0.01         /* seconds that threads stay parked while the calls of the others do not end */
+#define STILL 0.01         /* seconds that threads stay parked while the others sleep in their calls */
 #define MAX_UNSEEN 64
 #define SEARCH_LIMIT 2000000 /* objects passed in one search of the heap at a fork, ten nanoseconds each, ... */
 #define SEARCH_SHARE 200     /* ... which is not done again before this many times as long as it took */
@@ -57,6 +59,7 @@ typedef struct {
     int64_t ran;         /* nanoseconds that it had run by then; -1 unknown */
     int failures;
     unsigned long fork;  /* the last fork at which it was given up */
+    unsigned long hoped; /* the last fork at which it was waited for */
     int tried;           /* attempts to take it at this fork */
 } Lost;
 
@@ -118,6 +121,12 @@ static struct {
     double due;                  /* when to search again */
     int inherited;               /* in a child: idents of threads that are gone may have come back */
 } unseen;
+
+/* Locks that the forking thread does not have, shown since it began to wait: it runs no code of the program's meanwhile. */
+static struct {
+    PyObject *locks[MAX_OWNED]; /* compared by address only */
+    int n;
+} not_mine;
 
 static int step_fails(void)
 {
@@ -250,19 +259,9 @@ static void in_child(void)
     forget_parked();
     if (g.repair && g.policy == POLICY_WAIT) {
         reset_warnings();
-        /* What the wait could not clear, and a thread that is gone held for certain. The look is the last one before the
-         * fork; its frames and locks are copied with the process and nothing has touched them since. */
         for (int i = 0; i < g.look.n; i++) {
-            const Sighting *s = &g.look.items[i];
-            if (s->certain && (s->state == STATE_HOLDS || s->state == STATE_LEAVING) &&
-                (s->kind == KIND_LOCK || s->kind == KIND_RLOCK || s->kind == KIND_BUFFERED)) {
-                int mine = 0;
-                for (int k = 0; k < g.n_held; k++) {
-                    mine |= g.held[k] == s->subject;
-                }
-                if (!mine) {
-                    reset(s->subject, s->kind);
-                }
+            if (g.look.items[i].orphan) {
+                reset(g.look.items[i].subject, g.look.items[i].kind);
             }
         }
     }
@@ -351,6 +350,55 @@ static void find_held(PyThreadState *me)
             lock_method_named(((PyCFunctionObject *)callback)->m_ml->ml_name) == METHOD_ACQUIRE) {
             add_held(PyCFunction_GET_SELF(callback));
         }
+    }
+}
+
+static int is_not_mine(PyObject *lock)
+{
+    for (int i = 0; i < not_mine.n; i++) {
+        if (not_mine.locks[i] == lock) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+static void note_not_mine(PyObject *lock)
+{
+    if (not_mine.n < MAX_OWNED && !is_held(lock) && !is_not_mine(lock)) {
+        not_mine.locks[not_mine.n++] = lock;
+    }
+}
+
+/* A Lock does not say who has it. But one that is free, or that another has, is not the forking thread's, and cannot become
+ * so before the fork is over. */
+static void learn_whose(void)
+{
+    for (int i = 0; i < g.look.n; i++) {
+        const Sighting *s = &g.look.items[i];
+        int has = s->certain && (s->state == STATE_HOLDS || s->state == STATE_LEAVING);
+        if (s->kind == KIND_LOCK && (has || !is_locked(s->subject))) {
+            note_not_mine(s->subject);
+        }
+    }
+}
+
+/* Marks, in the last look, what the child is to reset. The wait could not clear it, a thread that will be gone has it or may
+ * have got it before the system call (it needs no GIL for that), and the forking thread has it not: taken, it is orphaned.
+ * What is only being acquired, and not as a mutex, is a signal, and left alone. */
+static void find_orphans(void)
+{
+    unsigned long me = PyThread_get_thread_ident();
+    learn_whose();
+    for (int i = 0; i < g.look.n; i++) {
+        Sighting *s = &g.look.items[i];
+        int has = s->state == STATE_HOLDS || s->state == STATE_LEAVING;
+        if (is_held(s->subject) || !(has || (s->state == STATE_ACQUIRING && s->mutex))) {
+            continue;
+        }
+        s->orphan = (s->kind == KIND_RLOCK && rlock_owner(s->subject) != me) ||
+                    (s->kind == KIND_BUFFERED && buffered_owner(s->subject) != me) ||
+                    (s->kind == KIND_LOCK && ((has && s->certain) || is_not_mine(s->subject)));
     }
 }
 
@@ -611,6 +659,14 @@ static int is_back(const Sighting *s)
     return s->kind == KIND_CALL && s->innermost && waits_for_gil((unsigned long)s->thread->native_thread_id);
 }
 
+/* It may sleep for something that only a thread which is stopped can give it. */
+static int is_asleep(const Sighting *s)
+{
+    Blocked blocked;
+    return blocked_in((unsigned long)s->thread->native_thread_id, &blocked) == 1 &&
+           !(blocked.futex && is_gil(the_gil(), blocked.arguments[0]));
+}
+
 /* One that is over but for the GIL holds nothing any more; and a thread that is parked stands between two instructions. */
 static int is_over(const Sighting *s, int back)
 {
@@ -682,13 +738,13 @@ static PyObject *at_risk(void)
     }
     for (int i = 0; i < g.look.n; i++) {
         const Sighting *s = &g.look.items[i];
-        if (matters(s) == MATTERS_NOT || is_over(s, is_back(s))) {
+        if (matters(s) == MATTERS_NOT || s->over || is_over(s, is_back(s))) {
             continue;
         }
         if (s->state == STATE_ACQUIRING && visible_holder(s->subject)) {
             continue; /* its holder is the one to name */
         }
-        if (s->state == STATE_ACQUIRING && find_lost(0, s->subject) != NULL && given_up(s)) {
+        if (s->state == STATE_ACQUIRING && !s->orphan && find_lost(0, s->subject) != NULL && given_up(s)) {
             continue; /* nobody is seen to have it: most likely the forking thread itself, by a hook */
         }
         part.items[part.n++] = *s;
@@ -716,6 +772,7 @@ static int own(PyObject *object, Kind kind, double seconds)
         return 0;
     }
     g.owned[g.n_owned++] = (Owned){object, kind};
+    note_not_mine(object);
     return 1;
 }
 
@@ -742,6 +799,7 @@ static int judge(void)
     int status = list == NULL ? -1 : call_python(g.consider, list, "consider");
     Py_XDECREF(list);
     PyErr_Clear();
+    not_mine.n = 0; /* Python code has run in this thread: a signal handler too, perhaps */
     return status;
 }
 
@@ -754,6 +812,48 @@ static int is_catalogued(PyObject *lock)
     return found;
 }
 
+/* Of a thread that has come between two instructions: whether it is in the middle of nothing that matters. The native call in
+ * which its innermost frame seems to stand is over. */
+static int may_stop(PyThreadState *thread)
+{
+    static Look its;
+    its.n = its.n_waiters = 0;
+    look_at(&its, thread);
+    for (int i = 0; i < its.n; i++) {
+        const Sighting *s = &its.items[i];
+        if (!(s->kind == KIND_CALL && s->innermost) && !is_held(s->subject) && !is_exempt(s) &&
+            (s->state != STATE_ACQUIRING || s->mutex) &&
+            (s->kind != KIND_SEMAPHORE || semaphore_value(s->subject) == 0)) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
+/* Lets one of the threads that wait for the GIL run until it may be stopped, and stops it there. -> 0 if there is none. */
+static int stop_another(PyThreadState *me)
+{
+    PyThreadState *back[MAX_STOPPED];
+    int n = 0;
+    PyThreadState *ts = PyInterpreterState_ThreadHead(PyThreadState_GetInterpreter(me));
+    for (; ts != NULL && n < MAX_STOPPED; ts = PyThreadState_Next(ts)) {
+        if (ts != me && !is_parked(ts) && waits_for_gil((unsigned long)ts->native_thread_id)) {
+            back[n++] = ts;
+        }
+    }
+    if (n) {
+        stop_one(me, back, n, may_stop, POLL, STOP_LIMIT);
+    }
+    return n > 0;
+}
+
+/* With the GIL: whoever has something to do comes to wait for it. */
+static void nap(void)
+{
+    struct timespec pause = {0, (long)(DRAIN * 1e9)};
+    nanosleep(&pause, NULL);
+}
+
 /* A lock that compiled code takes again as soon as it has let go of it, without a pause in which who waits could have it:
  * its holder is stopped between two calls. */
 static int own_between(PyThreadState *me, PyObject *lock, Kind kind, double seconds)
@@ -764,20 +864,11 @@ static int own_between(PyThreadState *me, PyObject *lock, Kind kind, double seco
         if (own(lock, kind, 0)) {
             return 1;
         }
-        PyThreadState *back[MAX_STOPPED];
-        int n = 0;
-        PyThreadState *ts = PyInterpreterState_ThreadHead(PyThreadState_GetInterpreter(me));
-        for (; ts != NULL && n < MAX_STOPPED; ts = PyThreadState_Next(ts)) {
-            if (ts != me && !is_parked(ts) && waits_for_gil((unsigned long)ts->native_thread_id)) {
-                back[n++] = ts;
-            }
+        if (stop_another(me)) {
+            continue;
         }
-        if (n) {
-            stop_one(me, back, n, POLL);
-        }
-        else if (++naps % 20) {
-            struct timespec pause = {0, (long)(DRAIN * 1e9)};
-            nanosleep(&pause, NULL); /* with the GIL: it comes to wait for it */
+        if (++naps % 20) {
+            nap();
         }
         else {
             sleep_without_gil(POLL);
@@ -786,26 +877,83 @@ static int own_between(PyThreadState *me, PyObject *lock, Kind kind, double seco
     return 0;
 }
 
+/* A thread that holds one lock that is needed and waits for another that is ours will let go of neither before it has it.
+ * -> whether one was given back to it. */
+static int give_way(PyThreadState *holder)
+{
+    int given = 0;
+    for (int i = 0; i < g.look.n; i++) {
+        const Sighting *s = &g.look.items[i];
+        for (int k = 0; s->thread == holder && s->state == STATE_ACQUIRING && k < g.n_owned; k++) {
+            if (g.owned[k].object == s->subject) {
+                Owned o = g.owned[k];
+                g.owned[k] = g.owned[--g.n_owned];
+                give_back(o.object, o.kind);
+                Py_DECREF(o.object);
+                given = 1;
+                break;
+            }
+        }
+    }
+    return given;
+}
+
+/* Whether a thread that has another lock of those needed waits for this one: it is to have it first. */
+static int is_promised(PyObject *lock, PyObject **need, int n)
+{
+    for (int i = 0; i < n; i++) {
+        PyThreadState *holder = need[i] == lock ? NULL : visible_holder(need[i]);
+        for (int k = 0; holder != NULL && k < g.look.n; k++) {
+            const Sighting *s = &g.look.items[k];
+            if (s->thread == holder && s->state == STATE_ACQUIRING && s->subject == lock) {
+                return 1;
+            }
+        }
+    }
+    return 0;
+}
+
+/* Whether one of the threads that are seen to acquire the lock may have got it, and not have come so far as to say so. One that
+ * sleeps for anything but the GIL has not. */
+static int may_be_in_transit(PyObject *lock)
+{
+    for (int i = 0; i < g.look.n; i++) {
+        const Sighting *s = &g.look.items[i];
+        Blocked blocked;
+        if (s->subject == lock && s->state == STATE_ACQUIRING) {
+            int known = blocked_in((unsigned long)s->thread->native_thread_id, &blocked);
+            if (known == 0 || (known == 1 && (!blocked.futex || is_gil(the_gil(), blocked.arguments[0])))) {
+                return 1;
+            }
+        }
+    }
+    return 0;
+}
+
 /* Looks until everything that matters is owned or given up. Returns with the import lock taken and the last look done. */
 static void settle(PyThreadState *me)
 {
     double start = monotonic();
-    int gave_up = 0, drains = 0;
-    double still = 0; /* since when all that is waited for is calls that do not end */
+    int gave_up = 0, drains = 0, steps = 0;
+    double led = 0; /* since when others are led from stop to stop */
+    double still = 0; /* since when all that is waited for is calls that sleep */
     PyObject *need[MAX_OWNED];
     Kind kinds[MAX_OWNED];
-    PyThreadState *stop[MAX_STOPPED];
+    char hurry[MAX_OWNED]; /* its time is up, and this its only try */
+    PyThreadState *stop[MAX_STOPPED], *inside[MAX_STOPPED];
 
     unsigned long usual = *switch_interval();
     hold_signals();
+    not_mine.n = 0;
     if (usual > HURRY) {
         *switch_interval() = HURRY;
     }
     for (;;) {
         double elapsed = monotonic() - start;
-        int n = 0, pending = 0, calls = 0, back = 0;
+        int n = 0, pending = 0, calls = 0, back = 0, asleep = 0;
         look(&g.look, me);
         look_for_unseen(me, 0);
+        learn_whose();
         g.polls++;
         if (g.look.failed) {
             break;
@@ -827,6 +975,7 @@ static void settle(PyThreadState *me)
             }
             int waits = is_back(s);
             if (is_over(s, waits)) {
+                g.look.items[i].over = 1; /* and stays so while the GIL is ours; asked again it may be awake, to ask for the GIL */
                 continue;
             }
             double limit = patience(s);
@@ -838,11 +987,18 @@ static void settle(PyThreadState *me)
                 gave_up = 1;
                 continue;
             }
+            if (entry != NULL) {
+                entry->hoped = g.forks;
+            }
             if (m == MATTERS_WAIT) {
                 pending++;
-                calls += s->kind == KIND_CALL && s->innermost;
                 if (waits && back < MAX_STOPPED) {
                     stop[back++] = s->thread;
+                }
+                if (s->kind == KIND_CALL && s->innermost) {
+                    inside[calls % MAX_STOPPED] = s->thread;
+                    calls++;
+                    asleep += !waits && is_asleep(s);
                 }
                 continue;
             }
@@ -852,6 +1008,7 @@ static void settle(PyThreadState *me)
             }
             if (!known && n < MAX_OWNED) {
                 need[n] = s->subject;
+                hurry[n] = elapsed >= limit;
                 kinds[n++] = s->kind;
             }
         }
@@ -872,6 +1029,7 @@ static void settle(PyThreadState *me)
                 }
                 if (!known) {
                     need[n] = value;
+                    hurry[n] = 0;
                     kinds[n++] = kind_of(value);
                 }
             }
@@ -886,13 +1044,16 @@ static void settle(PyThreadState *me)
             continue; /* to take it may have let the GIL go */
         }
         unlock_imports(); /* never kept while others are to move: an import needs it at every step */
-        if (calls < pending || back || !pending) {
+        if (asleep < pending) {
             still = 0;
+        }
+        else if (still == 0) {
+            still = monotonic();
         }
         if (pending) {
             let_go(); /* such a thread may need what we own */
             if (back) {
-                stop_one(me, stop, back, POLL); /* it comes out of its call, and stays there */
+                stop_one(me, stop, back, may_stop, POLL, STOP_LIMIT); /* it comes out of its call, and stays there */
             }
             else if (still != 0 && monotonic() - still > STILL) {
                 /* The call may wait for what a parked thread has (a transaction, the other end of a pipe): all go on for a
@@ -903,16 +1064,17 @@ static void settle(PyThreadState *me)
             }
             else if (calls == pending && drains < 20) {
                 /* The GIL is ours: such calls come to their end within their own time and then wait for it. */
-                struct timespec pause = {0, (long)(DRAIN * 1e9)};
                 drains++;
-                still = still != 0 ? still : monotonic();
-                nanosleep(&pause, NULL);
+                nap();
+            }
+            else if (calls == pending) {
+                /* The GIL is for others meanwhile, but whoever comes out of his call stops. */
+                drains = 0;
+                stop_one(me, inside, Py_MIN(calls, MAX_STOPPED), may_stop, POLL, POLL);
             }
             else {
                 drains = 0;
-                if (calls < pending) {
-                    let_run(NULL); /* Python code that is waited for may need a thread that is parked */
-                }
+                let_run(NULL); /* Python code that is waited for may need a thread that is parked */
                 sleep_without_gil(POLL);
             }
             continue;
@@ -920,33 +1082,73 @@ static void settle(PyThreadState *me)
         for (int i = 0; i < n; i++) {
             Py_INCREF(need[i]);
         }
-        int taken = 1, failed = 0;
+        int taken = 0, failed = 1;
         for (int i = 0; i < n; i++) {
             int k = i + (int)(random_bits() % (uint32_t)(n - i));
             PyObject *object = need[k];
             Kind kind = kinds[k];
+            int last_try = hurry[k];
             need[k] = need[i];
             kinds[k] = kinds[i];
+            hurry[k] = hurry[i];
             need[i] = object;
-            if (!taken) {
+            PyThreadState *holder = visible_holder(object);
+            if (!last_try && is_promised(object, need, n)) {
                 continue;
             }
-            PyThreadState *holder = visible_holder(object);
+            failed = 0;
+            if (!last_try && holder != NULL && give_way(holder)) {
+                break; /* and look again: it goes on now */
+            }
             if (holder != NULL && is_parked(holder)) {
-                /* It has come out of its call, and not yet to where it lets go of the lock: on to its next stop. */
-                let_run(holder);
-                stop_one(me, &holder, 1, POLL);
-                taken = 0;
-                continue;
+                let_run(holder); /* it took this one without being seen to */
+                break;
+            }
+            if (taken && !last_try) {
+                if (own(object, kind, 0)) {
+                    continue;
+                }
+                break; /* look again before waiting: its holder may need what has just become ours */
+            }
+            int tried = 0;
+            for (int j = 0; j < g.look.n; j++) {
+                Lost *entry = g.look.items[j].subject == object ? find_lost(g.look.items[j].thread->id, object) : NULL;
+                tried = entry != NULL && entry->tried > tried ? entry->tried : tried;
             }
             int catalogued = is_catalogued(object);
-            int unseen = kind == KIND_LOCK && is_locked(object) && holder == NULL && !catalogued;
-            double limit = unseen ? UNSEEN_LIMIT : Py_MIN(TAKE_LIMIT, Py_MAX(g.wait, 0.002));
-            if (catalogued ? own_between(me, object, kind, limit) : own(object, kind, limit)) {
-                continue;
+            int unseen = kind == KIND_LOCK && is_locked(object) && holder == NULL && !catalogued && !is_not_mine(object) &&
+                         !may_be_in_transit(object);
+            if (tried % 2 && !unseen && !catalogued && !last_try) {
+                /* It was free, and we too slow: with every thread stopped that comes by, it stays free. */
+                double now = monotonic();
+                if (own(object, kind, 0)) {
+                    taken = 1;
+                    led = 0;
+                    continue;
+                }
+                led = led != 0 ? led : now;
+                if (now - led < STEPS_LIMIT) {
+                    if (!stop_another(me)) {
+                        if (++steps % 20) {
+                            nap();
+                        }
+                        else {
+                            sleep_without_gil(POLL);
+                        }
+                    }
+                    break;
+                }
+                led = 0;
+                failed = 1;
             }
-            taken = 0;
-            failed = 1;
+            else {
+                double limit = unseen ? UNSEEN_LIMIT : Py_MIN(TAKE_LIMIT, Py_MAX(g.wait, 0.002));
+                if (catalogued ? own_between(me, object, kind, limit) : own(object, kind, limit)) {
+                    taken = 1;
+                    continue;
+                }
+                failed = 1;
+            }
             for (int j = 0; j < g.look.n; j++) {
                 if (g.look.items[j].subject == object) {
                     note(g.look.items[j].thread->id, object)->tried++;
@@ -958,6 +1160,7 @@ static void settle(PyThreadState *me)
                     give_up(entry, NULL);
                 }
             }
+            break;
         }
         for (int i = 0; i < n; i++) {
             Py_DECREF(need[i]);
@@ -971,6 +1174,11 @@ static void settle(PyThreadState *me)
     }
     if (!g.import_locked) {
         lock_imports();
+    }
+    for (int i = 0; i < g.n_lost; i++) {
+        if (g.lost[i].hoped == g.forks && g.lost[i].fork != g.forks) {
+            g.lost[i].failures = 0; /* it came: the next time it is worth the whole wait again */
+        }
     }
     if (*switch_interval() == HURRY) {
         *switch_interval() = usual;
@@ -1332,7 +1540,12 @@ static PyObject *before(PyObject *module, PyObject *unused)
                 settle(me);
                 g.waited += waited;
             }
+            find_orphans();
             g.left = at_risk();
+        }
+        else if (g.look.n) {
+            not_mine.n = 0;
+            find_orphans();
         }
     }
     PyErr_Clear();

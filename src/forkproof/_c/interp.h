@@ -214,9 +214,9 @@ static inline struct _gil_runtime_state *the_gil(void)
 
 /* Whether a thread that sleeps on this address waits to be given the GIL. The struct's other condition is not meant: a
  * thread sleeps on that when it has just let the GIL go, on its way into a call. */
-static inline int address_is_gil(uintptr_t address)
+static inline int is_gil(const struct _gil_runtime_state *gil, uintptr_t address)
 {
-    uintptr_t condition = (uintptr_t)&the_gil()->cond;
+    uintptr_t condition = (uintptr_t)&gil->cond;
     return address >= condition && address < condition + sizeof(PyCOND_T);
 }
 

@@ -1909,7 +1909,7 @@ void stand(Look *l, PyThreadState *thread, Standing *standing)
 int waits_for_gil(unsigned long native_id)
 {
     Blocked blocked;
-    return blocked_in(native_id, &blocked) == 1 && blocked.futex && address_is_gil(blocked.arguments[0]);
+    return blocked_in(native_id, &blocked) == 1 && blocked.futex && is_gil(the_gil(), blocked.arguments[0]);
 }
 
 /* ---------------------------------------------------------------------------------------------------------------------
@@ -1956,10 +1956,10 @@ PyObject *look_as_list(const Look *l)
             }
         }
         PyObject *item = Py_BuildValue(
-            "(kkiiiiiOOiOiiOO)", (unsigned long)s->thread->thread_id, (unsigned long)s->thread->native_thread_id,
+            "(kkiiiiiOOiOiiOOi)", (unsigned long)s->thread->thread_id, (unsigned long)s->thread->native_thread_id,
             (int)s->state, (int)s->kind, (int)s->certain, (int)s->mutex, (int)s->draining, s->subject,
             s->manager ? (PyObject *)s->manager : Py_None, s->entry, s->code, s->unit * 2,
-            s->named_at < 0 ? -1 : s->named_at * 2, s->self ? (PyObject *)s->self : Py_None, stack);
+            s->named_at < 0 ? -1 : s->named_at * 2, s->self ? (PyObject *)s->self : Py_None, stack, (int)s->orphan);
         if (item == NULL || PyList_Append(list, item) < 0) {
             Py_XDECREF(item);
             Py_CLEAR(list);

@@ -15,6 +15,8 @@ typedef struct {
     unsigned mutex : 1;    /* acquiring: it is used as a mutex there, not as a signal */
     unsigned innermost : 1; /* inside: the call runs no Python code, it can come to its end without the GIL */
     unsigned draining : 1; /* inside: and once it waits for the GIL again its native lock is free */
+    unsigned over : 1;     /* the guard: the call has come to its end, and only the GIL is missing */
+    unsigned orphan : 1;   /* the guard: if it is taken in a child, then by nobody who is there */
     PyObject *subject;     /* borrowed: the lock, the file, the semaphore; for a call the callable; for an import the lock */
     PyTypeObject *manager; /* borrowed: the class whose `with` or method took it; NULL when it was taken directly */
     int entry;             /* of the catalogue, for calls; -1: no frame shows that the lock is held, its owner does */

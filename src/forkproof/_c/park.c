@@ -4,13 +4,16 @@
  * at every look. It is outside only between the GIL's return and its next call: about a microsecond, which no polling
  * meets. So it is asked to stop there: by a pending call, which the interpreter makes between two instructions of
  * whichever thread has the GIL next (3.12 on; before, pending calls are the main thread's), or by a trace function that
- * takes itself out (3.11). In there the thread lets the GIL go and sleeps until the fork is over.
+ * takes itself out (3.11). In there the thread looks at itself: in the middle of something that the fork waits for it goes on
+ * to where it can stop next, and costs nobody a turn of the processor; else it lets the GIL go and sleeps until the fork
+ * is over.
  *
  * Guarantees: a thread is never stopped for longer than LIMIT, whatever becomes of the fork; one that has a trace or
  * profile function of its own is not touched (3.11); what was asked for and not met does nothing when it is met later.
  */
 #include "park.h"
 #include "locks.h"
+#include "task.h"
 #include <errno.h>
 #include <time.h>
 
@@ -22,7 +25,9 @@
 static struct {
     pthread_mutex_t mutex;
     pthread_cond_t stopped, go;
-    int asked;                 /* whether a thread that comes by is to stop */
+    int asked;                 /* how many threads are asked: the first that comes by is to stop */
+    PyThreadState *whom[MAX_PARKED]; /* compared by address only */
+    int (*may_stop)(PyThreadState *);
     int n;
     PyThreadState *threads[MAX_PARKED];
 } p;
@@ -65,8 +70,22 @@ static int wait_until(pthread_cond_t *condition, double end)
     return pthread_cond_timedwait(condition, &p.mutex, &time) != ETIMEDOUT;
 }
 
-static void park(PyThreadState *thread)
+static int is_asked(PyThreadState *thread)
 {
+    for (int i = 0; i < p.asked; i++) {
+        if (p.whom[i] == thread) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* -> 0 when it is to be asked again where it, or the next one, comes next. */
+static int park(PyThreadState *thread)
+{
+    if (p.asked && !(is_asked(thread) && p.may_stop(thread))) {
+        return 0;
+    }
     double end = monotonic() + LIMIT;
     pthread_mutex_lock(&p.mutex);
     int stops = p.asked && p.n < MAX_PARKED;
@@ -76,7 +95,7 @@ static void park(PyThreadState *thread)
     }
     pthread_mutex_unlock(&p.mutex);
     if (!stops) {
-        return;
+        return 1;
     }
     PyEval_SaveThread();
     pthread_mutex_lock(&p.mutex);
@@ -86,14 +105,38 @@ static void park(PyThreadState *thread)
     strike_out(thread);
     pthread_mutex_unlock(&p.mutex);
     PyEval_RestoreThread(thread);
+    return 1;
 }
 
 #if PY_AT_LEAST(3, 12)
 
+#define REPEATS 100 /* a call that asks for itself again is made as often, at most, before the thread goes on */
+
+static int queued; /* the queue is short, and the program's too */
+
+static int pending_call(void *unused);
+
+static void queue_call(PyThreadState *thread)
+{
+    queued = queued || _PyEval_AddPendingCall(thread->interp, pending_call, NULL, 0) == 0;
+}
+
 static int pending_call(void *unused)
 {
     (void)unused;
-    park(PyThreadState_Get());
+    queued = 0;
+    static const Frame *last;
+    static int last_unit, repeats;
+    PyThreadState *thread = PyThreadState_Get();
+    const Frame *top = thread_top(thread);
+    PyCodeObject *code = top == NULL || frame_is_shim(top) ? NULL : frame_code((Frame *)top);
+    int unit = code == NULL ? -1 : frame_unit((Frame *)top, code);
+    int same = top == last && unit == last_unit && ++repeats % REPEATS;
+    last = top;
+    last_unit = unit;
+    if ((same && p.asked) || !park(thread)) {
+        queue_call(thread);
+    }
     return 0;
 }
 
@@ -101,7 +144,7 @@ static void ask(PyThreadState *me, PyThreadState **threads, int n)
 {
     (void)threads;
     (void)n;
-    _PyEval_AddPendingCall(me->interp, pending_call, NULL, 0);
+    queue_call(me);
 }
 
 /* A thread that is parked is in the middle of its pending calls. The next one, and a child, could else make none. */
@@ -130,7 +173,9 @@ static int stop_here(PyObject *unused, PyFrameObject *frame, int what, PyObject 
     (void)argument;
     PyThreadState *thread = PyThreadState_Get();
     thread->c_tracefunc = NULL; /* the interpreter works use_tracing out anew when we return */
-    park(thread);
+    if (!park(thread)) {
+        thread->c_tracefunc = stop_here;
+    }
     return 0;
 }
 
@@ -155,16 +200,42 @@ static void asked_enough(PyThreadState *me)
 
 #endif
 
-void stop_one(PyThreadState *me, PyThreadState **threads, int n, double seconds)
+/* On a busy machine a thread stands in the queue for a processor for many milliseconds: what it has had of one tells whether
+ * it has come by, and no clock does. One that sleeps, and not for the GIL, has. */
+static int may_yet_come(const struct _gil_runtime_state *gil, unsigned long id, int64_t ran, int64_t chance)
 {
-    double end = monotonic() + seconds;
+    int64_t since = processor_time(id) - ran;
+    Blocked blocked;
+    return ran >= 0 && since >= 0 && since < chance &&
+           (blocked_in(id, &blocked) != 1 || (blocked.futex && is_gil(gil, blocked.arguments[0])));
+}
+
+void stop_one(PyThreadState *me, PyThreadState **threads, int n, int (*may_stop)(PyThreadState *), double chance, double limit)
+{
+    unsigned long ids[MAX_PARKED];
+    int64_t ran[MAX_PARKED];
+    double end = monotonic() + limit;
+    const struct _gil_runtime_state *gil = the_gil();
+    n = n < MAX_PARKED ? n : MAX_PARKED;
+    for (int i = 0; i < n; i++) {
+        ids[i] = (unsigned long)threads[i]->native_thread_id; /* they may end while the GIL is not ours */
+        ran[i] = processor_time(ids[i]);
+    }
     pthread_mutex_lock(&p.mutex);
-    p.asked = p.n < MAX_PARKED;
+    p.asked = p.n < MAX_PARKED ? n : 0;
+    memcpy(p.whom, threads, sizeof(p.whom[0]) * (size_t)n);
+    p.may_stop = may_stop;
     pthread_mutex_unlock(&p.mutex);
     ask(me, threads, n);
     PyEval_SaveThread();
     pthread_mutex_lock(&p.mutex);
-    while (p.asked && wait_until(&p.stopped, end)) {
+    for (int waits = 1; p.asked && waits;) {
+        double now = monotonic();
+        wait_until(&p.stopped, Py_MIN(end, now + chance));
+        waits = 0;
+        for (int i = 0; now < end && i < n; i++) {
+            waits |= may_yet_come(gil, ids[i], ran[i], (int64_t)(chance * 1e9));
+        }
     }
     p.asked = 0;
     pthread_mutex_unlock(&p.mutex);

@@ -6,9 +6,9 @@
 
 int park_init(void);
 
-/* Lets the GIL go until another thread has had it and stopped where it came between two instructions, or `seconds` are
- * gone, and takes it back. `threads` are those that are to stop; others may. */
-void stop_one(PyThreadState *me, PyThreadState **threads, int n, double seconds);
+/* Lets the GIL go until one of `threads` has had it and stopped where it came between two instructions and `may_stop` said that
+ * it may, or each of `threads` has run for `chance` seconds without, or `limit` seconds are gone; and takes it back. `may_stop` is asked in the thread that would, with the GIL; it runs no Python code. */
+void stop_one(PyThreadState *me, PyThreadState **threads, int n, int (*may_stop)(PyThreadState *), double chance, double limit);
 
 int is_parked(PyThreadState *thread);
 

@@ -190,7 +190,7 @@ static PyObject *libraries_of(long native_id, int of_python)
     ssize_t got = sp != 0 ? read_memory(sp, words, sizeof(words)) : outermost_words(native_id, words, sizeof(words));
     Range range = {UINTPTR_MAX, 0};
     dl_iterate_phdr(find_range, &range);
-    if (!of_python && (futex == 0 || address_is_gil(futex)) && began_in_python(native_id, &range)) {
+    if (!of_python && (futex == 0 || is_gil(the_gil(), futex)) && began_in_python(native_id, &range)) {
         return list; /* it is just beginning or ending; faulthandler's watchdog is the one that waits for its time */
     }
     const char *found[MAX_LIBRARIES];
@@ -224,7 +224,7 @@ static PyObject *libraries_of(long native_id, int of_python)
         }
         Py_DECREF(name);
     }
-    if (!of_python && !others && (futex == 0 || address_is_gil(futex)) && PyList_SetSlice(list, 0, n, NULL) < 0) {
+    if (!of_python && !others && (futex == 0 || is_gil(the_gil(), futex)) && PyList_SetSlice(list, 0, n, NULL) < 0) {
         Py_CLEAR(list); /* as above, of one that has no control block yet, or no more */
     }
     return list;
