@@ -23,6 +23,7 @@ import tempfile
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -145,8 +146,12 @@ def _spread(items: list[_Key], most: int) -> list[_Key]:
 def _staged(work: Callable[[], dict[str, Any]], limit: float) -> dict[str, Any]:
     """What `work()` returns, run in a process forked for it, which ends with all that it started."""
     reading, writing = os.pipe()
-    pid = os.fork()
+    with warnings.catch_warnings():
+        # CPython's own, which is of no use here; as an error it would come out of os.fork() in both processes (3.15).
+        warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+        pid = os.fork()
     if pid == 0:
+        warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
         try:
             os.setpgid(0, 0)
             os.close(reading)
@@ -303,6 +308,10 @@ class _Parked:
 
     def _run(self) -> None:
         self.ident = threading.get_ident()
+        if self._event == "opcode":
+            sys._getframe().f_trace_opcodes = (
+                True  # 3.12 asks for it when the trace function is set, not later
+            )
         sys.settrace(self._enter)
         try:
             for _ in range(2):
