@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -322,6 +323,17 @@ def laboratory(
 
 def other(name: str) -> Hazard:
     return Hazard(kind="held-lock", certainty="certain", what=name, thread=Thread("worker"))
+
+
+def test_a_thread_that_the_child_lacks_is_no_suspect() -> None:
+    """It holds nothing, so there is nothing to wait for."""
+    lab = laboratory(watched=(8, 8))
+    worker = Hazard(
+        kind="vanished-worker", certainty="certain", what="consumer of a queue", thread=Thread("worker")
+    )
+    row = lab.rows["watched"]
+    row.forks = [(replace(fork, hazards=(worker, *fork.hazards)),) for (fork,) in row.forks]
+    assert [suspect.name for suspect in lab.suspects(row)] == ["lock of a"]
 
 
 def test_a_rare_hang_is_not_explained_by_few_runs() -> None:

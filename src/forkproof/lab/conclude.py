@@ -140,7 +140,14 @@ def _acquit(lab: Laboratory) -> Conclusion:
         "would have shown.)"
     ]
     if at_risk:
-        names = sorted({hazard.what for fork in at_risk for hazard in fork.hazards if not hazard.cleared})
+        names = sorted(
+            {
+                hazard.what
+                for fork in at_risk
+                for hazard in fork.hazards
+                if hazard.counts and not hazard.cleared
+            }
+        )
         sentences.append(
             f"But {len(at_risk)} of {len(forks)} forks went ahead at risk ({', '.join(names[:3])}); no child hung for it."
         )

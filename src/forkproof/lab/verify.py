@@ -274,7 +274,12 @@ class Laboratory:
                     self._are_one({hazard.what for hazard in nest})
                     outermost[nest[0].what] += 1
         for forks in bad:
-            left = {hazard.what: hazard for fork in forks for hazard in fork.hazards if not hazard.cleared}
+            left = {
+                hazard.what: hazard
+                for fork in forks
+                for hazard in fork.hazards
+                if hazard.counts and not hazard.cleared  # a vanished worker cannot be waited for
+            }
             for key in {self._first_name(name) for name in left}:
                 seen[key] += 1
             times.update(left.keys())
