@@ -200,15 +200,12 @@ class Writer:
             return
         lock = self.at(k)
         with self.inside("with ExitStack() as stack:"):
-            how = self.choose(["enter", "callback", "push", "manager", "function"])
+            how = self.choose(["enter", "callback", "manager", "function"])
             if how == "enter":
                 self.line(f"stack.enter_context({lock})")
             elif how == "callback":
                 self.line(f"{lock}.acquire()")
                 self.line(f"stack.callback({lock}.release)")
-            elif how == "push":
-                self.line(f"{lock}.acquire()")
-                self.line(f"stack.push({lock})")
             elif how == "manager":
                 self.line(f"stack.enter_context({self.choose(ways.CLASSES + ways.GENERATORS)}({lock}))")
             else:
@@ -348,7 +345,7 @@ class Writer:
         self.line(
             self.choose(
                 [f"{f}()", f"x = {f}(n + 1)", f"x = list(map({f}, [n]))", f"x = [{f}() for i in (1, 2)]",
-                 f"x = max([1, 2], key={f})", f"{f}(*[n])", f"{f}(n=n)"]  # fmt: skip
+                 f"x = sorted([2], key={f})", f"{f}(*[n])", f"{f}(n=n)"]  # fmt: skip
             )
         )
 
@@ -530,9 +527,10 @@ class Instance:
         }
         self.semaphores = {"s": locks["s"], "t": locks["t"]}
         self.thread: threading.Thread | None = None
+        self.marker = threading.Lock()
 
     def play(self, number: int) -> None:
-        with contextlib.suppress(ways.Boom):
+        with self.marker, contextlib.suppress(ways.Boom):  # by its sighting a look tells the stack
             self.body(self, number)
 
 
@@ -601,7 +599,7 @@ def lies(seen: Seen, flux: bool = False) -> Iterator[str]:
                 yield f"{have} permits of {name} are taken, said: {seen.said[name]}"
         elif have and not held and not any(mutex for _, _, mutex in seen.claims(name, "acquiring")):
             yield f"{name} is held, said: {seen.said[name] or 'nothing'}"
-        elif not have and held:
+        elif not have and any(certain for _, certain, _ in held):
             yield f"{name} is not held, said: {seen.said[name]}"
 
 
