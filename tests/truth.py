@@ -434,7 +434,7 @@ class Writer:
                 self.block(place.without(k, loops=how == "for", raises=False, returns=False))
         elif how == "next" and place.names:
             self.line(f"{variable} = {what}")
-            self.line(f"x = next({variable})")
+            self.line(f"x = next({variable}, None)")
             self.block(place.straight(k))
             self.line(f"{variable}.close()")
         else:

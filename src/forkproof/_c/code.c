@@ -19,7 +19,7 @@ static uint8_t harmless[256]; /* never raises an exception */
 static int PRECALL, CALL, CALL_KW, CALL_FUNCTION_EX, BEFORE_WITH, BEFORE_ASYNC_WITH, WITH_EXCEPT_START, PUSH_EXC_INFO,
     LOAD_SPECIAL, FOR_ITER, SEND, EXTENDED_ARG, RETURN_VALUE, RETURN_CONST, RERAISE, RAISE_VARARGS, JUMP_FORWARD,
     JUMP_BACKWARD, JUMP_BACKWARD_NO_INTERRUPT, PUSH_NULL, LOAD_FAST, LOAD_FAST_CHECK, LOAD_FAST_BORROW, LOAD_DEREF,
-    LOAD_CLASSDEREF, LOAD_FROM_DICT_OR_DEREF, LOAD_LOCALS, LOAD_GLOBAL, LOAD_NAME, LOAD_ATTR, LOAD_METHOD, LOAD_CONST, LOAD_COMMON_CONSTANT,
+    LOAD_CLASSDEREF, LOAD_FROM_DICT_OR_DEREF, LOAD_LOCALS, LOAD_GLOBAL, LOAD_NAME, LOAD_ATTR, LOAD_METHOD, LOAD_SUPER_ATTR, LOAD_CONST, LOAD_COMMON_CONSTANT,
     LOAD_FAST_LOAD_FAST, LOAD_FAST_BORROW_LOAD_FAST_BORROW, STORE_FAST_LOAD_FAST, STORE_FAST_STORE_FAST, STORE_FAST, STORE_DEREF, CHECK_EXC_MATCH, RETURN_GENERATOR, CACHE, KW_NAMES,
     GET_ANEXT, YIELD_VALUE, RESUME, NOP, END_FOR, POP_ITER, POP_TOP, TO_BOOL;
 
@@ -32,7 +32,7 @@ static const struct {
     OP(WITH_EXCEPT_START), OP(PUSH_EXC_INFO), OP(LOAD_SPECIAL), OP(FOR_ITER), OP(SEND), OP(EXTENDED_ARG),
     OP(RETURN_VALUE), OP(RETURN_CONST), OP(RERAISE), OP(RAISE_VARARGS), OP(JUMP_FORWARD), OP(JUMP_BACKWARD),
     OP(JUMP_BACKWARD_NO_INTERRUPT), OP(PUSH_NULL), OP(LOAD_FAST), OP(LOAD_FAST_CHECK), OP(LOAD_FAST_BORROW),
-    OP(LOAD_DEREF), OP(LOAD_CLASSDEREF), OP(LOAD_FROM_DICT_OR_DEREF), OP(LOAD_LOCALS), OP(LOAD_GLOBAL), OP(LOAD_NAME), OP(LOAD_ATTR), OP(LOAD_METHOD),
+    OP(LOAD_DEREF), OP(LOAD_CLASSDEREF), OP(LOAD_FROM_DICT_OR_DEREF), OP(LOAD_LOCALS), OP(LOAD_GLOBAL), OP(LOAD_NAME), OP(LOAD_ATTR), OP(LOAD_METHOD), OP(LOAD_SUPER_ATTR),
     OP(LOAD_CONST), OP(LOAD_COMMON_CONSTANT), OP(LOAD_FAST_LOAD_FAST), OP(LOAD_FAST_BORROW_LOAD_FAST_BORROW),
     OP(STORE_FAST_LOAD_FAST), OP(STORE_FAST_STORE_FAST), OP(STORE_FAST), OP(STORE_DEREF),
     OP(CHECK_EXC_MATCH), OP(RETURN_GENERATOR), OP(CACHE), OP(KW_NAMES), OP(GET_ANEXT), OP(YIELD_VALUE),
@@ -208,7 +208,7 @@ static CallRole role_of(PyObject *name)
 static int parse_base(const Unit *u, int second, Expression *e)
 {
     int op = u->op;
-    e->n = 0;
+    e->n = e->super = 0;
     if (op == LOAD_FAST || op == LOAD_FAST_CHECK || op == LOAD_FAST_BORROW) {
         e->base = BASE_LOCAL;
         e->index = (int)u->arg;
@@ -284,6 +284,23 @@ int code_answer_slot(const CodeInfo *info, int unit)
     return units[unit].depth - operands;
 }
 
+/* `().method` from `at` on, behind a load of `super`: the method's index in co_names, or -1. */
+static int super_method(const CodeInfo *info, int at, int end)
+{
+    int called = 0;
+    for (; at < end; at = next_unit(info, at)) {
+        const Unit *u = &info->units[at];
+        if (LOAD_SUPER_ATTR >= 0 && u->op == LOAD_SUPER_ATTR) {
+            return (int)(u->arg >> 2);
+        }
+        if (called && (u->op == LOAD_METHOD || u->op == LOAD_ATTR)) {
+            return u->op == LOAD_ATTR && PY_VERSION_HEX >= 0x030C0000 ? (int)(u->arg >> 1) : (int)u->arg;
+        }
+        called |= op_kind(u->op) == OP_CALL && u->arg == 0;
+    }
+    return -1;
+}
+
 /* The callee of the call at `unit` as `base.attributes.method`; the method's index in co_names, or -1. */
 static int parse_callee(const CodeInfo *info, PyCodeObject *code, int unit, Expression *e)
 {
@@ -299,6 +316,14 @@ static int parse_callee(const CodeInfo *info, PyCodeObject *code, int unit, Expr
     start = past_prefix(info, start);
     if (start >= unit || !parse_base(&units[start], units[start].depth < lowest, e)) {
         return -1;
+    }
+    PyObject *name = e->base == BASE_GLOBAL ? code_name(code, e->index) : NULL;
+    if (name != NULL && PyUnicode_CompareWithASCIIString(name, "super") == 0) {
+        int method = super_method(info, next_unit(info, start), unit);
+        if (method >= 0) {
+            *e = (Expression){.base = BASE_LOCAL, .super = 1};
+            return code_name(code, method) == NULL ? -1 : method;
+        }
     }
     return parse_attributes(info, code, next_unit(info, start), unit, e);
 }
@@ -341,7 +366,7 @@ static int parse_attributes(const CodeInfo *info, PyCodeObject *code, int at, in
 
 static int same_expression(const Expression *a, const Expression *b)
 {
-    if (a->base != b->base || a->index != b->index || a->n != b->n) {
+    if (a->base != b->base || a->index != b->index || a->n != b->n || a->super != b->super) {
         return 0;
     }
     return memcmp(a->attributes, b->attributes, sizeof(a->attributes[0]) * (size_t)a->n) == 0;
@@ -980,7 +1005,7 @@ static int find_sites(Reader *r)
         else if (method >= 0) {
             role = role_of(code_name(r->code, method));
         }
-        if (role != CALL_OTHER && add_site(r, &room, at, role, &e) < 0) {
+        if (role != CALL_OTHER && !e.super && add_site(r, &room, at, role, &e) < 0) {
             return -1;
         }
     }
@@ -1092,9 +1117,10 @@ static CodeInfo *read_code(PyCodeObject *code)
                                                           : PERMIT_NONE;
             info->permit_local = find_local(code, "rc");
         }
-        info->charge = info->entered = -1;
+        info->charge = info->entered = info->stacked = -1;
         if (strcmp(slash != NULL ? slash + 1 : file, "contextlib.py") == 0) {
             int enters = strcmp(name, "enter_context") == 0 || strcmp(name, "enter_async_context") == 0;
+            info->stacked = info->exits ? find_local(code, "cb") : -1;
             int called = strcmp(name, "callback") == 0 || strcmp(name, "push_async_callback") == 0;
             info->stacks = enters || called;
             info->charge = !info->stacks ? -1 : find_local(code, enters ? "cm" : "callback");
@@ -1473,6 +1499,27 @@ static void find_self_calls(CodeInfo *info, PyCodeObject *code)
         }
         info->self_calls[info->n_self_calls++] = call;
     }
+}
+
+int called_local(const CodeInfo *info, PyCodeObject *code, int local, int *pops)
+{
+    int calls = -1;
+    *pops = -1;
+    for (int at = 0; at < info->n_units; at = next_unit(info, at)) {
+        int op = info->units[at].op;
+        Expression e;
+        if (info->units[at].depth < 0 || op == PRECALL || !(is_call(op) || op == CALL_FUNCTION_EX)) {
+            continue;
+        }
+        int method = parse_callee(info, code, at, &e);
+        if (method == BARE && e.base == BASE_LOCAL && e.index == local) {
+            calls = at;
+        }
+        else if (method >= 0 && PyUnicode_CompareWithASCIIString(code_name(code, method), "pop") == 0) {
+            *pops = at;
+        }
+    }
+    return calls;
 }
 
 int code_self_calls(PyCodeObject *code, CallVisitor visitor, void *context)

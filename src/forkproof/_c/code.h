@@ -14,6 +14,7 @@ enum { PERMIT_NONE, PERMIT_TAKEN, PERMIT_RETURNED };
 typedef struct {
     enum { BASE_NONE, BASE_LOCAL, BASE_CELL, BASE_GLOBAL, BASE_NAME } base;
     int index;                            /* of the local, or of the name in co_names */
+    int super;                            /* the base is super(), and a method is looked up behind this code's class */
     int n;
     uint16_t attributes[MAX_ATTRIBUTES];  /* indexes into co_names */
 } Expression;
@@ -82,6 +83,7 @@ typedef struct {
     uint8_t worker;            /* what the catalogue calls a thread that runs it, from 1 (workers.c) */
     int permit_local;          /* `rc` of Semaphore.acquire */
     int wait_self, wait_waiter;
+    int stacked;               /* ExitStack.__exit__: the local with the callback that is next */
     int charge, entered;       /* ExitStack's: the local that it takes charge of; the one that is bound once that is entered */
     Unit *units;
     CallSite *sites;
@@ -120,6 +122,9 @@ static inline const CodeInfo *code_info_recent(const void *code)
     return entry->code == code ? entry->info : NULL;
 }
 
+/* The unit at which the local is called, and that at which `.pop()` is; -1 none. */
+int called_local(const CodeInfo *info, PyCodeObject *code, int local, int *pops);
+
 /* Calls `visit` for each call `first_parameter.a.b.method(...)` in the code until it returns nonzero. */
 typedef int (*CallVisitor)(void *context, PyCodeObject *code, const Expression *expression, PyObject *method, int unit);
 int code_self_calls(PyCodeObject *code, CallVisitor visit, void *context);
@@ -143,7 +148,7 @@ OpKind op_kind(int op);
 
 /* Whether a generator that is suspended at `unit` has delegated, by `yield from` or `await`; to what lies at depth - 2. */
 int delegates_at(const CodeInfo *info, int unit);
-/* The unit of the instruction after the one at `unit` if that puts the answer of a call in a local; which, or -1. */
+/* In which local the instruction after the one at `unit` puts what is uppermost on the stack; -1 none. */
 int answer_local(const CodeInfo *info, int unit);
 /* Whether the call at `unit` is the `__enter__` of a `with` (3.14+, where it is an ordinary CALL). */
 int is_enter_call(const CodeInfo *info, int unit);

@@ -405,12 +405,39 @@ static PyObject *lock_behind(PyObject *object, PyObject *method, LockMethod *rol
     return *role == METHOD_NONE ? NULL : lock;
 }
 
+/* The function that `super().method()` calls in `code`, a method of the object's class: the next behind it. */
+static PyObject *function_behind(PyObject *object, PyCodeObject *code, PyObject *method)
+{
+    PyObject *mro = Py_TYPE(object)->tp_mro;
+    int passed = 0;
+    for (Py_ssize_t i = 0; mro != NULL && i < PyTuple_GET_SIZE(mro); i++) {
+        PyTypeObject *type = (PyTypeObject *)PyTuple_GET_ITEM(mro, i);
+        PyObject *own = type->tp_dict == NULL ? NULL : PyDict_GetItemWithError(type->tp_dict, code->co_name);
+        PyObject *found = passed && type->tp_dict != NULL ? PyDict_GetItemWithError(type->tp_dict, method) : NULL;
+        PyErr_Clear();
+        if (found != NULL) {
+            return PyFunction_Check(found) ? found : NULL;
+        }
+        passed |= own != NULL && PyFunction_Check(own) && PyFunction_GET_CODE(own) == (PyObject *)code;
+    }
+    return NULL;
+}
+
 static int visit_call(void *context, PyCodeObject *code, const Expression *e, PyObject *method, int unit)
 {
     Resolve *r = context;
     (void)unit;
     if (++r->thread->steps > 200 || method == NULL) {
         return 1;
+    }
+    if (e->super) {
+        PyObject *function = r->nesting < 3 ? function_behind(r->object, code, method) : NULL;
+        if (function != NULL) {
+            r->nesting++;
+            code_self_calls((PyCodeObject *)PyFunction_GET_CODE(function), visit_call, r);
+            r->nesting--;
+        }
+        return 0;
     }
     PyObject *target = evaluate_on(e, code, r->object);
     if (target == NULL) {
@@ -607,6 +634,21 @@ static void sight_manager(Thread *t, const Place *p, State state, PyObject *mana
 static int held_in(Thread *t, Frame *frame, PyCodeObject *code, PyObject *first, PyObject *lock, int begins, int unit,
                    int nesting, int *at_unit);
 
+static int effect_of_function(Thread *t, PyObject *function, PyObject *first, PyObject *lock, int begins, int nesting)
+{
+    PyCodeObject *code = (PyCodeObject *)PyFunction_GET_CODE(function);
+    int effect;
+    if (nesting > 3 || ++t->steps > 200) {
+        return 0;
+    }
+    int set = held_in(t, NULL, code, first, lock, HELD, -1, nesting + 1, &effect);
+    if (set & LET_GO) {
+        return set == LET_GO ? LETS_GO : MAY_LET_GO;
+    }
+    set = begins == HELD ? 0 : held_in(t, NULL, code, first, lock, LET_GO, -1, nesting + 1, &effect);
+    return set == HELD ? TAKES : 0;
+}
+
 /* What `object.method()` does to a lock, if that is held (`begins`) or not. */
 static int effect_of_call(Thread *t, PyObject *object, PyObject *method, PyObject *lock, int begins, int nesting)
 {
@@ -621,14 +663,7 @@ static int effect_of_call(Thread *t, PyObject *object, PyObject *method, PyObjec
     if (kind == KIND_NONE) {
         PyObject *function = _PyType_Lookup(Py_TYPE(object), method);
         if (function != NULL && PyFunction_Check(function)) {
-            PyCodeObject *code = (PyCodeObject *)PyFunction_GET_CODE(function);
-            int effect;
-            int set = held_in(t, NULL, code, object, lock, HELD, -1, nesting + 1, &effect);
-            if (set & LET_GO) {
-                return set == LET_GO ? LETS_GO : MAY_LET_GO;
-            }
-            set = begins == HELD ? 0 : held_in(t, NULL, code, object, lock, LET_GO, -1, nesting + 1, &effect);
-            return set == HELD ? TAKES : 0;
+            return effect_of_function(t, function, object, lock, begins, nesting);
         }
         target = function == NULL ? lock_behind(object, method, &role) : NULL;
     }
@@ -657,6 +692,14 @@ static void add_effect(Effects *e, int unit, int effect)
 static int visit_effect(void *context, PyCodeObject *code, const Expression *expression, PyObject *method, int unit)
 {
     Effects *e = context;
+    if (expression->super) {
+        PyObject *first = e->frame != NULL ? first_local(e->frame) : e->first;
+        PyObject *function = first == NULL || method == NULL ? NULL : function_behind(first, code, method);
+        if (function != NULL) {
+            add_effect(e, unit, effect_of_function(e->thread, function, first, e->lock, e->begins, e->nesting));
+        }
+        return 0;
+    }
     PyObject *object = e->frame != NULL ? evaluate(expression, code, e->frame) : evaluate_on(expression, code, e->first);
     add_effect(e, unit, effect_of_call(e->thread, object, method, e->lock, e->begins, e->nesting));
     return 0;
@@ -814,6 +857,19 @@ static void sight_method(Thread *t, const Place *p, State state, PyObject *metho
     }
 }
 
+/* A bound method, or a function around one. */
+static void sight_callback(Thread *t, const Place *p, State state, PyObject *callback, int nesting)
+{
+    PyObject *cells = PyFunction_Check(callback) ? PyFunction_GET_CLOSURE(callback) : NULL;
+    sight_method(t, p, state, callback, nesting);
+    for (Py_ssize_t k = 0; cells != NULL && k < PyTuple_GET_SIZE(cells); k++) {
+        PyObject *value = PyCell_GET(PyTuple_GET_ITEM(cells, k));
+        if (value != NULL) {
+            sight_method(t, p, state, value, nesting);
+        }
+    }
+}
+
 /* contextlib.ExitStack: a deque of (is_sync, callback); a callback is a bound __exit__, or a function around one. */
 static void resolve_exit_stack(Thread *t, const Place *p, State state, PyObject *callbacks, int nesting)
 {
@@ -825,17 +881,8 @@ static void resolve_exit_stack(Thread *t, const Place *p, State state, PyObject 
             return;
         }
         PyObject *callback = PyTuple_CheckExact(item) && PyTuple_GET_SIZE(item) == 2 ? PyTuple_GET_ITEM(item, 1) : NULL;
-        if (callback != NULL && (PyCFunction_Check(callback) || PyMethod_Check(callback))) {
-            sight_method(t, p, state, callback, nesting);
-        }
-        else if (callback != NULL && PyFunction_Check(callback) && PyFunction_GET_CLOSURE(callback) != NULL) {
-            PyObject *cells = PyFunction_GET_CLOSURE(callback);
-            for (Py_ssize_t k = 0; k < PyTuple_GET_SIZE(cells); k++) {
-                PyObject *value = PyCell_GET(PyTuple_GET_ITEM(cells, k));
-                if (value != NULL) {
-                    sight_method(t, p, state, value, nesting);
-                }
-            }
+        if (callback != NULL) {
+            sight_callback(t, p, state, callback, nesting);
         }
         Py_DECREF(item);
     }
@@ -1005,6 +1052,18 @@ static int call_result(const Place *p, int base, PyObject **result)
 #else
     *result = frame_slot(p->frame, p->code, lowest);
     return *result == Py_True || *result == Py_False || *result == Py_None;
+#endif
+}
+
+/* Whether the call at `base`, of a function in C, has returned and its answer lies on the stack. Up to 3.13 what lies there is
+ * taken to be the answer if it is a tuple: no method's call has one in that slot. */
+static int call_answered(const Place *p, int base)
+{
+#if PY_AT_LEAST(3, 14)
+    return frame_depth(p->frame, p->code) == lowest_of_call(&p->info->units[base]) + 1;
+#else
+    PyObject *slot = frame_slot(p->frame, p->code, lowest_of_call(&p->info->units[base]));
+    return slot != NULL && Py_REFCNT(slot) > 0 && PyTuple_CheckExact(slot);
 #endif
 }
 
@@ -1220,7 +1279,7 @@ static int releases(Thread *t, const Place *p, PyObject *lock)
     t->look->firm = 0;
     for (int i = 0; i < p->info->n_sites; i++) {
         const CallSite *site = &p->info->sites[i];
-        if (site->role != CALL_RELEASE || site->expression < 0) {
+        if ((site->role != CALL_RELEASE && site->role != CALL_HANDED_OVER) || site->expression < 0) {
             continue;
         }
         PyObject *locks[4];
@@ -1375,7 +1434,8 @@ static void sight_expression(Thread *t, const Place *p, State state, int express
         }
         sight_lock(t, &inner, state, locks[i], kind_of(locks[i]), certain);
     }
-    if (kind == KIND_SEMAPHORE) {
+    /* In a manager's own methods it is told for the manager. */
+    if (kind == KIND_SEMAPHORE && !p->info->exits && !p->info->enters) {
         sight_permit(t, &inner, state, object, certain);
     }
 }
@@ -1459,6 +1519,52 @@ static void sight_frame_locks(Thread *t, Place *p, State state, int nesting)
     }
 }
 
+/* ExitStack.__exit__ takes the callbacks from the stack, and has one in its hands until that has returned. */
+static void sight_next_callback(Thread *t, const Place *p, int base)
+{
+    const CodeInfo *info = p->info;
+    int pops, calls = called_local(info, p->code, info->stacked, &pops), through_c;
+    PyObject *callback = frame_local(p->frame, info->stacked), *result;
+    if (calls < 0 || pops < 0) {
+        return;
+    }
+    base = call_unit(info, base);
+    Frame *inner = inner_of(t, p->frame, &through_c);
+    if (base == pops) {
+        PyObject *item = inner == NULL && call_answered(p, base) ? frame_slot(p->frame, p->code, code_answer_slot(info, base)) : NULL;
+        callback = item != NULL && PyTuple_CheckExact(item) && PyTuple_GET_SIZE(item) == 2 ? PyTuple_GET_ITEM(item, 1) : NULL;
+    }
+    else {
+        uint8_t *effects = PyMem_RawCalloc((size_t)info->n_units + 1, 1);
+        int where = LET_GO;
+        if (effects != NULL) {
+            effects[pops] = TAKES;
+            effects[calls] = LETS_GO;
+            where = code_held(info, p->code, LET_GO, effects, base);
+            PyMem_RawFree(effects);
+        }
+        if (where != HELD || (base == calls && inner == NULL && call_result(p, base, &result))) {
+            return;
+        }
+        PyCodeObject *code = inner == NULL ? NULL : frame_code(inner);
+        const CodeInfo *wrapper = code == NULL ? NULL : code_info(code);
+        int unit = code == NULL ? -1 : frame_unit(inner, code);
+        if (wrapper != NULL && unit >= 0 && unit < wrapper->n_units && base == calls) {
+            /* The function around `callback(*args)`. */
+            Place q = {.frame = inner, .code = code, .info = wrapper, .unit = unit};
+            unit -= wrapper->units[unit].back;
+            if (inner_of(t, inner, &through_c) == NULL && op_kind(wrapper->units[unit].op) == OP_CALL_EX &&
+                call_result(&q, unit, &result)) {
+                return;
+            }
+        }
+    }
+    if (callback == NULL || (PyMethod_Check(callback) && PyMethod_GET_SELF(callback) == t->left)) {
+        return;
+    }
+    sight_callback(t, p, STATE_LEAVING, callback, 0);
+}
+
 /* A method of a manager or of an ExitStack, running or suspended: what it is on the way to let go of, or has already taken. */
 static void sight_method_of_manager(Thread *t, const Place *p, int base)
 {
@@ -1491,7 +1597,10 @@ static void sight_method_of_manager(Thread *t, const Place *p, int base)
     }
     if (info->exits) {
         /* However it was called: by ExitStack, by hand, or awaited, when the caller's stack no longer shows the manager. */
-        if (base > 0 && first != t->left) {
+        if (first != t->left) {
+            if (info->stacked >= 0 && type_info(Py_TYPE(first))->shape == SHAPE_EXIT_STACK) {
+                sight_next_callback(t, p, base);
+            }
             sight_leaving(t, p, first, p->frame);
             t->left = first;
         }
