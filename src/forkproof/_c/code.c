@@ -1275,8 +1275,8 @@ int delegates_at(const CodeInfo *info, int unit)
 
 int answer_local(const CodeInfo *info, int unit)
 {
-    int next = next_unit(info, unit);
-    return next < info->n_units ? stores_local(&info->units[next]) : -1;
+    int local = stores_local(&info->units[unit]), next = next_unit(info, unit);
+    return local < 0 && next < info->n_units ? stores_local(&info->units[next]) : local;
 }
 
 int is_enter_call(const CodeInfo *info, int unit)

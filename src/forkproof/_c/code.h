@@ -148,7 +148,7 @@ OpKind op_kind(int op);
 
 /* Whether a generator that is suspended at `unit` has delegated, by `yield from` or `await`; to what lies at depth - 2. */
 int delegates_at(const CodeInfo *info, int unit);
-/* In which local the instruction after the one at `unit` puts what is uppermost on the stack; -1 none. */
+/* In which local the instruction at `unit`, or the one after it, puts what is uppermost on the stack; -1 none. */
 int answer_local(const CodeInfo *info, int unit);
 /* Whether the call at `unit` is the `__enter__` of a `with` (3.14+, where it is an ordinary CALL). */
 int is_enter_call(const CodeInfo *info, int unit);

@@ -838,9 +838,9 @@ static void sight_method(Thread *t, const Place *p, State state, PyObject *metho
             sight_lock(t, p, state, lock, kind, 1);
         }
     }
-    else if (PyMethod_Check(method) && PyFunction_Check(PyMethod_GET_FUNCTION(method))) {
-        PyObject *name = ((PyFunctionObject *)PyMethod_GET_FUNCTION(method))->func_name;
-        const char *text = PyUnicode_AsUTF8(name);
+    else if (PyMethod_Check(method)) {
+        PyObject *function = PyMethod_GET_FUNCTION(method);
+        const char *text = PyFunction_Check(function) ? PyUnicode_AsUTF8(((PyFunctionObject *)function)->func_name) : NULL;
         PyErr_Clear();
         if (text == NULL || strcmp(text, "release") != 0) {
             sight_manager(t, p, state, PyMethod_GET_SELF(method), nesting + 1);
@@ -1579,9 +1579,10 @@ static void sight_method_of_manager(Thread *t, const Place *p, int base)
     }
     if (info->stacks) {
         PyObject *charge = info->charge < 0 ? NULL : frame_local(p->frame, info->charge), *result;
-        int has = info->entered < 0 || frame_local(p->frame, info->entered) != NULL ||
-                  (op_kind(info->units[base].op) == OP_CALL && answer_local(info, base) == info->entered &&
-                   call_result(p, base, &result));
+        int has = info->entered < 0 || frame_local(p->frame, info->entered) != NULL;
+        if (!has && answer_local(info, base) == info->entered) {
+            has = op_kind(info->units[base].op) == OP_CALL ? call_result(p, base, &result) : 1;
+        }
         if (charge != NULL && has && !is_stacked(first, charge)) {
             if (info->entered < 0) {
                 sight_method(t, p, STATE_HOLDS, charge, 0);
@@ -1739,7 +1740,13 @@ static void sight_wait(Thread *t, Place *p, int base)
     const Unit *u = &info->units[base];
     const CallSite *site = code_site(info, base);
     PyObject *result;
-    int let_go = (u->pending & PENDING_LET_GO) != 0;
+    int let_go = (u->pending & PENDING_LET_GO) != 0, through_c;
+    if (site != NULL && site->role == CALL_RELEASE_SAVE) { /* Python, where the condition's lock is no RLock */
+        Frame *saves = inner_of(t, p->frame, &through_c);
+        PyObject *locks[1];
+        let_go = saves != NULL ? locks_behind(t, condition, locks, 1) == 1 && held_at(t, saves, locks[0], HELD, 0) == LET_GO
+                               : call_result(p, base, &result);
+    }
     if (let_go && site != NULL && site->role == CALL_ACQUIRE_RESTORE && call_result(p, base, &result)) {
         let_go = 0;
     }
