@@ -1873,6 +1873,10 @@ static void sight_frame(Thread *t, Frame *frame, PyCodeObject *code, const CodeI
             manager = NULL;
         }
 #endif
+        PyObject *coroutine = manager != NULL || !c_below ? NULL : frame_slot(frame, code, code_answer_slot(info, base));
+        if (coroutine != NULL && Py_REFCNT(coroutine) > 0 && PyCoro_CheckExact(coroutine) && unbegun_frame(coroutine)) {
+            manager = first_local(unbegun_frame(coroutine)); /* an __aexit__ that nothing has waited for yet */
+        }
         if (manager != NULL && manager != t->left) {
             sight_leaving(t, &p, manager, runs_exit_of(inner, manager) ? inner : NULL);
         }
