@@ -960,6 +960,7 @@ static int handed_over(const Reader *r, int start, Expression *e)
 {
     const CodeInfo *info = r->info;
     const Unit *units = info->units;
+    start = past_prefix(info, start);
     if (units[start].depth < 0 || !parse_base(&units[start], 1, e)) {
         return -1;
     }

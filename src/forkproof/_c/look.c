@@ -381,12 +381,19 @@ static void found_lock(Resolve *r, PyObject *lock, Kind kind)
 }
 
 static void sight_permit(Thread *t, const Place *p, State state, PyObject *semaphore, int certain);
+static int held_at(Thread *t, Frame *frame, PyObject *lock, int begins, int nesting);
 
 static void found_permit(Resolve *r, PyObject *semaphore)
 {
+    Thread *t = r->thread;
     r->found++;
     if (r->collect == NULL) {
-        sight_permit(r->thread, r->place, r->state, semaphore, r->certain);
+        int where = r->exiting != NULL ? held_at(t, r->exiting, semaphore, HELD, 0) : HELD;
+        if (where == LET_GO) {
+            t->returned = t->returned == semaphore ? NULL : t->returned;
+            return;
+        }
+        sight_permit(t, r->place, r->state, semaphore, r->certain && where == HELD);
     }
     else if (r->permits && *r->n_collect < MAX_LET_GO) {
         r->collect[(*r->n_collect)++] = semaphore;
@@ -769,6 +776,9 @@ static int held_at(Thread *t, Frame *frame, PyObject *lock, int begins, int nest
     int unit = code == NULL ? -1 : frame_unit(frame, code);
     if (unit < 0 || unit >= info->n_units || info->units[unit].depth < 0 || nesting > 4) {
         return begins == LET_GO ? LET_GO : HELD | LET_GO;
+    }
+    if (info->permit == PERMIT_RETURNED && first_local(frame) == lock) {
+        return t->returned == lock ? LET_GO : HELD;
     }
     Place p = {.frame = frame, .code = code, .info = info, .unit = unit};
     int base = unit - info->units[unit].back, effect, through_c;
@@ -1784,6 +1794,43 @@ static void sight_semaphore(Thread *t, Place *p, int base)
     }
 }
 
+/* Whether an object of this type goes without running any code of the program's. */
+static int goes_quietly(PyTypeObject *type)
+{
+    return type == &PyLong_Type || type == &PyBool_Type || type == Py_TYPE(Py_None) || type == &PyUnicode_Type ||
+           type == &PyBytes_Type || type == &PyFloat_Type;
+}
+
+/* C code that calls Python may go on with an iterator that it was given: `list(map(f, generator))`. What is called here may
+ * also be a finalizer, when the call is over and its arguments are let go of, from the first on: so they are looked at from the
+ * last on, and none before one that may run it. (CALL_FUNCTION_EX up to 3.13 leaves a list that it has freed in its slot.) */
+static void sight_arguments(Thread *t, const Place *p, int base)
+{
+    const Unit *u = &p->info->units[base];
+    int lowest = lowest_of_call(u), slot = u->depth - 1 - (op_kind(u->op) == OP_CALL_KW);
+#if PY_AT_LEAST(3, 14)
+    if (frame_depth(p->frame, p->code) != u->depth) {
+        return;
+    }
+#else
+    if (op_kind(u->op) == OP_CALL_EX) {
+        return;
+    }
+#endif
+    for (; lowest >= 0 && slot >= lowest + 2; slot--) {
+        PyObject *argument = frame_slot(p->frame, p->code, slot);
+        if (argument == NULL || Py_REFCNT(argument) <= 0) {
+            return;
+        }
+        if (Py_TYPE(argument)->tp_iternext != NULL) {
+            sight_iterator(t, p, STATE_HOLDS, argument, 0);
+        }
+        if (!goes_quietly(Py_TYPE(argument))) {
+            return;
+        }
+    }
+}
+
 static void sight_frame(Thread *t, Frame *frame, PyCodeObject *code, const CodeInfo *info, int c_below)
 {
     Frame *inner = t->inner;
@@ -1893,6 +1940,9 @@ static void sight_frame(Thread *t, Frame *frame, PyCodeObject *code, const CodeI
     }
     else if (c_below && (kind == OP_CALL || kind == OP_CALL_KW || kind == OP_CALL_EX)) {
         Call c;
+        if (inner != NULL) {
+            sight_arguments(t, &p, base);
+        }
         if (call_of(&p, base, &c)) {
             sight_call(t, &p, base, &c, 0);
         }
