@@ -1099,6 +1099,14 @@ static CodeInfo *read_code(PyCodeObject *code)
         for (int i = 0; i < info->n_units; i++) {
             info->units[i].with = (uint16_t)with_of_entry(&r, entry_at(&r, i), 0);
         }
+        for (int i = 0; i < info->n_units; i++) { /* from 3.12 on the table leaves out what cannot raise */
+            int op = info->units[i].op, next = next_unit(info, i);
+            int target = !jumps[op] || !never_goes_on(op) || r.entry_of[i] >= 0 || info->units[i].back ? -1
+                         : jumps[op] > 0 ? next + (int)info->units[i].arg : next - (int)info->units[i].arg;
+            if (target >= 0 && target < info->n_units) {
+                info->units[i].with = info->units[target].with;
+            }
+        }
         const char *file = PyUnicode_AsUTF8(code->co_filename);
         const char *name = PyUnicode_AsUTF8(code->co_name);
         if (file == NULL || name == NULL) {

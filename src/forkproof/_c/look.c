@@ -282,7 +282,8 @@ static Sighting *sight(Thread *t, const Place *p, State state, Kind kind, PyObje
         }
     }
     s->thread = t->thread;
-    s->state = state;
+    /* A frame of an __exit__ leaves it, whatever else that frame does with it. */
+    s->state = better && s->state == STATE_LEAVING && state == STATE_HOLDS && s->frame == p->frame ? STATE_LEAVING : state;
     s->kind = kind;
     s->certain = (unsigned)((better && s->certain) || (certain && (!p->unsure || kind == KIND_RLOCK)));
     s->subject = subject;
@@ -1630,6 +1631,12 @@ static void sight_method_of_manager(Thread *t, const Place *p, int base)
     int n = 0, through_c;
     Resolve r = {.thread = t, .want = CALL_ACQUIRE, .collect = locks, .n_collect = &n, .permits = 1};
     resolve_method(&r, first, p->code->co_name);
+    for (int i = 0; i < n; i++) {
+        for (int k = t->first; k < t->look->n; k++) { /* in a method of another name it is a mutex as well */
+            Sighting *s = &t->look->items[k];
+            s->mutex |= s->subject == locks[i] && s->state == STATE_ACQUIRING;
+        }
+    }
     Frame *called = n ? inner_of(t, p->frame, &through_c) : NULL;
     PyCodeObject *callee = called == NULL ? NULL : frame_code(called);
     for (int i = 0; i < n; i++) {
