@@ -386,7 +386,8 @@ typedef struct {
     int start, end, target, depth, lasti;
     int region;   /* -1: not yet known */
     int releases; /* bits of expressions that its handler releases and nothing here acquires; -1: not yet known */
-    int surely;   /* of them, those that it does not first ask about */
+    int guards;   /* all that it releases */
+    int surely;   /* of `releases`, those that it does not first ask about */
 } Entry;
 
 typedef struct {
@@ -451,7 +452,7 @@ static int read_entries(Reader *r)
         e->depth = mixed >> 1;
         e->lasti = mixed & 1;
         e->region = e->releases = -1;
-        e->surely = 0;
+        e->surely = e->guards = 0;
         if (e->target < 0 || e->target >= r->info->n_units || e->end > r->info->n_units) {
             return -1;
         }
@@ -601,7 +602,7 @@ static void flow(Reader *r)
  */
 
 typedef struct {
-    unsigned pending, sure; /* as in Unit */
+    unsigned pending, sure, guarded; /* as in Unit */
     int attempt;
 } Taken;
 
@@ -615,17 +616,19 @@ static void arrive(Reader *r, int unit, Taken t)
     if (t.attempt && u->depth <= code_answer_slot(info, info->sites[t.attempt - 1].unit)) {
         t.attempt = 0;
     }
-    Taken now = {u->pending | t.pending, u->sure & t.sure, u->attempt == t.attempt ? t.attempt : 0};
+    Taken now = {u->pending | t.pending, u->sure & t.sure, u->guarded | t.guarded, u->attempt == t.attempt ? t.attempt : 0};
     if (!r->arrived[unit]) {
         now = t;
     }
-    int changed = now.pending != u->pending || now.sure != u->sure || now.attempt != u->attempt;
+    int changed = now.pending != u->pending || now.sure != u->sure || now.guarded != u->guarded ||
+                  now.attempt != u->attempt;
     if (r->arrived[unit] && !changed) {
         return;
     }
     r->arrived[unit] = 1;
     u->pending = (uint16_t)now.pending;
     u->sure = (uint16_t)now.sure;
+    u->guarded = (uint16_t)now.guarded;
     u->attempt = (uint16_t)now.attempt;
     if (!r->queued[unit]) {
         r->queued[unit] = 1;
@@ -648,7 +651,7 @@ static void read_handler(const Reader *r, Entry *e)
 {
     const CodeInfo *info = r->info;
     int asked = 0;
-    e->releases = e->surely = 0;
+    e->releases = e->surely = e->guards = 0;
     for (int at = e->target; at < info->n_units; at = next_unit(info, at)) {
         int op = info->units[at].op;
         if (op == RERAISE || op == RETURN_VALUE || op == RETURN_CONST || op == CHECK_EXC_MATCH) {
@@ -656,10 +659,13 @@ static void read_handler(const Reader *r, Entry *e)
         }
         asked |= conditions[op] != UNCONDITIONAL;
         const CallSite *site = code_site(info, at);
-        if (site != NULL && site->role == CALL_RELEASE && site->expression >= 0 &&
-            !has_site(info, site->expression, CALL_ACQUIRE)) {
-            e->releases |= 1 << site->expression;
-            e->surely |= asked ? 0 : 1 << site->expression;
+        if (site != NULL && site->role == CALL_RELEASE && site->expression >= 0) {
+            int bit = 1 << site->expression;
+            e->guards |= bit;
+            if (!has_site(info, site->expression, CALL_ACQUIRE)) {
+                e->releases |= bit;
+                e->surely |= asked ? 0 : bit;
+            }
         }
     }
 }
@@ -734,6 +740,7 @@ static Taken after_site(const CodeInfo *info, const CallSite *site, Taken t)
     case CALL_HANDED_OVER:
         t.pending &= ~bit;
         t.sure &= ~bit;
+        t.guarded &= ~bit;
         break;
     case CALL_ACQUIRE:
         if (bit && (info->enters || has_site(info, site->expression, CALL_RELEASE) ||
@@ -760,7 +767,7 @@ static Taken answered(CodeInfo *info, int unit, Taken t, int *decides)
     const Unit *u = &info->units[unit];
     const CallSite *site = &info->sites[t.attempt - 1];
     unsigned bit = 1u << site->expression;
-    Taken went = {t.pending | bit, t.sure | bit, 0};
+    Taken went = {t.pending | bit, t.sure | bit, t.guarded, 0};
     *decides = 0;
     if (u->depth - 1 != code_answer_slot(info, site->unit) || (TO_BOOL >= 0 && u->op == TO_BOOL)) {
         return t;
@@ -812,8 +819,9 @@ static void flow_locks(Reader *r)
             }
             u->pending |= (uint16_t)e->releases;
             u->sure |= (uint16_t)e->surely;
+            u->guarded |= (uint16_t)e->guards;
         }
-        Taken t = {u->pending, u->sure, u->attempt}, jumped;
+        Taken t = {u->pending, u->sure, u->guarded, u->attempt}, jumped;
         if (e != NULL && can_raise(r, at)) {
             /* One that fails to let go had nothing to let go of. */
             Taken raised = site != NULL && site->role == CALL_RELEASE ? after_site(info, site, t) : t;
@@ -1068,7 +1076,7 @@ static void note_quiet(CodeInfo *info)
     for (int i = 0; i < info->n_units; i++) {
         Unit *u = &info->units[i];
         OpKind kind = op_kind(u->op);
-        u->quiet = u->depth >= 0 && !u->back && !u->with && !u->iterator && !u->pending && !u->attempt &&
+        u->quiet = u->depth >= 0 && !u->back && !u->with && !u->iterator && !u->pending && !u->guarded && !u->attempt &&
                    (kind == OP_CALL || kind == OP_CALL_KW || kind == OP_CALL_EX) && !is_enter_call(info, i) &&
                    !is_exit_call(info, i);
     }

@@ -49,6 +49,7 @@ typedef struct {
     uint16_t iterator;
     uint16_t pending; /* bit k: on some way here expressions[k] was acquired, and its release() is still to come */
     uint16_t sure;    /* of them, those of which that is so on every way */
+    uint16_t guarded; /* bit k: a `finally` further on releases expressions[k], as it may once more where it is an RLock */
     uint16_t attempt; /* from 1: the site whose answer, whether it has the lock, is still on the stack */
     uint8_t back;     /* units back to the start of the instruction that this unit belongs to */
     uint8_t op;

@@ -1425,8 +1425,8 @@ static void sight_call(Thread *t, Place *p, int base, Call *c, int nesting)
  * Frames
  */
 
-/* The locks behind an expression that was acquired here. */
-static void sight_expression(Thread *t, const Place *p, State state, int expression, int named_at, int certain)
+/* The locks behind an expression that was acquired here; not `pending`: perhaps a second time, and an RLock knows. */
+static void sight_expression(Thread *t, const Place *p, State state, int expression, int named_at, int certain, int pending)
 {
     t->look->firm = 0;
     PyObject *object = evaluate(&p->info->expressions[expression], p->code, p->frame);
@@ -1440,13 +1440,16 @@ static void sight_expression(Thread *t, const Place *p, State state, int express
     inner.named_at = named_at;
     inner.manager = kind == KIND_NONE ? Py_TYPE(object) : p->manager;
     for (int i = 0; i < n; i++) {
+        if (!pending && !Py_IS_TYPE(locks[i], rlock_type)) {
+            continue;
+        }
         if (state == STATE_LEAVING && p->inner != NULL && Py_IS_TYPE(locks[i], lock_type) && is_locked(locks[i])) {
             judge(t, p->inner, locks[i]);
         }
         sight_lock(t, &inner, state, locks[i], kind_of(locks[i]), certain);
     }
     /* In a manager's own methods it is told for the manager. */
-    if (kind == KIND_SEMAPHORE && !p->info->exits && !p->info->enters) {
+    if (pending && kind == KIND_SEMAPHORE && !p->info->exits && !p->info->enters) {
         sight_permit(t, &inner, state, object, certain);
     }
 }
@@ -1493,11 +1496,12 @@ static void sight_frame_locks(Thread *t, Place *p, State state, int nesting)
     if (u->attempt) {
         const CallSite *site = &info->sites[u->attempt - 1];
         if (frame_slot(p->frame, p->code, code_answer_slot(info, site->unit)) == Py_True) {
-            sight_expression(t, p, state, site->expression, site->unit, 1);
+            sight_expression(t, p, state, site->expression, site->unit, 1, 1);
         }
     }
     for (int k = 0; k < info->n_expressions; k++) {
-        if (!(u->pending & (1u << k))) {
+        int pending = (u->pending >> k) & 1;
+        if (!pending && !((u->guarded >> k) & 1)) {
             continue;
         }
         int base = p->unit - u->back, certain = (u->sure >> k) & 1;
@@ -1526,7 +1530,7 @@ static void sight_frame_locks(Thread *t, Place *p, State state, int nesting)
                 break;
             }
         }
-        sight_expression(t, p, now, k, named_at, certain);
+        sight_expression(t, p, now, k, named_at, certain, pending);
     }
 }
 
