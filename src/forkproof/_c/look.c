@@ -58,7 +58,7 @@ typedef struct {
     } judged[MAX_LET_GO];
     int n_judged;
     Frame *exiting;                 /* the frame of that __exit__, while what it leaves is looked up */
-    PyObject *left;                 /* the manager that an __exit__ further in was found to leave */
+    PyObject *left, *entered;       /* the manager that an __exit__, or an __enter__, further in was found to be of */
     PyObject *returned;             /* semaphore whose release(), further in, has given the permit back already */
     int importing;
     int steps;                      /* of resolving managers, against pathological objects */
@@ -1622,6 +1622,10 @@ static void sight_method_of_manager(Thread *t, const Place *p, int base)
         }
         return;
     }
+    if (first == t->entered) {
+        return;
+    }
+    t->entered = first;
     Place inner = *p;
     inner.manager = Py_TYPE(first);
     if (type_info(Py_TYPE(first))->shape == SHAPE_GENERATOR) {
@@ -2016,7 +2020,7 @@ static void look_at_thread(Look *l, PyThreadState *ts)
     t.thread = ts;
     t.first = l->n;
     t.n_waiting = t.n_let_go = t.n_judged = t.importing = t.steps = 0;
-    t.returned = t.left = NULL;
+    t.returned = t.left = t.entered = NULL;
     t.inner = t.exiting = NULL;
     Frame *frame = thread_top(ts);
     while (frame != NULL && frame_is_shim(frame)) {
