@@ -5,22 +5,26 @@ thread can move (a `map` over C functions, which lets the GIL go nowhere): the w
 not get the thread has; what it gets it holds while it looks, so that a claim that the thread has it is a false one, however
 that claim came about.
 
-A program is watched in one of three ways:
+A program is watched in one of four ways:
 
 * `stepping`: stopped before every bytecode by a trace function, on its own. A lock that is had at one stop and was
   not at the one before must have been announced there as being acquired; and what was announced must come.
 * `running`: several threads run on and are interrupted where the interpreter interrupts threads.
 * `blocking`: the same, and the watcher has one of the locks: the thread that comes to it must be seen to wait for it, and to
-  hold or still be acquiring it at the very moment when it is let go.
+  hold or still be acquiring it at the very moment when it is let go;
+* `forking`: forks, and the child tries every lock.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dis
+import json
 import linecache
 import operator
+import os
 import random
+import select
 import sys
 import textwrap
 import threading
@@ -34,8 +38,9 @@ from typing import Any
 
 import ways
 from hypothesis import strategies as st
-from looking import LIMIT, until
+from looking import LIMIT
 
+import forkproof
 from forkproof import _native
 
 LOCKS = "abrcdst"
@@ -621,7 +626,6 @@ def report(instance: Instance, how: str, what: list[str], seen: Seen, frames: li
 
 
 TRACED = (ways.__file__, threading.__file__, contextlib.__file__)
-TALL = 10**9
 
 
 class Stepper:
@@ -820,3 +824,81 @@ def blocking(sources: list[str], which: int, instants: int = 3) -> int:
             if wrong:
                 raise report(first.instance, "blocking", wrong, seen, seen.stack)
     return done
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# At forks
+
+
+def _recorded() -> dict[int, list[str]]:
+    """In a child: addresses of what the record of its fork says was left at risk -> the certainties."""
+    for line in open("/proc/self/maps"):
+        if "/memfd:forkproof-record" in line:
+            start = int(line.split("-")[0], 16)
+            with open("/proc/self/mem", "rb", 0) as memory:
+                memory.seek(start)
+                size = int.from_bytes(memory.read(12)[8:], "little")
+                event = json.loads(memory.read(size))
+            found: dict[int, list[str]] = {}
+            for hazard in event["hazards"]:
+                if not hazard["cleared"]:
+                    found.setdefault(int(hazard["address"], 16), []).append(hazard["certainty"])
+            return found
+    return {}
+
+
+def forking(sources: list[str], forks: int = 12) -> tuple[int, int]:
+    """Forks at moments that nobody chose; each child tries every lock of every thread: nobody there can give it back.
+
+    The child's own judgement under `observe`: what is held the record names, and what it names as certain is held. Under
+    `wait`: nothing is held. -> forks, and those at which something was.
+    """
+    strict = forkproof.guard._settings.policy == "wait"  # type: ignore[attr-defined]
+    held_at = 0
+    with started(sources) as runners:
+        for _ in range(forks):
+            time.sleep(0)
+            reader, writer = os.pipe()
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    os.write(writer, json.dumps(_judge_child(runners, strict)).encode())
+                finally:
+                    os._exit(0)
+            os.close(writer)
+            with open(reader) as answers:
+                assert select.select([reader], [], [], LIMIT)[0], "the child hangs"
+                held, wrong = json.loads(answers.read())
+            os.waitpid(pid, 0)
+            held_at += bool(held)
+            if wrong:
+                texts = "\n".join(runner.instance.source for runner in runners)
+                raise Lie(f"at a fork: {'; '.join(wrong)}\n{texts}")
+    return forks, held_at
+
+
+def _judge_child(runners: list[Runner], strict: bool) -> tuple[list[str], list[str]]:
+    held, wrong = [], []
+    recorded = _recorded()
+    for number, runner in enumerate(runners):
+        for name, lock in runner.instance.plain.items():
+            label, said = f"thread {number}: {name}", recorded.get(id(lock), [])
+            taken = not lock.acquire(False)
+            if taken:
+                held.append(label)
+            if taken and (strict or not said):
+                wrong.append(f"{label} is held, recorded: {said}")
+            if not taken and not strict and "certain" in said:
+                wrong.append(f"{label} is free, recorded: {said}")
+        for name, semaphore in runner.instance.semaphores.items():
+            missing = PERMITS - semaphore._value
+            said = recorded.get(id(semaphore), [])
+            if missing and (strict or not said):
+                wrong.append(f"thread {number}: {missing} permits of {name} are gone, recorded: {said}")
+    return held, wrong
+
+
+def as_program(body: str) -> str:
+    """A program from statements, with its locks as local variables."""
+    names = "; ".join(f"{k} = self.{k}" for k in LOCKS)
+    return f"def body(self, n):\n    {names}\n{textwrap.indent(textwrap.dedent(body).strip(), '    ')}\n"
