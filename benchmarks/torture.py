@@ -44,7 +44,7 @@ log = logging.getLogger("torture")
 log.propagate = False
 log.addHandler(logging.StreamHandler(io.StringIO()))
 database = sqlite3.connect(":memory:", check_same_thread=False)
-buffered = tempfile.TemporaryFile("w+b")
+buffered = tempfile.TemporaryFile("w+b")  # noqa: SIM115
 stop = threading.Event()
 
 
