@@ -99,7 +99,7 @@ def test_every_instruction_of_ordinary_code_is_reached() -> None:
     units = _native.code_units(code)
     assert units[0][0] == 0
     assert sum(depth >= 0 for depth, *_ in units) > 30
-    assert any(pending & 0x80 for _, _, pending in units), "between _release_save and _acquire_restore"
+    assert any(pending & 0x8000 for _, _, pending in units), "between _release_save and _acquire_restore"
 
 
 def test_a_function_with_extended_arguments_everywhere() -> None:

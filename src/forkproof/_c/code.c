@@ -12,14 +12,16 @@
 static Py_ssize_t extra_index = -1;
 static uint8_t caches[256];
 static int8_t jumps[256]; /* 1 forward, -1 backward */
+static enum { UNCONDITIONAL, IF_FALSE, IF_TRUE } conditions[256];
+static uint8_t harmless[256]; /* never raises an exception */
 
 /* Opcode numbers by name; -1 where this version has none. */
 static int PRECALL, CALL, CALL_KW, CALL_FUNCTION_EX, BEFORE_WITH, BEFORE_ASYNC_WITH, WITH_EXCEPT_START, PUSH_EXC_INFO,
     LOAD_SPECIAL, FOR_ITER, SEND, EXTENDED_ARG, RETURN_VALUE, RETURN_CONST, RERAISE, RAISE_VARARGS, JUMP_FORWARD,
     JUMP_BACKWARD, JUMP_BACKWARD_NO_INTERRUPT, PUSH_NULL, LOAD_FAST, LOAD_FAST_CHECK, LOAD_FAST_BORROW, LOAD_DEREF,
-    LOAD_CLASSDEREF, LOAD_GLOBAL, LOAD_NAME, LOAD_ATTR, LOAD_METHOD, LOAD_CONST, LOAD_COMMON_CONSTANT,
+    LOAD_CLASSDEREF, LOAD_FROM_DICT_OR_DEREF, LOAD_LOCALS, LOAD_GLOBAL, LOAD_NAME, LOAD_ATTR, LOAD_METHOD, LOAD_SUPER_ATTR, LOAD_CONST, LOAD_COMMON_CONSTANT,
     LOAD_FAST_LOAD_FAST, LOAD_FAST_BORROW_LOAD_FAST_BORROW, STORE_FAST_LOAD_FAST, STORE_FAST_STORE_FAST, STORE_FAST, STORE_DEREF, CHECK_EXC_MATCH, RETURN_GENERATOR, CACHE, KW_NAMES,
-    GET_ANEXT, YIELD_VALUE, RESUME, NOP, END_FOR, POP_ITER;
+    GET_ANEXT, YIELD_VALUE, RESUME, NOP, END_FOR, POP_ITER, POP_TOP, TO_BOOL;
 
 static const struct {
     const char *name;
@@ -30,11 +32,11 @@ static const struct {
     OP(WITH_EXCEPT_START), OP(PUSH_EXC_INFO), OP(LOAD_SPECIAL), OP(FOR_ITER), OP(SEND), OP(EXTENDED_ARG),
     OP(RETURN_VALUE), OP(RETURN_CONST), OP(RERAISE), OP(RAISE_VARARGS), OP(JUMP_FORWARD), OP(JUMP_BACKWARD),
     OP(JUMP_BACKWARD_NO_INTERRUPT), OP(PUSH_NULL), OP(LOAD_FAST), OP(LOAD_FAST_CHECK), OP(LOAD_FAST_BORROW),
-    OP(LOAD_DEREF), OP(LOAD_CLASSDEREF), OP(LOAD_GLOBAL), OP(LOAD_NAME), OP(LOAD_ATTR), OP(LOAD_METHOD),
+    OP(LOAD_DEREF), OP(LOAD_CLASSDEREF), OP(LOAD_FROM_DICT_OR_DEREF), OP(LOAD_LOCALS), OP(LOAD_GLOBAL), OP(LOAD_NAME), OP(LOAD_ATTR), OP(LOAD_METHOD), OP(LOAD_SUPER_ATTR),
     OP(LOAD_CONST), OP(LOAD_COMMON_CONSTANT), OP(LOAD_FAST_LOAD_FAST), OP(LOAD_FAST_BORROW_LOAD_FAST_BORROW),
     OP(STORE_FAST_LOAD_FAST), OP(STORE_FAST_STORE_FAST), OP(STORE_FAST), OP(STORE_DEREF),
     OP(CHECK_EXC_MATCH), OP(RETURN_GENERATOR), OP(CACHE), OP(KW_NAMES), OP(GET_ANEXT), OP(YIELD_VALUE),
-    OP(RESUME), OP(NOP), OP(END_FOR), OP(POP_ITER),
+    OP(RESUME), OP(NOP), OP(END_FOR), OP(POP_ITER), OP(POP_TOP), OP(TO_BOOL),
 #undef OP
 };
 
@@ -136,6 +138,16 @@ int code_init(void)
         if (text == NULL || contains < 0) {
             goto done;
         }
+        conditions[number] = strstr(text, "JUMP") == NULL ? UNCONDITIONAL
+                             : strstr(text, "IF_FALSE") != NULL ? IF_FALSE
+                             : strstr(text, "IF_TRUE") != NULL ? IF_TRUE : UNCONDITIONAL;
+        /* Also those that load a name: one that is not there is not what a `finally` is for. */
+        static const char *const quiet[] = {"LOAD_FAST", "STORE_FAST", "LOAD_CONST", "LOAD_DEREF", "LOAD_GLOBAL", "PUSH_",
+                                            "POP_TOP", "POP_EXCEPT", "POP_JUMP", "JUMP_FORWARD", "NOP", "COPY", "SWAP",
+                                            "NOT_TAKEN", "PRECALL", "KW_NAMES", "EXTENDED_ARG", "CACHE"};
+        for (size_t k = 0; k < Py_ARRAY_LENGTH(quiet); k++) {
+            harmless[number] |= strncmp(text, quiet[k], strlen(quiet[k])) == 0 && strcmp(text, "COPY_FREE_VARS") != 0;
+        }
         /* END_ASYNC_FOR names its SEND for the monitoring only; it does not jump there. */
         if (contains && strstr(text, "END_ASYNC_FOR") == NULL) {
             jumps[number] = strstr(text, "BACKWARD") ? -1 : 1;
@@ -196,7 +208,7 @@ static CallRole role_of(PyObject *name)
 static int parse_base(const Unit *u, int second, Expression *e)
 {
     int op = u->op;
-    e->n = 0;
+    e->n = e->super = 0;
     if (op == LOAD_FAST || op == LOAD_FAST_CHECK || op == LOAD_FAST_BORROW) {
         e->base = BASE_LOCAL;
         e->index = (int)u->arg;
@@ -209,7 +221,7 @@ static int parse_base(const Unit *u, int second, Expression *e)
         e->base = BASE_LOCAL;
         e->index = (int)(u->arg & 15);
     }
-    else if (op == LOAD_DEREF || op == LOAD_CLASSDEREF) {
+    else if (op == LOAD_DEREF || op == LOAD_CLASSDEREF || op == LOAD_FROM_DICT_OR_DEREF) {
         e->base = BASE_CELL;
         e->index = (int)u->arg;
     }
@@ -253,15 +265,47 @@ static int pusher(const CodeInfo *info, int unit, int lowest)
     return -1;
 }
 
-/* The callee of the call at `unit` as `base.attributes.method`; the method's index in co_names, or -1. */
-static int parse_callee(const CodeInfo *info, PyCodeObject *code, int unit, Expression *e)
+/* Past what comes before a name: a slot that stays empty, the names of a class body. */
+static int past_prefix(const CodeInfo *info, int unit)
+{
+    while (unit < info->n_units && (info->units[unit].op == PUSH_NULL || info->units[unit].op == LOAD_LOCALS)) {
+        unit = next_unit(info, unit);
+    }
+    return unit;
+}
+
+int code_answer_slot(const CodeInfo *info, int unit)
 {
     const Unit *units = info->units;
     int operands = (int)units[unit].arg + 2 + (units[unit].op == CALL_KW);
     if (units[unit].op == CALL_FUNCTION_EX) {
         operands = PY_VERSION_HEX >= 0x030E0000 ? 4 : 3 + (int)(units[unit].arg & 1);
     }
-    int lowest = units[unit].depth - operands;
+    return units[unit].depth - operands;
+}
+
+/* `().method` from `at` on, behind a load of `super`: the method's index in co_names, or -1. */
+static int super_method(const CodeInfo *info, int at, int end)
+{
+    int called = 0;
+    for (; at < end; at = next_unit(info, at)) {
+        const Unit *u = &info->units[at];
+        if (LOAD_SUPER_ATTR >= 0 && u->op == LOAD_SUPER_ATTR) {
+            return (int)(u->arg >> 2);
+        }
+        if (called && (u->op == LOAD_METHOD || u->op == LOAD_ATTR)) {
+            return u->op == LOAD_ATTR && PY_VERSION_HEX >= 0x030C0000 ? (int)(u->arg >> 1) : (int)u->arg;
+        }
+        called |= op_kind(u->op) == OP_CALL && u->arg == 0;
+    }
+    return -1;
+}
+
+/* The callee of the call at `unit` as `base.attributes.method`; the method's index in co_names, or -1. */
+static int parse_callee(const CodeInfo *info, PyCodeObject *code, int unit, Expression *e)
+{
+    const Unit *units = info->units;
+    int lowest = code_answer_slot(info, unit);
     if (lowest < 0) {
         return -1;
     }
@@ -269,11 +313,17 @@ static int parse_callee(const CodeInfo *info, PyCodeObject *code, int unit, Expr
     if (start < 0) {
         return -1;
     }
-    if (units[start].op == PUSH_NULL) {
-        start = next_unit(info, start);
-    }
+    start = past_prefix(info, start);
     if (start >= unit || !parse_base(&units[start], units[start].depth < lowest, e)) {
         return -1;
+    }
+    PyObject *name = e->base == BASE_GLOBAL ? code_name(code, e->index) : NULL;
+    if (name != NULL && PyUnicode_CompareWithASCIIString(name, "super") == 0) {
+        int method = super_method(info, next_unit(info, start), unit);
+        if (method >= 0) {
+            *e = (Expression){.base = BASE_LOCAL, .super = 1};
+            return code_name(code, method) == NULL ? -1 : method;
+        }
     }
     return parse_attributes(info, code, next_unit(info, start), unit, e);
 }
@@ -316,7 +366,7 @@ static int parse_attributes(const CodeInfo *info, PyCodeObject *code, int at, in
 
 static int same_expression(const Expression *a, const Expression *b)
 {
-    if (a->base != b->base || a->index != b->index || a->n != b->n) {
+    if (a->base != b->base || a->index != b->index || a->n != b->n || a->super != b->super) {
         return 0;
     }
     return memcmp(a->attributes, b->attributes, sizeof(a->attributes[0]) * (size_t)a->n) == 0;
@@ -335,7 +385,9 @@ static int is_call(int op)
 typedef struct {
     int start, end, target, depth, lasti;
     int region;   /* -1: not yet known */
-    int releases; /* bits of expressions that its handler releases; -1: not yet known */
+    int releases; /* bits of expressions that its handler releases and nothing here acquires; -1: not yet known */
+    int guards;   /* all that it releases */
+    int surely;   /* of `releases`, those that it does not first ask about */
 } Entry;
 
 typedef struct {
@@ -346,7 +398,7 @@ typedef struct {
     int *entry_of; /* for each unit, index of the entry that covers it; -1 none */
     int *work;
     int n_work;
-    uint8_t *queued;
+    uint8_t *queued, *arrived, *calm;
     int room_regions;
 } Reader;
 
@@ -400,6 +452,7 @@ static int read_entries(Reader *r)
         e->depth = mixed >> 1;
         e->lasti = mixed & 1;
         e->region = e->releases = -1;
+        e->surely = e->guards = 0;
         if (e->target < 0 || e->target >= r->info->n_units || e->end > r->info->n_units) {
             return -1;
         }
@@ -478,7 +531,7 @@ static int with_of_entry(Reader *r, Entry *e, int nesting)
     return e->region;
 }
 
-static void visit(Reader *r, int unit, int depth, int iterator, int pending)
+static void visit(Reader *r, int unit, int depth, int iterator)
 {
     CodeInfo *info = r->info;
     if (unit < 0 || unit >= info->n_units || depth < 0) {
@@ -494,31 +547,10 @@ static void visit(Reader *r, int unit, int depth, int iterator, int pending)
         u->iterator = (uint16_t)iterator;
         changed = 1;
     }
-    if ((u->pending | pending) != u->pending) {
-        u->pending |= (uint8_t)pending;
-        changed = 1;
-    }
     if (changed && !r->queued[unit]) {
         r->queued[unit] = 1;
         r->work[r->n_work++] = unit;
     }
-}
-
-static uint8_t handler_releases(const Reader *r, int target)
-{
-    const CodeInfo *info = r->info;
-    uint8_t mask = 0;
-    for (int at = target; at < info->n_units; at = next_unit(info, at)) {
-        int op = info->units[at].op;
-        if (op == RERAISE || op == RETURN_VALUE || op == RETURN_CONST || op == CHECK_EXC_MATCH) {
-            break;
-        }
-        const CallSite *site = code_site(info, at);
-        if (site != NULL && site->role == CALL_RELEASE && site->expression >= 0) {
-            mask |= (uint8_t)(1u << site->expression);
-        }
-    }
-    return mask;
 }
 
 /* Whether the instruction after this one is never the next. */
@@ -528,76 +560,27 @@ static int never_goes_on(int op)
            op == JUMP_BACKWARD || op == JUMP_BACKWARD_NO_INTERRUPT;
 }
 
-/* `sites`: whether lock calls are known already, so that what is pending can flow too. */
-static void flow(Reader *r, int sites)
+/* How deep the stack is, and which iterators are on it. */
+static void flow(Reader *r)
 {
     CodeInfo *info = r->info;
     r->n_work = 0;
-    if (sites) {
-        for (int i = 0; i < info->n_units; i++) {
-            if (!info->units[i].back && info->units[i].depth >= 0) {
-                r->queued[i] = 1;
-                r->work[r->n_work++] = i;
-            }
-        }
-    }
-    else {
-        visit(r, 0, 0, 0, 0);
-    }
+    visit(r, 0, 0, 0);
     while (r->n_work) {
         int at = r->work[--r->n_work];
         r->queued[at] = 0;
         Unit *u = &info->units[at];
-        int op = u->op, next = next_unit(info, at), depth = u->depth, pending = u->pending, iterator = u->iterator;
+        int op = u->op, next = next_unit(info, at), depth = u->depth, iterator = u->iterator;
         Entry *e = entry_at(r, at);
         if (e != NULL) {
-            int inside = pending;
-            if (sites) {
-                if (e->releases < 0) {
-                    e->releases = handler_releases(r, e->target);
-                }
-                inside |= e->releases;
-                if ((inside | pending) != pending) {
-                    u->pending |= (uint8_t)inside;
-                    pending = inside;
-                }
-            }
-            visit(r, e->target, e->depth + e->lasti + 1, iterator, pending);
-        }
-        if (sites) {
-            /* 3.11 calls at PRECALL or at CALL; only past both is the call behind us. */
-            const CallSite *site = PRECALL >= 0 && op == PRECALL ? NULL : code_site(info, at);
-            if (site != NULL && site->role == CALL_RELEASE_SAVE) {
-                pending |= PENDING_LET_GO;
-            }
-            else if (site != NULL && site->role == CALL_ACQUIRE_RESTORE) {
-                pending &= ~PENDING_LET_GO;
-                if (info->enters && site->expression >= 0) {
-                    pending |= 1 << site->expression;
-                }
-            }
-            else if (site != NULL && site->expression >= 0) {
-                uint8_t bit = (uint8_t)(1u << site->expression);
-                if (site->role == CALL_RELEASE) {
-                    pending &= ~bit;
-                }
-                else if (site->role == CALL_ACQUIRE && site->arguments == 0) {
-                    int released = info->enters;
-                    for (int s = 0; s < info->n_sites && !released; s++) {
-                        released = info->sites[s].role == CALL_RELEASE && info->sites[s].expression == site->expression;
-                    }
-                    if (released) {
-                        pending |= bit;
-                    }
-                }
-            }
+            visit(r, e->target, e->depth + e->lasti + 1, iterator);
         }
         int jump = jumps[op];
         if (jump) {
             int effect = effect_of(u, 1);
             int target = jump > 0 ? next + (int)u->arg : next - (int)u->arg;
             if (effect != PY_INVALID_STACK_EFFECT) {
-                visit(r, target, depth + effect, iterator, pending);
+                visit(r, target, depth + effect, iterator);
             }
         }
         if (never_goes_on(op)) {
@@ -607,14 +590,275 @@ static void flow(Reader *r, int sites)
         if (effect == PY_INVALID_STACK_EFFECT) {
             continue;
         }
-        int iterates = op == FOR_ITER || (GET_ANEXT >= 0 && op == GET_ANEXT);
-        if (iterates && !sites) {
+        if (op == FOR_ITER || (GET_ANEXT >= 0 && op == GET_ANEXT)) {
             iterator = add_region(r, depth - 1, iterator);
         }
-        else if (iterates && next < info->n_units) {
-            iterator = info->units[next].iterator;
+        visit(r, next, depth + effect, iterator);
+    }
+}
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Which locks a function has taken and not yet let go of
+ */
+
+typedef struct {
+    unsigned pending, sure, guarded; /* as in Unit */
+    int attempt;
+} Taken;
+
+static void arrive(Reader *r, int unit, Taken t)
+{
+    CodeInfo *info = r->info;
+    if (unit < 0 || unit >= info->n_units || info->units[unit].depth < 0) {
+        return;
+    }
+    Unit *u = &info->units[unit];
+    if (t.attempt && u->depth <= code_answer_slot(info, info->sites[t.attempt - 1].unit)) {
+        t.attempt = 0;
+    }
+    Taken now = {u->pending | t.pending, u->sure & t.sure, u->guarded | t.guarded, u->attempt == t.attempt ? t.attempt : 0};
+    if (!r->arrived[unit]) {
+        now = t;
+    }
+    int changed = now.pending != u->pending || now.sure != u->sure || now.guarded != u->guarded ||
+                  now.attempt != u->attempt;
+    if (r->arrived[unit] && !changed) {
+        return;
+    }
+    r->arrived[unit] = 1;
+    u->pending = (uint16_t)now.pending;
+    u->sure = (uint16_t)now.sure;
+    u->guarded = (uint16_t)now.guarded;
+    u->attempt = (uint16_t)now.attempt;
+    if (!r->queued[unit]) {
+        r->queued[unit] = 1;
+        r->work[r->n_work++] = unit;
+    }
+}
+
+static int has_site(const CodeInfo *info, int expression, CallRole role)
+{
+    for (int i = 0; i < info->n_sites; i++) {
+        if (info->sites[i].role == role && info->sites[i].expression == expression) {
+            return 1;
         }
-        visit(r, next, depth + effect, iterator, pending);
+    }
+    return 0;
+}
+
+/* Locks that were acquired out of sight, and that the handler of a `finally` releases: held all through its `try`. */
+static void read_handler(const Reader *r, Entry *e)
+{
+    const CodeInfo *info = r->info;
+    int asked = 0;
+    e->releases = e->surely = e->guards = 0;
+    for (int at = e->target; at < info->n_units; at = next_unit(info, at)) {
+        int op = info->units[at].op;
+        if (op == RERAISE || op == RETURN_VALUE || op == RETURN_CONST || op == CHECK_EXC_MATCH) {
+            break;
+        }
+        asked |= conditions[op] != UNCONDITIONAL;
+        const CallSite *site = code_site(info, at);
+        if (site != NULL && site->role == CALL_RELEASE && site->expression >= 0) {
+            int bit = 1 << site->expression;
+            e->guards |= bit;
+            if (!has_site(info, site->expression, CALL_ACQUIRE)) {
+                e->releases |= bit;
+                e->surely |= asked ? 0 : bit;
+            }
+        }
+    }
+}
+
+static int previous_unit(const CodeInfo *info, int unit)
+{
+    return unit < 1 ? -1 : unit - 1 - info->units[unit - 1].back;
+}
+
+/* The local, cells among them, that the instruction loads; -1 none. */
+static int loads_local(const CodeInfo *info, int unit)
+{
+    Expression e;
+    int is_name = unit >= 0 && parse_base(&info->units[unit], 1, &e) && (e.base == BASE_LOCAL || e.base == BASE_CELL);
+    return is_name ? e.index : -1;
+}
+
+/* The local, cells among them, in which the instruction puts what is uppermost on the stack; -1 none. */
+static int stores_local(const Unit *u)
+{
+    if (u->op == STORE_FAST || u->op == STORE_DEREF) {
+        return (int)u->arg;
+    }
+    int pair = (STORE_FAST_STORE_FAST >= 0 && u->op == STORE_FAST_STORE_FAST) ||
+               (STORE_FAST_LOAD_FAST >= 0 && u->op == STORE_FAST_LOAD_FAST);
+    return pair ? (int)(u->arg >> 4) : -1;
+}
+
+/* Whether the instruction can lead to its exception handler. What loads the method of a release() does not: only so is the
+ * lock known to be free behind a `finally`. */
+static int can_raise(const Reader *r, int unit)
+{
+    const CodeInfo *info = r->info;
+    int op = info->units[unit].op;
+    if (harmless[op] || r->calm[unit]) {
+        return 0;
+    }
+    return !(TO_BOOL >= 0 && op == TO_BOOL && loads_local(info, previous_unit(info, unit)) >= 0);
+}
+
+/* Bits of the locks whose answer is in a local that the conditional jump at `unit` asks. */
+static unsigned asked_by(const CodeInfo *info, int unit)
+{
+    int from = previous_unit(info, unit);
+    if (from >= 0 && TO_BOOL >= 0 && info->units[from].op == TO_BOOL) {
+        from = previous_unit(info, from);
+    }
+    int local = loads_local(info, from);
+    unsigned bits = 0;
+    for (int k = 0; local >= 0 && k < info->n_expressions; k++) {
+        bits |= info->answers[k] == local ? 1u << k : 0;
+    }
+    return bits;
+}
+
+/* What a call of a lock's method does, when it returns. */
+static Taken after_site(const CodeInfo *info, const CallSite *site, Taken t)
+{
+    unsigned bit = site->expression < 0 ? 0 : 1u << site->expression;
+    switch (site->role) {
+    case CALL_RELEASE_SAVE:
+        t.pending |= PENDING_LET_GO;
+        break;
+    case CALL_ACQUIRE_RESTORE:
+        t.pending &= ~(unsigned)PENDING_LET_GO;
+        if (info->enters) {
+            t.pending |= bit;
+            t.sure |= bit;
+        }
+        break;
+    case CALL_RELEASE:
+    case CALL_HANDED_OVER:
+        t.pending &= ~bit;
+        t.sure &= ~bit;
+        t.guarded &= ~bit;
+        break;
+    case CALL_ACQUIRE:
+        if (bit && (info->enters || has_site(info, site->expression, CALL_RELEASE) ||
+                    has_site(info, site->expression, CALL_HANDED_OVER))) {
+            if (site->arguments) {
+                t.attempt = (int)(site - info->sites) + 1;
+            }
+            else {
+                t.pending |= bit;
+                t.sure |= bit;
+            }
+        }
+        break;
+    default:
+        break;
+    }
+    return t;
+}
+
+/* What becomes of an answer that the instruction at `unit` takes off the stack. `went`: what holds if the lock was acquired, and
+ * on the way of a jump that says so; else `t` stays. */
+static Taken answered(CodeInfo *info, int unit, Taken t, int *decides)
+{
+    const Unit *u = &info->units[unit];
+    const CallSite *site = &info->sites[t.attempt - 1];
+    unsigned bit = 1u << site->expression;
+    Taken went = {t.pending | bit, t.sure | bit, t.guarded, 0};
+    *decides = 0;
+    if (u->depth - 1 != code_answer_slot(info, site->unit) || (TO_BOOL >= 0 && u->op == TO_BOOL)) {
+        return t;
+    }
+    if (conditions[u->op] != UNCONDITIONAL) {
+        *decides = 1;
+        return went;
+    }
+    int local = stores_local(u);
+    int16_t *answer = &info->answers[site->expression];
+    if (local >= 0) {
+        *answer = (int16_t)(*answer == ANSWER_NONE || *answer == local ? local : ANSWER_UNKNOWN);
+        return went;
+    }
+    if (u->op == POP_TOP) { /* `acquire(True)`: it is not expected to fail */
+        return went;
+    }
+    if (PyCompile_OpcodeStackEffectWithJump(u->op, (int)u->arg, 0) < 0) { /* to somebody else: perhaps */
+        went.sure &= ~bit;
+        return went;
+    }
+    return t;
+}
+
+static void flow_locks(Reader *r)
+{
+    CodeInfo *info = r->info;
+    for (int i = 0; i < info->n_sites; i++) {
+        if (info->sites[i].role == CALL_RELEASE) {
+            int start = pusher(info, info->sites[i].unit - 1, code_answer_slot(info, info->sites[i].unit));
+            for (int at = Py_MAX(start, 0); start >= 0 && at < info->sites[i].unit; at++) {
+                r->calm[at] = 1;
+            }
+        }
+    }
+    r->n_work = 0;
+    arrive(r, 0, (Taken){0});
+    while (r->n_work) {
+        int at = r->work[--r->n_work];
+        r->queued[at] = 0;
+        Unit *u = &info->units[at];
+        int op = u->op, next = next_unit(info, at);
+        /* 3.11 calls at PRECALL or at CALL; only past both is the call behind us. */
+        const CallSite *site = PRECALL >= 0 && op == PRECALL ? NULL : code_site(info, at);
+        Entry *e = entry_at(r, at);
+        if (e != NULL) {
+            if (e->releases < 0) {
+                read_handler(r, e);
+            }
+            u->pending |= (uint16_t)e->releases;
+            u->sure |= (uint16_t)e->surely;
+            u->guarded |= (uint16_t)e->guards;
+        }
+        Taken t = {u->pending, u->sure, u->guarded, u->attempt}, jumped;
+        if (e != NULL && can_raise(r, at)) {
+            /* One that fails to let go had nothing to let go of. */
+            Taken raised = site != NULL && site->role == CALL_RELEASE ? after_site(info, site, t) : t;
+            raised.attempt = 0;
+            arrive(r, e->target, raised);
+        }
+        if (site != NULL) {
+            t = after_site(info, site, t);
+        }
+        jumped = t;
+        if (u->attempt) {
+            int decides;
+            Taken went = answered(info, at, t, &decides);
+            if (!decides) {
+                t = jumped = went;
+            }
+            else if (conditions[op] == IF_TRUE) {
+                jumped = went;
+                t.attempt = 0;
+            }
+            else {
+                t = went;
+                jumped.attempt = 0;
+            }
+        }
+        else if (conditions[op] != UNCONDITIONAL) {
+            Taken *without = conditions[op] == IF_TRUE ? &t : &jumped;
+            unsigned asked = asked_by(info, at);
+            without->pending &= ~asked;
+            without->sure &= ~asked;
+        }
+        if (jumps[op]) {
+            arrive(r, jumps[op] > 0 ? next + (int)u->arg : next - (int)u->arg, jumped);
+        }
+        if (!never_goes_on(op)) {
+            arrive(r, next, t);
+        }
     }
 }
 
@@ -678,6 +922,7 @@ static CallRole alias_role(const Reader *r, Expression *e)
         }
         int start = pusher(info, at - 1, lowest);
         Expression lock;
+        start = start < 0 ? start : past_prefix(info, start);
         if (start < 0 || !parse_base(&info->units[start], info->units[start].depth < lowest, &lock)) {
             continue;
         }
@@ -691,16 +936,76 @@ static CallRole alias_role(const Reader *r, Expression *e)
     return CALL_OTHER;
 }
 
+static int add_site(Reader *r, int *room, int at, CallRole role, const Expression *e)
+{
+    CodeInfo *info = r->info;
+    if (info->n_sites == *room) {
+        *room = *room ? *room * 2 : 4;
+        CallSite *grown = PyMem_RawRealloc(info->sites, sizeof(CallSite) * (size_t)*room);
+        if (grown == NULL) {
+            return -1;
+        }
+        info->sites = grown;
+    }
+    int k = 0;
+    while (k < info->n_expressions && !same_expression(&info->expressions[k], e)) {
+        k++;
+    }
+    if (k == info->n_expressions) {
+        if (k < MAX_EXPRESSIONS) {
+            info->expressions[info->n_expressions++] = *e;
+        }
+        else {
+            k = -1;
+        }
+    }
+    info->sites[info->n_sites++] = (CallSite){at, role, (int)info->units[at].arg, k};
+    return 0;
+}
+
+/* `lock.release`, as an argument of a call, from the load of `lock` at `start` on: the unit of the last instruction, or -1. */
+static int handed_over(const Reader *r, int start, Expression *e)
+{
+    const CodeInfo *info = r->info;
+    const Unit *units = info->units;
+    start = past_prefix(info, start);
+    if (units[start].depth < 0 || !parse_base(&units[start], 1, e)) {
+        return -1;
+    }
+    int at = next_unit(info, start), last = -1;
+    while (at < info->n_units && (units[at].op == LOAD_ATTR || units[at].op == EXTENDED_ARG)) {
+        last = units[at].op == LOAD_ATTR ? at : last;
+        at = next_unit(info, at);
+    }
+    /* Up to 3.11 the load of an attribute; from 3.12 on the same with its lowest bit clear: not of a method to be called. */
+    if (last < 0 || at >= info->n_units || (PY_VERSION_HEX >= 0x030C0000 && (units[last].arg & 1))) {
+        return -1;
+    }
+    int method = parse_attributes(info, r->code, next_unit(info, start), at, e);
+    int is_argument = is_call(units[at].op) || (PRECALL >= 0 && units[at].op == PRECALL);
+    return method >= 0 && is_argument && role_of(code_name(r->code, method)) == CALL_RELEASE ? last : -1;
+}
+
 static int find_sites(Reader *r)
 {
     CodeInfo *info = r->info;
     int room = 0;
     for (int at = 0; at < info->n_units; at = next_unit(info, at)) {
         const Unit *u = &info->units[at];
-        if (u->depth < 0 || !is_call(u->op)) {
+        Expression e;
+        if (u->depth < 0) {
             continue;
         }
-        Expression e;
+        if (u->op == LOAD_ATTR) {
+            int start = pusher(info, at, u->depth - 1);
+            if (start >= 0 && start < at && handed_over(r, start, &e) == at && add_site(r, &room, at, CALL_HANDED_OVER, &e) < 0) {
+                return -1;
+            }
+            continue;
+        }
+        if (!is_call(u->op)) {
+            continue;
+        }
         int method = parse_callee(info, r->code, at, &e);
         CallRole role = CALL_OTHER;
         if (method == BARE) {
@@ -709,30 +1014,9 @@ static int find_sites(Reader *r)
         else if (method >= 0) {
             role = role_of(code_name(r->code, method));
         }
-        if (role == CALL_OTHER) {
-            continue;
+        if (role != CALL_OTHER && !e.super && add_site(r, &room, at, role, &e) < 0) {
+            return -1;
         }
-        if (info->n_sites == room) {
-            room = room ? room * 2 : 4;
-            CallSite *grown = PyMem_RawRealloc(info->sites, sizeof(CallSite) * (size_t)room);
-            if (grown == NULL) {
-                return -1;
-            }
-            info->sites = grown;
-        }
-        int k = 0;
-        while (k < info->n_expressions && !same_expression(&info->expressions[k], &e)) {
-            k++;
-        }
-        if (k == info->n_expressions) {
-            if (k < MAX_EXPRESSIONS) {
-                info->expressions[info->n_expressions++] = e;
-            }
-            else {
-                k = -1;
-            }
-        }
-        info->sites[info->n_sites++] = (CallSite){at, role, (int)u->arg, k};
     }
     return 0;
 }
@@ -786,13 +1070,13 @@ static int decode(CodeInfo *info, PyCodeObject *code)
 /* Most frames of most threads stand in a plain call: a look is to pass by them without reading more than where they are. */
 static void note_quiet(CodeInfo *info)
 {
-    if (info->importlib || info->wait || info->permit || info->exits || info->drives) {
+    if (info->importlib || info->wait || info->permit || info->exits || info->enters || info->stacks || info->drives) {
         return;
     }
     for (int i = 0; i < info->n_units; i++) {
         Unit *u = &info->units[i];
         OpKind kind = op_kind(u->op);
-        u->quiet = u->depth >= 0 && !u->back && !u->with && !u->iterator && !u->pending &&
+        u->quiet = u->depth >= 0 && !u->back && !u->with && !u->iterator && !u->pending && !u->guarded && !u->attempt &&
                    (kind == OP_CALL || kind == OP_CALL_KW || kind == OP_CALL_EX) && !is_enter_call(info, i) &&
                    !is_exit_call(info, i);
     }
@@ -809,14 +1093,27 @@ static CodeInfo *read_code(PyCodeObject *code)
     Reader r = {.info = info, .code = code};
     int failed = decode(info, code) < 0;
     r.work = PyMem_RawMalloc(sizeof(int) * (size_t)(info->n_units + 1));
-    r.queued = PyMem_RawCalloc((size_t)info->n_units + 1, 1);
+    r.queued = PyMem_RawCalloc(3, (size_t)info->n_units + 1);
+    r.arrived = r.queued == NULL ? NULL : r.queued + info->n_units + 1;
+    r.calm = r.queued == NULL ? NULL : r.arrived + info->n_units + 1;
+    for (int k = 0; k < MAX_EXPRESSIONS; k++) {
+        info->answers[k] = ANSWER_NONE;
+    }
     r.entry_of = PyMem_RawMalloc(sizeof(int) * (size_t)(info->n_units + 1));
     failed = failed || r.work == NULL || r.queued == NULL || r.entry_of == NULL || read_entries(&r) < 0;
     if (!failed) {
         add_region(&r, -1, 0); /* index 0 means none */
-        flow(&r, 0);
+        flow(&r);
         for (int i = 0; i < info->n_units; i++) {
             info->units[i].with = (uint16_t)with_of_entry(&r, entry_at(&r, i), 0);
+        }
+        for (int i = 0; i < info->n_units; i++) { /* from 3.12 on the table leaves out what cannot raise */
+            int op = info->units[i].op, next = next_unit(info, i);
+            int target = !jumps[op] || !never_goes_on(op) || r.entry_of[i] >= 0 || info->units[i].back ? -1
+                         : jumps[op] > 0 ? next + (int)info->units[i].arg : next - (int)info->units[i].arg;
+            if (target >= 0 && target < info->n_units) {
+                info->units[i].with = info->units[target].with;
+            }
         }
         const char *file = PyUnicode_AsUTF8(code->co_filename);
         const char *name = PyUnicode_AsUTF8(code->co_name);
@@ -837,13 +1134,22 @@ static CodeInfo *read_code(PyCodeObject *code)
                                                           : PERMIT_NONE;
             info->permit_local = find_local(code, "rc");
         }
+        info->charge = info->entered = info->stacked = -1;
+        if (strcmp(slash != NULL ? slash + 1 : file, "contextlib.py") == 0) {
+            int enters = strcmp(name, "enter_context") == 0 || strcmp(name, "enter_async_context") == 0;
+            info->stacked = info->exits ? find_local(code, "cb") : -1;
+            int called = strcmp(name, "callback") == 0 || strcmp(name, "push_async_callback") == 0;
+            info->stacks = enters || called;
+            info->charge = !info->stacks ? -1 : find_local(code, enters ? "cm" : "callback");
+            info->entered = enters ? find_local(code, "result") : -1;
+        }
         info->worker = (uint8_t)worker_of(code);
         info->joins = strcmp(name, "_wait_for_tstate_lock") == 0;
         info->wait_self = info->wait_waiter = -1;
         if (names_locks(code)) {
             failed = find_sites(&r) < 0;
             if (!failed && info->n_sites) {
-                flow(&r, 1);
+                flow_locks(&r);
             }
             int saves = 0, restores = 0;
             for (int i = 0; i < info->n_sites; i++) {
@@ -857,7 +1163,8 @@ static CodeInfo *read_code(PyCodeObject *code)
             }
         }
         info->drives = drives_generators(info, code) != 0;
-        info->boring = info->n_sites == 0 && info->n_regions <= 1 && !info->importlib && !info->drives && !info->exits;
+        info->boring = info->n_sites == 0 && info->n_regions <= 1 && !info->importlib && !info->drives && !info->exits &&
+                       !info->enters && !info->stacks;
         for (int i = 0; i < info->n_units && info->boring; i++) {
             OpKind kind = op_kind(info->units[i].op);
             info->boring = kind != OP_BEFORE_WITH && kind != OP_WITH_EXCEPT;
@@ -923,15 +1230,15 @@ static void reach(Reached *r, int unit, int set)
     }
 }
 
-int code_let_go(const CodeInfo *info, PyCodeObject *code, const uint8_t *effects, int unit)
+int code_held(const CodeInfo *info, PyCodeObject *code, int begins, const uint8_t *effects, int unit)
 {
     size_t n = (size_t)info->n_units;
     Reader reader = {.info = (CodeInfo *)info, .code = code, .entry_of = PyMem_RawMalloc(sizeof(int) * (n + 1))};
     Reached r = {.at = PyMem_RawCalloc(n + 1, 1), .work = PyMem_RawMalloc(sizeof(int) * (2 * n + 2)), .n_units = (int)n};
-    int answer = STILL_HELD | LET_GO;
+    int answer = HELD | LET_GO;
     if (reader.entry_of != NULL && r.at != NULL && r.work != NULL && read_entries(&reader) == 0) {
         int returns = 0;
-        reach(&r, 0, STILL_HELD);
+        reach(&r, 0, begins);
         while (r.n_work) {
             int at = r.work[--r.n_work], set = r.at[at];
             const Unit *u = &info->units[at];
@@ -949,8 +1256,8 @@ int code_let_go(const CodeInfo *info, PyCodeObject *code, const uint8_t *effects
             case MAY_LET_GO:
                 set |= LET_GO;
                 break;
-            case TAKES_AGAIN:
-                set = STILL_HELD;
+            case TAKES:
+                set = HELD;
                 break;
             default:
                 break;
@@ -981,6 +1288,12 @@ int delegates_at(const CodeInfo *info, int unit)
     int at = info->units[unit].op == YIELD_VALUE ? next_unit(info, unit) : unit;
     /* RESUME's argument: 2 after `yield from`, 3 after `await` (in its two low bits). */
     return at < info->n_units && info->units[at].op == RESUME && (info->units[at].arg & 3) >= 2;
+}
+
+int answer_local(const CodeInfo *info, int unit)
+{
+    int local = stores_local(&info->units[unit]), next = next_unit(info, unit);
+    return local < 0 && next < info->n_units ? stores_local(&info->units[next]) : local;
 }
 
 int is_enter_call(const CodeInfo *info, int unit)
@@ -1151,9 +1464,7 @@ PyObject *expression_text(PyCodeObject *code, int unit)
         return NULL;
     }
     int start = pusher(info, unit - 1, lowest);
-    if (start >= 0 && units[start].op == PUSH_NULL) {
-        start = next_unit(info, start);
-    }
+    start = start < 0 ? start : past_prefix(info, start);
     if (start < 0 || !parse_base(&units[start], units[start].depth < lowest, &e)) {
         return NULL;
     }
@@ -1205,6 +1516,27 @@ static void find_self_calls(CodeInfo *info, PyCodeObject *code)
         }
         info->self_calls[info->n_self_calls++] = call;
     }
+}
+
+int called_local(const CodeInfo *info, PyCodeObject *code, int local, int *pops)
+{
+    int calls = -1;
+    *pops = -1;
+    for (int at = 0; at < info->n_units; at = next_unit(info, at)) {
+        int op = info->units[at].op;
+        Expression e;
+        if (info->units[at].depth < 0 || op == PRECALL || !(is_call(op) || op == CALL_FUNCTION_EX)) {
+            continue;
+        }
+        int method = parse_callee(info, code, at, &e);
+        if (method == BARE && e.base == BASE_LOCAL && e.index == local) {
+            calls = at;
+        }
+        else if (method >= 0 && PyUnicode_CompareWithASCIIString(code_name(code, method), "pop") == 0) {
+            *pops = at;
+        }
+    }
+    return calls;
 }
 
 int code_self_calls(PyCodeObject *code, CallVisitor visitor, void *context)

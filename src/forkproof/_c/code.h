@@ -6,14 +6,15 @@
 #include <stdint.h>
 
 #define MAX_ATTRIBUTES 4
-#define MAX_EXPRESSIONS 7
+#define MAX_EXPRESSIONS 15
 enum { PERMIT_NONE, PERMIT_TAKEN, PERMIT_RETURNED };
-#define PENDING_LET_GO 0x80  /* in Unit.pending: _release_save has been called, _acquire_restore not yet */
+#define PENDING_LET_GO 0x8000  /* in Unit.pending: _release_save has been called, _acquire_restore not yet */
 
 /* `base.attribute.attribute`: how a lock is reached from a frame. Evaluating it runs no user code. */
 typedef struct {
     enum { BASE_NONE, BASE_LOCAL, BASE_CELL, BASE_GLOBAL, BASE_NAME } base;
     int index;                            /* of the local, or of the name in co_names */
+    int super;                            /* the base is super(), and a method is looked up behind this code's class */
     int n;
     uint16_t attributes[MAX_ATTRIBUTES];  /* indexes into co_names */
 } Expression;
@@ -24,6 +25,7 @@ typedef enum {
     CALL_RELEASE,          /* release, release_lock, __exit__ */
     CALL_RELEASE_SAVE,     /* Condition.wait lets go of its lock here ... */
     CALL_ACQUIRE_RESTORE,  /* ... and has it back after this */
+    CALL_HANDED_OVER,      /* no call: `lock.release` is given to somebody, who will call it */
 } CallRole;
 
 /* A call of a lock's method on something nameable. */
@@ -45,8 +47,11 @@ typedef struct {
     int16_t depth;    /* slots in use before this instruction; -1: not reachable */
     uint16_t with;    /* innermost `with` that has been entered and not left */
     uint16_t iterator;
+    uint16_t pending; /* bit k: on some way here expressions[k] was acquired, and its release() is still to come */
+    uint16_t sure;    /* of them, those of which that is so on every way */
+    uint16_t guarded; /* bit k: a `finally` further on releases expressions[k], as it may once more where it is an RLock */
+    uint16_t attempt; /* from 1: the site whose answer, whether it has the lock, is still on the stack */
     uint8_t back;     /* units back to the start of the instruction that this unit belongs to */
-    uint8_t pending;  /* bit k: expressions[k] was acquired and its release() is still to come */
     uint8_t op;
     uint8_t quiet;    /* a thread that stands here in a call of a Python function holds nothing by this frame */
     uint32_t arg;
@@ -74,15 +79,23 @@ typedef struct {
     unsigned exits : 1;        /* __exit__ or __aexit__: its first parameter is being left */
     unsigned drives : 1;       /* it may go on with generators that it keeps in variables */
     unsigned enters : 1;       /* __enter__, acquire and the like: what it acquires it leaves held */
+    unsigned stacks : 1;       /* a method of contextlib's ExitStack that takes charge of something */
     unsigned told : 1;         /* a consumer of a queue that it runs has been told of (workers.c) */
     uint8_t worker;            /* what the catalogue calls a thread that runs it, from 1 (workers.c) */
     int permit_local;          /* `rc` of Semaphore.acquire */
     int wait_self, wait_waiter;
+    int stacked;               /* ExitStack.__exit__: the local with the callback that is next */
+    int charge, entered;       /* ExitStack's: the local that it takes charge of; the one that is bound once that is entered */
     Unit *units;
     CallSite *sites;
     Region *regions;           /* [0] is unused */
     Expression expressions[MAX_EXPRESSIONS];
+    /* The local that says whether expressions[k] was acquired, as of `got = lock.acquire(timeout=1)`. */
+    int16_t answers[MAX_EXPRESSIONS];
 } CodeInfo;
+
+#define ANSWER_NONE (-1)    /* each acquire() that can fail is a condition, or there is none */
+#define ANSWER_UNKNOWN (-2) /* it goes elsewhere */
 
 /* -> 0 or -1 with an exception set. Reads the opcode tables of the running interpreter. */
 int code_init(void);
@@ -110,18 +123,23 @@ static inline const CodeInfo *code_info_recent(const void *code)
     return entry->code == code ? entry->info : NULL;
 }
 
+/* The unit at which the local is called, and that at which `.pop()` is; -1 none. */
+int called_local(const CodeInfo *info, PyCodeObject *code, int local, int *pops);
+
 /* Calls `visit` for each call `first_parameter.a.b.method(...)` in the code until it returns nonzero. */
 typedef int (*CallVisitor)(void *context, PyCodeObject *code, const Expression *expression, PyObject *method, int unit);
 int code_self_calls(PyCodeObject *code, CallVisitor visit, void *context);
 
 const CallSite *code_site(const CodeInfo *info, int unit);
 
-/* What calls do to one lock that is held when the function begins; and where the function may be then, as a set. */
-enum { LETS_GO = 1, MAY_LET_GO, TAKES_AGAIN };
-enum { STILL_HELD = 1, LET_GO = 2 };
-/* `effects`: one for each unit, 0 none. The answer is for the instruction at `unit`, before it; -1: for its returns. It is
- * both where paths differ, and 0 where none leads. */
-int code_let_go(const CodeInfo *info, PyCodeObject *code, const uint8_t *effects, int unit);
+/* What calls do to one lock, and whether it is held, as a set. */
+enum { LETS_GO = 1, MAY_LET_GO, TAKES };
+enum { HELD = 1, LET_GO = 2 };
+/* `begins`: whether it is held when the function begins. `effects`: one for each unit, 0 none. The answer is for the
+ * instruction at `unit`, before it; -1: for its returns. It is both where paths differ, and 0 where none leads. */
+int code_held(const CodeInfo *info, PyCodeObject *code, int begins, const uint8_t *effects, int unit);
+/* The lowest slot of the call at `unit`, where its answer will be. */
+int code_answer_slot(const CodeInfo *info, int unit);
 /* The unit whose effect a call at `unit` has: 3.11 splits a call in two. */
 int call_unit(const CodeInfo *info, int unit);
 
@@ -131,6 +149,8 @@ OpKind op_kind(int op);
 
 /* Whether a generator that is suspended at `unit` has delegated, by `yield from` or `await`; to what lies at depth - 2. */
 int delegates_at(const CodeInfo *info, int unit);
+/* In which local the instruction at `unit`, or the one after it, puts what is uppermost on the stack; -1 none. */
+int answer_local(const CodeInfo *info, int unit);
 /* Whether the call at `unit` is the `__enter__` of a `with` (3.14+, where it is an ordinary CALL). */
 int is_enter_call(const CodeInfo *info, int unit);
 /* Whether the call at `unit` passes three times None, as a `with` that ends without exception calls `__exit__`. */

@@ -203,6 +203,13 @@ static inline Frame *suspended_frame(PyObject *generator)
     return (Frame *)&gen->gi_iframe;
 }
 
+/* The frame of a coroutine that has been called and has not begun; else NULL. */
+static inline Frame *unbegun_frame(PyObject *coroutine)
+{
+    PyGenObject *gen = (PyGenObject *)coroutine;
+    return PyCoro_CheckExact(coroutine) && gen->gi_frame_state == FRAME_CREATED ? (Frame *)&gen->gi_iframe : NULL;
+}
+
 static inline struct _gil_runtime_state *the_gil(void)
 {
 #if PY_AT_LEAST(3, 12)

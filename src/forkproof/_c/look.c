@@ -54,10 +54,11 @@ typedef struct {
     /* Locks that a Python __exit__ or release() further in was found to let go of, or to have let go of already. */
     struct {
         PyObject *lock;
-        int where;                  /* STILL_HELD, LET_GO, or both: it cannot be told */
+        int where;                  /* HELD, LET_GO, or both: it cannot be told */
     } judged[MAX_LET_GO];
     int n_judged;
     Frame *exiting;                 /* the frame of that __exit__, while what it leaves is looked up */
+    PyObject *left, *entered;       /* the manager that an __exit__, or an __enter__, further in was found to be of */
     PyObject *returned;             /* semaphore whose release(), further in, has given the permit back already */
     int importing;
     int steps;                      /* of resolving managers, against pathological objects */
@@ -281,7 +282,8 @@ static Sighting *sight(Thread *t, const Place *p, State state, Kind kind, PyObje
         }
     }
     s->thread = t->thread;
-    s->state = state;
+    /* A frame of an __exit__ leaves it, whatever else that frame does with it. */
+    s->state = better && s->state == STATE_LEAVING && state == STATE_HOLDS && s->frame == p->frame ? STATE_LEAVING : state;
     s->kind = kind;
     s->certain = (unsigned)((better && s->certain) || (certain && (!p->unsure || kind == KIND_RLOCK)));
     s->subject = subject;
@@ -344,6 +346,7 @@ static void sight_lock(Thread *t, const Place *p, State state, PyObject *lock, K
  */
 
 static void sight_frame_locks(Thread *t, Place *p, State state, int nesting);
+static void sight_method_of_manager(Thread *t, const Place *p, int base);
 
 typedef struct {
     Thread *thread;
@@ -356,6 +359,7 @@ typedef struct {
     PyObject *object;
     PyObject **collect; /* instead of sighting: locks, for Condition.wait */
     int *n_collect;
+    int permits;        /* collect semaphores too */
 } Resolve;
 
 static void resolve_method(Resolve *r, PyObject *object, PyObject *method);
@@ -377,6 +381,26 @@ static void found_lock(Resolve *r, PyObject *lock, Kind kind)
     sight_lock(r->thread, r->place, r->state, lock, kind, r->certain);
 }
 
+static void sight_permit(Thread *t, const Place *p, State state, PyObject *semaphore, int certain);
+static int held_at(Thread *t, Frame *frame, PyObject *lock, int begins, int nesting);
+
+static void found_permit(Resolve *r, PyObject *semaphore)
+{
+    Thread *t = r->thread;
+    r->found++;
+    if (r->collect == NULL) {
+        int where = r->exiting != NULL ? held_at(t, r->exiting, semaphore, HELD, 0) : HELD;
+        if (where == LET_GO) {
+            t->returned = t->returned == semaphore ? NULL : t->returned;
+            return;
+        }
+        sight_permit(t, r->place, r->state, semaphore, r->certain && where == HELD);
+    }
+    else if (r->permits && *r->n_collect < MAX_LET_GO) {
+        r->collect[(*r->n_collect)++] = semaphore;
+    }
+}
+
 /* The lock whose own method the object keeps as an attribute, as Condition does with `acquire` and `release`. */
 static PyObject *lock_behind(PyObject *object, PyObject *method, LockMethod *role)
 {
@@ -389,12 +413,39 @@ static PyObject *lock_behind(PyObject *object, PyObject *method, LockMethod *rol
     return *role == METHOD_NONE ? NULL : lock;
 }
 
+/* The function that `super().method()` calls in `code`, a method of the object's class: the next behind it. */
+static PyObject *function_behind(PyObject *object, PyCodeObject *code, PyObject *method)
+{
+    PyObject *mro = Py_TYPE(object)->tp_mro;
+    int passed = 0;
+    for (Py_ssize_t i = 0; mro != NULL && i < PyTuple_GET_SIZE(mro); i++) {
+        PyTypeObject *type = (PyTypeObject *)PyTuple_GET_ITEM(mro, i);
+        PyObject *own = type->tp_dict == NULL ? NULL : PyDict_GetItemWithError(type->tp_dict, code->co_name);
+        PyObject *found = passed && type->tp_dict != NULL ? PyDict_GetItemWithError(type->tp_dict, method) : NULL;
+        PyErr_Clear();
+        if (found != NULL) {
+            return PyFunction_Check(found) ? found : NULL;
+        }
+        passed |= own != NULL && PyFunction_Check(own) && PyFunction_GET_CODE(own) == (PyObject *)code;
+    }
+    return NULL;
+}
+
 static int visit_call(void *context, PyCodeObject *code, const Expression *e, PyObject *method, int unit)
 {
     Resolve *r = context;
     (void)unit;
     if (++r->thread->steps > 200 || method == NULL) {
         return 1;
+    }
+    if (e->super) {
+        PyObject *function = r->nesting < 3 ? function_behind(r->object, code, method) : NULL;
+        if (function != NULL) {
+            r->nesting++;
+            code_self_calls((PyCodeObject *)PyFunction_GET_CODE(function), visit_call, r);
+            r->nesting--;
+        }
+        return 0;
     }
     PyObject *target = evaluate_on(e, code, r->object);
     if (target == NULL) {
@@ -411,6 +462,13 @@ static int visit_call(void *context, PyCodeObject *code, const Expression *e, Py
         if ((r->want == CALL_ACQUIRE && (role == METHOD_ACQUIRE || role == METHOD_ENTER)) ||
             (r->want == CALL_RELEASE && role == METHOD_RELEASE)) {
             found_lock(r, target, kind);
+        }
+        return 0;
+    }
+    if (kind == KIND_SEMAPHORE) {
+        LockMethod role = lock_method_named(name);
+        if ((r->want == CALL_RELEASE) == (role == METHOD_RELEASE) && role != METHOD_NONE) {
+            found_permit(r, target);
         }
         return 0;
     }
@@ -444,6 +502,7 @@ static void resolve_method(Resolve *r, PyObject *object, PyObject *method)
 }
 
 static void resolve_exit_stack(Thread *t, const Place *p, State state, PyObject *callbacks, int nesting);
+static int locks_behind(Thread *t, PyObject *object, PyObject **locks, int room);
 static void sight_manager(Thread *t, const Place *p, State state, PyObject *manager, int nesting);
 static void sight_iterator(Thread *t, const Place *p, State state, PyObject *object, int nesting);
 
@@ -459,6 +518,9 @@ static void sight_generator(Thread *t, const Place *p, State state, PyObject *ge
         return;
     }
     Place inner = {frame, code, code_info(code), frame_unit(frame, code), -1, p->manager, NULL, p->unsure};
+    if (inner.unit > 0 && inner.unit < inner.info->n_units && inner.info->units[inner.unit].depth >= 0) {
+        sight_method_of_manager(t, &inner, inner.unit - inner.info->units[inner.unit].back);
+    }
     sight_frame_locks(t, &inner, state, nesting + 1);
     if (inner.unit >= 0 && inner.unit < inner.info->n_units && delegates_at(inner.info, inner.unit)) {
         const Unit *u = &inner.info->units[inner.unit];
@@ -507,6 +569,15 @@ static void sight_iterator(Thread *t, const Place *p, State state, PyObject *obj
     }
 }
 
+static void sight_permit(Thread *t, const Place *p, State state, PyObject *semaphore, int certain)
+{
+    if (t->returned == semaphore) {
+        t->returned = NULL; /* of several, the one that a release() further in has given back */
+        return;
+    }
+    sight(t, p, state, KIND_SEMAPHORE, semaphore, certain);
+}
+
 static void sight_manager(Thread *t, const Place *p, State state, PyObject *manager, int nesting)
 {
     if (manager == NULL || nesting > MAX_NESTING || ++t->steps > 200) {
@@ -525,8 +596,8 @@ static void sight_manager(Thread *t, const Place *p, State state, PyObject *mana
         return;
     }
     if (kind == KIND_SEMAPHORE) {
-        if (state != STATE_ACQUIRING && t->returned != manager) {
-            sight(t, p, state, kind, manager, 1);
+        if (state != STATE_ACQUIRING) {
+            sight_permit(t, p, state, manager, 1);
         }
         return;
     }
@@ -568,11 +639,26 @@ static void sight_manager(Thread *t, const Place *p, State state, PyObject *mana
  * Whether what is being left has been let go of already
  */
 
-static int let_go_in(Thread *t, Frame *frame, PyCodeObject *code, PyObject *first, PyObject *lock, int unit, int nesting,
-                     int *at_unit);
+static int held_in(Thread *t, Frame *frame, PyCodeObject *code, PyObject *first, PyObject *lock, int begins, int unit,
+                   int nesting, int *at_unit);
 
-/* What `object.method()` does to a lock that is held. */
-static int effect_of_call(Thread *t, PyObject *object, PyObject *method, PyObject *lock, int nesting)
+static int effect_of_function(Thread *t, PyObject *function, PyObject *first, PyObject *lock, int begins, int nesting)
+{
+    PyCodeObject *code = (PyCodeObject *)PyFunction_GET_CODE(function);
+    int effect;
+    if (nesting > 3 || ++t->steps > 200) {
+        return 0;
+    }
+    int set = held_in(t, NULL, code, first, lock, HELD, -1, nesting + 1, &effect);
+    if (set & LET_GO) {
+        return set == LET_GO ? LETS_GO : MAY_LET_GO;
+    }
+    set = begins == HELD ? 0 : held_in(t, NULL, code, first, lock, LET_GO, -1, nesting + 1, &effect);
+    return set == HELD ? TAKES : 0;
+}
+
+/* What `object.method()` does to a lock, if that is held (`begins`) or not. */
+static int effect_of_call(Thread *t, PyObject *object, PyObject *method, PyObject *lock, int begins, int nesting)
 {
     const char *name = method == NULL ? NULL : PyUnicode_AsUTF8(method);
     if (name == NULL || object == NULL || nesting > 3 || ++t->steps > 200) {
@@ -585,17 +671,14 @@ static int effect_of_call(Thread *t, PyObject *object, PyObject *method, PyObjec
     if (kind == KIND_NONE) {
         PyObject *function = _PyType_Lookup(Py_TYPE(object), method);
         if (function != NULL && PyFunction_Check(function)) {
-            PyCodeObject *code = (PyCodeObject *)PyFunction_GET_CODE(function);
-            int effect;
-            int set = let_go_in(t, NULL, code, object, lock, -1, nesting + 1, &effect);
-            return set == LET_GO ? LETS_GO : set & LET_GO ? MAY_LET_GO : 0;
+            return effect_of_function(t, function, object, lock, begins, nesting);
         }
         target = function == NULL ? lock_behind(object, method, &role) : NULL;
     }
     if (target != lock) {
         return 0;
     }
-    return role == METHOD_RELEASE ? LETS_GO : role != METHOD_NONE ? TAKES_AGAIN : 0;
+    return role == METHOD_RELEASE ? LETS_GO : role != METHOD_NONE ? TAKES : 0;
 }
 
 typedef struct {
@@ -603,37 +686,45 @@ typedef struct {
     Frame *frame;
     PyObject *first, *lock;
     uint8_t *effects;
-    int nesting, any;
+    int begins, nesting, any;
 } Effects;
 
 static void add_effect(Effects *e, int unit, int effect)
 {
     if (effect && !e->effects[unit]) {
         e->effects[unit] = (uint8_t)effect;
-        e->any |= effect != TAKES_AGAIN;
+        e->any |= (effect == TAKES) == (e->begins == LET_GO);
     }
 }
 
 static int visit_effect(void *context, PyCodeObject *code, const Expression *expression, PyObject *method, int unit)
 {
     Effects *e = context;
+    if (expression->super) {
+        PyObject *first = e->frame != NULL ? first_local(e->frame) : e->first;
+        PyObject *function = first == NULL || method == NULL ? NULL : function_behind(first, code, method);
+        if (function != NULL) {
+            add_effect(e, unit, effect_of_function(e->thread, function, first, e->lock, e->begins, e->nesting));
+        }
+        return 0;
+    }
     PyObject *object = e->frame != NULL ? evaluate(expression, code, e->frame) : evaluate_on(expression, code, e->first);
-    add_effect(e, unit, effect_of_call(e->thread, object, method, e->lock, e->nesting));
+    add_effect(e, unit, effect_of_call(e->thread, object, method, e->lock, e->begins, e->nesting));
     return 0;
 }
 
-/* Whether `code`, which runs in `frame` or would run with `first` as its first parameter, has let go of `lock` when it
- * comes to `unit` (-1: when it returns): STILL_HELD, LET_GO, or both where that depends on the way it took, or where it is
- * not seen to let go of it at all. `at_unit`: what the call at `unit` will do; -1 where no call does anything. */
-static int let_go_in(Thread *t, Frame *frame, PyCodeObject *code, PyObject *first, PyObject *lock, int unit, int nesting,
-                     int *at_unit)
+/* Whether `lock`, which is held or not when `code` begins, is held when that comes to `unit` (-1: when it returns), in `frame` or
+ * with `first` as its first parameter: HELD, LET_GO, or both where that depends on the way it took, or where it is not seen
+ * to do anything about it. `at_unit`: what the call at `unit` will do; -1 where no call does anything. */
+static int held_in(Thread *t, Frame *frame, PyCodeObject *code, PyObject *first, PyObject *lock, int begins, int unit,
+                   int nesting, int *at_unit)
 {
     const CodeInfo *info = code_info(code);
-    Effects e = {t, frame, first, lock, PyMem_RawCalloc((size_t)info->n_units + 1, 1), nesting, 0};
-    int set = unit < 0 ? STILL_HELD : STILL_HELD | LET_GO;
+    Effects e = {t, frame, first, lock, PyMem_RawCalloc((size_t)info->n_units + 1, 1), begins, nesting, 0};
+    int set = unit < 0 || begins == LET_GO ? begins : HELD | LET_GO;
     *at_unit = -1;
     if (e.effects == NULL) {
-        return STILL_HELD | LET_GO;
+        return HELD | LET_GO;
     }
     code_self_calls(code, visit_effect, &e);
     for (int i = 0; i < info->n_sites; i++) {
@@ -645,14 +736,14 @@ static int let_go_in(Thread *t, Frame *frame, PyCodeObject *code, PyObject *firs
         const Expression *expression = &info->expressions[site->expression];
         PyObject *object = frame != NULL ? evaluate(expression, code, frame) : evaluate_on(expression, code, first);
         if (released) {
-            add_effect(&e, site->unit, effect_of_call(t, object, name_release, lock, nesting));
+            add_effect(&e, site->unit, effect_of_call(t, object, name_release, lock, begins, nesting));
         }
         else if (object == lock) {
-            add_effect(&e, site->unit, TAKES_AGAIN);
+            add_effect(&e, site->unit, TAKES);
         }
     }
     if (e.any) {
-        set = code_let_go(info, code, e.effects, unit);
+        set = code_held(info, code, begins, e.effects, unit);
         *at_unit = unit < 0 ? 0 : e.effects[call_unit(info, unit)];
     }
     PyMem_RawFree(e.effects);
@@ -679,29 +770,35 @@ static Frame *inner_of(Thread *t, Frame *frame, int *through_c)
     return NULL;
 }
 
-static int let_go_at(Thread *t, Frame *frame, PyObject *lock, int nesting)
+static int held_at(Thread *t, Frame *frame, PyObject *lock, int begins, int nesting)
 {
     PyCodeObject *code = frame_code(frame);
     const CodeInfo *info = code == NULL ? NULL : code_info(code);
     int unit = code == NULL ? -1 : frame_unit(frame, code);
     if (unit < 0 || unit >= info->n_units || info->units[unit].depth < 0 || nesting > 4) {
-        return STILL_HELD | LET_GO;
+        return begins == LET_GO ? LET_GO : HELD | LET_GO;
+    }
+    if (info->permit == PERMIT_RETURNED && first_local(frame) == lock) {
+        return t->returned == lock ? LET_GO : HELD;
     }
     Place p = {.frame = frame, .code = code, .info = info, .unit = unit};
     int base = unit - info->units[unit].back, effect, through_c;
-    int set = let_go_in(t, frame, code, NULL, lock, base, nesting, &effect);
-    if (effect == 0 || effect == TAKES_AGAIN) {
+    int set = held_in(t, frame, code, NULL, lock, begins, base, nesting, &effect);
+    if (effect == 0 || (effect == TAKES) != (begins == LET_GO)) {
         return set;
     }
     Frame *inner = inner_of(t, frame, &through_c);
     PyObject *result;
     if (inner != NULL) { /* also where this code says nothing: a function that it defines may be what lets go */
-        return let_go_at(t, inner, lock, nesting + 1);
+        return held_at(t, inner, lock, begins, nesting + 1);
     }
-    if (effect < 0) {
+    if (effect < 0 || !call_result(&p, base, &result)) {
         return set;
     }
-    return !call_result(&p, base, &result) ? set : effect == LETS_GO ? LET_GO : set | LET_GO;
+    if (effect == TAKES) {
+        return result == Py_False ? set : HELD;
+    }
+    return effect == LETS_GO ? LET_GO : set | LET_GO;
 }
 
 /* Works out for `lock` how far `frame`, which lets go of it, has come. What a frame further in has told stands. */
@@ -711,10 +808,10 @@ static void judge(Thread *t, Frame *frame, PyObject *lock)
         return;
     }
     int steps = t->steps;
-    int where = let_go_at(t, frame, lock, 0);
+    int where = held_at(t, frame, lock, HELD, 0);
     t->steps = steps;
     t->judged[t->n_judged].lock = lock;
-    t->judged[t->n_judged++].where = where ? where : STILL_HELD | LET_GO;
+    t->judged[t->n_judged++].where = where ? where : HELD | LET_GO;
 }
 
 /* `exiting`: the frame of the manager's __exit__, if there is one; NULL and others say nothing. */
@@ -741,6 +838,49 @@ static int has_let_go(Thread *t, PyObject *lock)
     return 0;
 }
 
+/* `lock.release`, or another method of a lock or manager that lets go of it. */
+static void sight_method(Thread *t, const Place *p, State state, PyObject *method, int nesting)
+{
+    if (PyCFunction_Check(method) && PyCFunction_GET_SELF(method) != NULL) {
+        PyObject *lock = PyCFunction_GET_SELF(method);
+        Kind kind = kind_of(lock);
+        if ((kind == KIND_LOCK || kind == KIND_RLOCK) &&
+            lock_method_named(((PyCFunctionObject *)method)->m_ml->ml_name) == METHOD_RELEASE) {
+            sight_lock(t, p, state, lock, kind, 1);
+        }
+    }
+    else if (PyMethod_Check(method)) {
+        PyObject *function = PyMethod_GET_FUNCTION(method);
+        const char *text = PyFunction_Check(function) ? PyUnicode_AsUTF8(((PyFunctionObject *)function)->func_name) : NULL;
+        PyErr_Clear();
+        if (text == NULL || strcmp(text, "release") != 0) {
+            sight_manager(t, p, state, PyMethod_GET_SELF(method), nesting + 1);
+            return;
+        }
+        PyObject *object = PyMethod_GET_SELF(method), *locks[4];
+        int n = locks_behind(t, object, locks, 4);
+        for (int i = 0; i < n; i++) {
+            sight_lock(t, p, state, locks[i], kind_of(locks[i]), 1);
+        }
+        if (kind_of(object) == KIND_SEMAPHORE) {
+            sight_permit(t, p, state, object, 1);
+        }
+    }
+}
+
+/* A bound method, or a function around one. */
+static void sight_callback(Thread *t, const Place *p, State state, PyObject *callback, int nesting)
+{
+    PyObject *cells = PyFunction_Check(callback) ? PyFunction_GET_CLOSURE(callback) : NULL;
+    sight_method(t, p, state, callback, nesting);
+    for (Py_ssize_t k = 0; cells != NULL && k < PyTuple_GET_SIZE(cells); k++) {
+        PyObject *value = PyCell_GET(PyTuple_GET_ITEM(cells, k));
+        if (value != NULL) {
+            sight_method(t, p, state, value, nesting);
+        }
+    }
+}
+
 /* contextlib.ExitStack: a deque of (is_sync, callback); a callback is a bound __exit__, or a function around one. */
 static void resolve_exit_stack(Thread *t, const Place *p, State state, PyObject *callbacks, int nesting)
 {
@@ -752,34 +892,29 @@ static void resolve_exit_stack(Thread *t, const Place *p, State state, PyObject 
             return;
         }
         PyObject *callback = PyTuple_CheckExact(item) && PyTuple_GET_SIZE(item) == 2 ? PyTuple_GET_ITEM(item, 1) : NULL;
-        if (callback != NULL && PyCFunction_Check(callback) && PyCFunction_GET_SELF(callback) != NULL) {
-            PyObject *lock = PyCFunction_GET_SELF(callback);
-            Kind kind = kind_of(lock);
-            if ((kind == KIND_LOCK || kind == KIND_RLOCK) &&
-                lock_method_named(((PyCFunctionObject *)callback)->m_ml->ml_name) == METHOD_RELEASE) {
-                sight_lock(t, p, state, lock, kind, 1);
-            }
-        }
-        else if (callback != NULL && PyMethod_Check(callback)) {
-            sight_manager(t, p, state, PyMethod_GET_SELF(callback), nesting + 1);
-        }
-        else if (callback != NULL && PyFunction_Check(callback) && PyFunction_GET_CLOSURE(callback) != NULL) {
-            PyObject *cells = PyFunction_GET_CLOSURE(callback);
-            for (Py_ssize_t k = 0; k < PyTuple_GET_SIZE(cells); k++) {
-                PyObject *value = PyCell_GET(PyTuple_GET_ITEM(cells, k));
-                if (value == NULL || !PyCFunction_Check(value) || PyCFunction_GET_SELF(value) == NULL) {
-                    continue;
-                }
-                PyObject *lock = PyCFunction_GET_SELF(value);
-                Kind kind = kind_of(lock);
-                const char *name = ((PyCFunctionObject *)value)->m_ml->ml_name;
-                if ((kind == KIND_LOCK || kind == KIND_RLOCK) && lock_method_named(name) == METHOD_RELEASE) {
-                    sight_lock(t, p, state, lock, kind, 1);
-                }
-            }
+        if (callback != NULL) {
+            sight_callback(t, p, state, callback, nesting);
         }
         Py_DECREF(item);
     }
+}
+
+/* Whether the last of an ExitStack's callbacks is this one, or the exit of this manager. */
+static int is_stacked(PyObject *stack, PyObject *what)
+{
+    PyObject *callbacks = stack == NULL ? NULL : plain_attribute(stack, name_exit_callbacks);
+    PyObject *item = callbacks == NULL ? NULL : PySequence_GetItem(callbacks, -1);
+    PyErr_Clear();
+    PyObject *callback = item != NULL && PyTuple_CheckExact(item) && PyTuple_GET_SIZE(item) == 2 ? PyTuple_GET_ITEM(item, 1) : NULL;
+    int is = callback != NULL && PyMethod_Check(callback) && PyMethod_GET_SELF(callback) == what;
+    if (callback != NULL && PyFunction_Check(callback) && PyFunction_GET_CLOSURE(callback) != NULL) {
+        PyObject *cells = PyFunction_GET_CLOSURE(callback);
+        for (Py_ssize_t k = 0; k < PyTuple_GET_SIZE(cells); k++) {
+            is |= PyCell_GET(PyTuple_GET_ITEM(cells, k)) == what;
+        }
+    }
+    Py_XDECREF(item);
+    return is;
 }
 
 /* ---------------------------------------------------------------------------------------------------------------------
@@ -928,6 +1063,18 @@ static int call_result(const Place *p, int base, PyObject **result)
 #else
     *result = frame_slot(p->frame, p->code, lowest);
     return *result == Py_True || *result == Py_False || *result == Py_None;
+#endif
+}
+
+/* Whether the call at `base`, of a function in C, has returned and its answer lies on the stack. Up to 3.13 what lies there is
+ * taken to be the answer if it is a tuple: no method's call has one in that slot. */
+static int call_answered(const Place *p, int base)
+{
+#if PY_AT_LEAST(3, 14)
+    return frame_depth(p->frame, p->code) == lowest_of_call(&p->info->units[base]) + 1;
+#else
+    PyObject *slot = frame_slot(p->frame, p->code, lowest_of_call(&p->info->units[base]));
+    return slot != NULL && Py_REFCNT(slot) > 0 && PyTuple_CheckExact(slot);
 #endif
 }
 
@@ -1143,7 +1290,7 @@ static int releases(Thread *t, const Place *p, PyObject *lock)
     t->look->firm = 0;
     for (int i = 0; i < p->info->n_sites; i++) {
         const CallSite *site = &p->info->sites[i];
-        if (site->role != CALL_RELEASE || site->expression < 0) {
+        if ((site->role != CALL_RELEASE && site->role != CALL_HANDED_OVER) || site->expression < 0) {
             continue;
         }
         PyObject *locks[4];
@@ -1278,6 +1425,35 @@ static void sight_call(Thread *t, Place *p, int base, Call *c, int nesting)
  * Frames
  */
 
+/* The locks behind an expression that was acquired here; not `pending`: perhaps a second time, and an RLock knows. */
+static void sight_expression(Thread *t, const Place *p, State state, int expression, int named_at, int certain, int pending)
+{
+    t->look->firm = 0;
+    PyObject *object = evaluate(&p->info->expressions[expression], p->code, p->frame);
+    if (object == NULL) {
+        return;
+    }
+    Kind kind = kind_of(object);
+    PyObject *locks[4];
+    int n = locks_behind(t, object, locks, 4);
+    Place inner = *p;
+    inner.named_at = named_at;
+    inner.manager = kind == KIND_NONE ? Py_TYPE(object) : p->manager;
+    for (int i = 0; i < n; i++) {
+        if (!pending && !Py_IS_TYPE(locks[i], rlock_type)) {
+            continue;
+        }
+        if (state == STATE_LEAVING && p->inner != NULL && Py_IS_TYPE(locks[i], lock_type) && is_locked(locks[i])) {
+            judge(t, p->inner, locks[i]);
+        }
+        sight_lock(t, &inner, state, locks[i], kind_of(locks[i]), certain);
+    }
+    /* In a manager's own methods it is told for the manager. */
+    if (pending && kind == KIND_SEMAPHORE && !p->info->exits && !p->info->enters) {
+        sight_permit(t, &inner, state, object, certain);
+    }
+}
+
 /* What holds for as long as a frame stands where it does, whether it runs or is suspended. */
 static void sight_frame_locks(Thread *t, Place *p, State state, int nesting)
 {
@@ -1317,11 +1493,18 @@ static void sight_frame_locks(Thread *t, Place *p, State state, int nesting)
         inner.unsure = unsure || Py_REFCNT(local) > 1;
         sight_generator(t, &inner, state, local, nesting);
     }
+    if (u->attempt) {
+        const CallSite *site = &info->sites[u->attempt - 1];
+        if (frame_slot(p->frame, p->code, code_answer_slot(info, site->unit)) == Py_True) {
+            sight_expression(t, p, state, site->expression, site->unit, 1, 1);
+        }
+    }
     for (int k = 0; k < info->n_expressions; k++) {
-        if (!(u->pending & (1u << k))) {
+        int pending = (u->pending >> k) & 1;
+        if (!pending && !((u->guarded >> k) & 1)) {
             continue;
         }
-        int base = p->unit - u->back;
+        int base = p->unit - u->back, certain = (u->sure >> k) & 1;
         const CallSite *site = code_site(info, base);
         PyObject *result;
         State now = state;
@@ -1331,31 +1514,153 @@ static void sight_frame_locks(Thread *t, Place *p, State state, int nesting)
             }
             now = STATE_LEAVING;
         }
-        t->look->firm = 0;
-        PyObject *object = evaluate(&info->expressions[k], p->code, p->frame);
-        if (object == NULL) {
-            continue;
+        if (info->answers[k] != ANSWER_NONE) {
+            PyObject *answer = info->answers[k] < 0 ? NULL : frame_local(p->frame, info->answers[k]);
+            t->look->firm = 0;
+            answer = answer != NULL && PyCell_Check(answer) ? PyCell_GET(answer) : answer;
+            if (answer == Py_False) {
+                continue;
+            }
+            certain = certain && answer == Py_True;
         }
-        p->named_at = -1;
+        int named_at = -1;
         for (int i = 0; i < info->n_sites; i++) {
             if (info->sites[i].expression == k) {
-                p->named_at = info->sites[i].unit;
+                named_at = info->sites[i].unit;
                 break;
             }
         }
-        Kind kind = kind_of(object);
-        PyObject *locks[4];
-        int n = locks_behind(t, object, locks, 4);
-        Place inner = *p;
-        inner.manager = kind == KIND_NONE ? Py_TYPE(object) : p->manager;
-        for (int i = 0; i < n; i++) {
-            if (now == STATE_LEAVING && p->inner != NULL && Py_IS_TYPE(locks[i], lock_type) && is_locked(locks[i])) {
-                judge(t, p->inner, locks[i]);
+        sight_expression(t, p, now, k, named_at, certain, pending);
+    }
+}
+
+/* ExitStack.__exit__ takes the callbacks from the stack, and has one in its hands until that has returned. */
+static void sight_next_callback(Thread *t, const Place *p, int base)
+{
+    const CodeInfo *info = p->info;
+    int pops, calls = called_local(info, p->code, info->stacked, &pops), through_c;
+    PyObject *callback = frame_local(p->frame, info->stacked), *result;
+    if (calls < 0 || pops < 0) {
+        return;
+    }
+    base = call_unit(info, base);
+    Frame *inner = inner_of(t, p->frame, &through_c);
+    if (base == pops) {
+        PyObject *item = inner == NULL && call_answered(p, base) ? frame_slot(p->frame, p->code, code_answer_slot(info, base)) : NULL;
+        callback = item != NULL && PyTuple_CheckExact(item) && PyTuple_GET_SIZE(item) == 2 ? PyTuple_GET_ITEM(item, 1) : NULL;
+    }
+    else {
+        uint8_t *effects = PyMem_RawCalloc((size_t)info->n_units + 1, 1);
+        int where = LET_GO;
+        if (effects != NULL) {
+            effects[pops] = TAKES;
+            effects[calls] = LETS_GO;
+            where = code_held(info, p->code, LET_GO, effects, base);
+            PyMem_RawFree(effects);
+        }
+        if (where != HELD || (base == calls && inner == NULL && call_result(p, base, &result))) {
+            return;
+        }
+        PyCodeObject *code = inner == NULL ? NULL : frame_code(inner);
+        const CodeInfo *wrapper = code == NULL ? NULL : code_info(code);
+        int unit = code == NULL ? -1 : frame_unit(inner, code);
+        if (wrapper != NULL && unit >= 0 && unit < wrapper->n_units && base == calls) {
+            /* The function around `callback(*args)`. */
+            Place q = {.frame = inner, .code = code, .info = wrapper, .unit = unit};
+            unit -= wrapper->units[unit].back;
+            if (inner_of(t, inner, &through_c) == NULL && op_kind(wrapper->units[unit].op) == OP_CALL_EX &&
+                call_result(&q, unit, &result)) {
+                return;
             }
-            sight_lock(t, &inner, now, locks[i], kind_of(locks[i]), 1);
+        }
+    }
+    if (callback == NULL || (PyMethod_Check(callback) && PyMethod_GET_SELF(callback) == t->left)) {
+        return;
+    }
+    sight_callback(t, p, STATE_LEAVING, callback, 0);
+}
+
+/* A method of a manager or of an ExitStack, running or suspended: what it is on the way to let go of, or has already taken. */
+static void sight_method_of_manager(Thread *t, const Place *p, int base)
+{
+    const CodeInfo *info = p->info;
+    if (!(info->exits || info->enters || info->stacks) || p->code->co_argcount < 1) {
+        return;
+    }
+    t->look->firm = 0;
+    PyObject *first = first_local(p->frame);
+    if (first == NULL) {
+        return;
+    }
+    if (info->stacks) {
+        PyObject *charge = info->charge < 0 ? NULL : frame_local(p->frame, info->charge), *result;
+        int has = info->entered < 0 || frame_local(p->frame, info->entered) != NULL;
+        if (!has && answer_local(info, base) == info->entered) {
+            has = op_kind(info->units[base].op) == OP_CALL ? call_result(p, base, &result) : 1;
+        }
+        if (charge != NULL && has && !is_stacked(first, charge)) {
+            if (info->entered < 0) {
+                sight_method(t, p, STATE_HOLDS, charge, 0);
+            }
+            else {
+                sight_manager(t, p, STATE_HOLDS, charge, 0);
+            }
+        }
+        return;
+    }
+    if (kind_of(first) != KIND_NONE || !PyType_HasFeature(Py_TYPE(first), Py_TPFLAGS_HEAPTYPE)) {
+        return;
+    }
+    if (info->exits) {
+        /* However it was called: by ExitStack, by hand, or awaited, when the caller's stack no longer shows the manager. */
+        if (first != t->left) {
+            if (info->stacked >= 0 && type_info(Py_TYPE(first))->shape == SHAPE_EXIT_STACK) {
+                sight_next_callback(t, p, base);
+            }
+            sight_leaving(t, p, first, p->frame);
+            t->left = first;
+        }
+        return;
+    }
+    if (first == t->entered) {
+        return;
+    }
+    t->entered = first;
+    Place inner = *p;
+    inner.manager = Py_TYPE(first);
+    if (type_info(Py_TYPE(first))->shape == SHAPE_GENERATOR) {
+        PyObject *generator = plain_attribute(first, name_gen);
+        if (generator != NULL) {
+            sight_iterator(t, &inner, STATE_HOLDS, generator, 0);
+        }
+        return;
+    }
+    PyObject *locks[MAX_LET_GO];
+    int n = 0, through_c;
+    Resolve r = {.thread = t, .want = CALL_ACQUIRE, .collect = locks, .n_collect = &n, .permits = 1};
+    resolve_method(&r, first, p->code->co_name);
+    for (int i = 0; i < n; i++) {
+        for (int k = t->first; k < t->look->n; k++) { /* in a method of another name it is a mutex as well */
+            Sighting *s = &t->look->items[k];
+            s->mutex |= s->subject == locks[i] && s->state == STATE_ACQUIRING;
+        }
+    }
+    Frame *called = n ? inner_of(t, p->frame, &through_c) : NULL;
+    PyCodeObject *callee = called == NULL ? NULL : frame_code(called);
+    for (int i = 0; i < n; i++) {
+        Kind kind = kind_of(locks[i]);
+        if (kind == KIND_SEMAPHORE && callee != NULL && code_info(callee)->permit) {
+            continue; /* sight_semaphore has told it */
+        }
+        int where = held_at(t, p->frame, locks[i], LET_GO, 0);
+        if (!(where & HELD)) {
+            continue;
         }
         if (kind == KIND_SEMAPHORE) {
-            sight(t, p, now, kind, object, 1);
+            sight_permit(t, &inner, STATE_HOLDS, locks[i], where == HELD);
+        }
+        else {
+            sight_lock(t, &inner, STATE_HOLDS, locks[i], kind, where == HELD);
         }
     }
 }
@@ -1460,7 +1765,13 @@ static void sight_wait(Thread *t, Place *p, int base)
     const Unit *u = &info->units[base];
     const CallSite *site = code_site(info, base);
     PyObject *result;
-    int let_go = (u->pending & PENDING_LET_GO) != 0;
+    int let_go = (u->pending & PENDING_LET_GO) != 0, through_c;
+    if (site != NULL && site->role == CALL_RELEASE_SAVE) { /* Python, where the condition's lock is no RLock */
+        Frame *saves = inner_of(t, p->frame, &through_c);
+        PyObject *locks[1];
+        let_go = saves != NULL ? locks_behind(t, condition, locks, 1) == 1 && held_at(t, saves, locks[0], HELD, 0) == LET_GO
+                               : call_result(p, base, &result);
+    }
     if (let_go && site != NULL && site->role == CALL_ACQUIRE_RESTORE && call_result(p, base, &result)) {
         let_go = 0;
     }
@@ -1498,6 +1809,43 @@ static void sight_semaphore(Thread *t, Place *p, int base)
     }
 }
 
+/* Whether an object of this type goes without running any code of the program's. */
+static int goes_quietly(PyTypeObject *type)
+{
+    return type == &PyLong_Type || type == &PyBool_Type || type == Py_TYPE(Py_None) || type == &PyUnicode_Type ||
+           type == &PyBytes_Type || type == &PyFloat_Type;
+}
+
+/* C code that calls Python may go on with an iterator that it was given: `list(map(f, generator))`. What is called here may
+ * also be a finalizer, when the call is over and its arguments are let go of, from the first on: so they are looked at from the
+ * last on, and none before one that may run it. (CALL_FUNCTION_EX up to 3.13 leaves a list that it has freed in its slot.) */
+static void sight_arguments(Thread *t, const Place *p, int base)
+{
+    const Unit *u = &p->info->units[base];
+    int lowest = lowest_of_call(u), slot = u->depth - 1 - (op_kind(u->op) == OP_CALL_KW);
+#if PY_AT_LEAST(3, 14)
+    if (frame_depth(p->frame, p->code) != u->depth) {
+        return;
+    }
+#else
+    if (op_kind(u->op) == OP_CALL_EX) {
+        return;
+    }
+#endif
+    for (; lowest >= 0 && slot >= lowest + 2; slot--) {
+        PyObject *argument = frame_slot(p->frame, p->code, slot);
+        if (argument == NULL || Py_REFCNT(argument) <= 0) {
+            return;
+        }
+        if (Py_TYPE(argument)->tp_iternext != NULL) {
+            sight_iterator(t, p, STATE_HOLDS, argument, 0);
+        }
+        if (!goes_quietly(Py_TYPE(argument))) {
+            return;
+        }
+    }
+}
+
 static void sight_frame(Thread *t, Frame *frame, PyCodeObject *code, const CodeInfo *info, int c_below)
 {
     Frame *inner = t->inner;
@@ -1519,14 +1867,7 @@ static void sight_frame(Thread *t, Frame *frame, PyCodeObject *code, const CodeI
     }
     OpKind kind = op_kind(u->op);
     PyObject *result = NULL;
-    if (info->exits && code->co_argcount > 0 && base > 0) {
-        /* However it was called: by ExitStack, by hand, or awaited, when the caller's stack no longer shows the manager. */
-        PyObject *leaving = first_local(frame);
-        t->look->firm = 0;
-        if (leaving != NULL && kind_of(leaving) == KIND_NONE) {
-            sight_leaving(t, &p, leaving, frame);
-        }
-    }
+    sight_method_of_manager(t, &p, base);
     if (kind == OP_BEFORE_WITH) {
         if (c_below) {
             t->look->firm = 0;
@@ -1594,7 +1935,11 @@ static void sight_frame(Thread *t, Frame *frame, PyCodeObject *code, const CodeI
             manager = NULL;
         }
 #endif
-        if (manager != NULL) {
+        PyObject *coroutine = manager != NULL || !c_below ? NULL : frame_slot(frame, code, code_answer_slot(info, base));
+        if (coroutine != NULL && Py_REFCNT(coroutine) > 0 && PyCoro_CheckExact(coroutine) && unbegun_frame(coroutine)) {
+            manager = first_local(unbegun_frame(coroutine)); /* an __aexit__ that nothing has waited for yet */
+        }
+        if (manager != NULL && manager != t->left) {
             sight_leaving(t, &p, manager, runs_exit_of(inner, manager) ? inner : NULL);
         }
     }
@@ -1604,10 +1949,15 @@ static void sight_frame(Thread *t, Frame *frame, PyCodeObject *code, const CodeI
 #else
         PyObject *manager = manager_of(frame_slot(frame, code, u->depth - 4));
 #endif
-        sight_leaving(t, &p, manager, runs_exit_of(inner, manager) ? inner : NULL);
+        if (manager != t->left) {
+            sight_leaving(t, &p, manager, runs_exit_of(inner, manager) ? inner : NULL);
+        }
     }
     else if (c_below && (kind == OP_CALL || kind == OP_CALL_KW || kind == OP_CALL_EX)) {
         Call c;
+        if (inner != NULL) {
+            sight_arguments(t, &p, base);
+        }
         if (call_of(&p, base, &c)) {
             sight_call(t, &p, base, &c, 0);
         }
@@ -1670,7 +2020,7 @@ static void look_at_thread(Look *l, PyThreadState *ts)
     t.thread = ts;
     t.first = l->n;
     t.n_waiting = t.n_let_go = t.n_judged = t.importing = t.steps = 0;
-    t.returned = NULL;
+    t.returned = t.left = t.entered = NULL;
     t.inner = t.exiting = NULL;
     Frame *frame = thread_top(ts);
     while (frame != NULL && frame_is_shim(frame)) {
