@@ -14,7 +14,7 @@ import threading
 import warnings
 import weakref
 
-from . import catalogue, watch
+from . import catalogue, sharing, watch
 from ._errors import ForkRiskError, ForkRiskWarning
 from ._events import Writer, now
 from .evidence import coarse, mended, naming, pools, workers
@@ -90,6 +90,7 @@ def install(
     warn: bool = True,
     hide_moot_warnings: bool = True,
     on_hang: Literal["report", "kill"] = "report",
+    connections: bool = False,
 ) -> None:
     """Watch every fork of this process, and of the processes forked from it.
 
@@ -106,6 +107,9 @@ def install(
     hide_moot_warnings  hide what CPython (3.12 on) and libraries say about every fork with threads, in the parent or in the
                 child, where nothing was at risk (catalogue/warnings.toml).
     on_hang     "kill" ends a child with SIGABRT after a hang of it was reported, so that its supervisor starts another.
+    connections report a child that uses a connection which it has inherited and a process it descends from still has open
+                (docs/connections.md). In children that inherit one, calls of read(), send() and the like lead through
+                Forkproof. Linux with glibc, x86-64 and arm64.
 
     Called again it replaces the settings. Raises ValueError for a setting that makes no sense and OSError for an events
     file that cannot be opened; nothing is installed then.
@@ -165,6 +169,7 @@ def install(
         warnings=warnings,
         filter=s.filters[0] if s.filters else None,
     )
+    sharing.watch(connections, writer and writer.path)
     s.installed = True
     _refresh()
 
@@ -176,6 +181,7 @@ def uninstall() -> None:
     if _native is not None:
         _native.uninstall()
         _native.watch_stop()
+        sharing.watch(False, None)
     _remove_filters()
     if s.writer is not None:
         s.writer.close()
@@ -525,6 +531,8 @@ def _after_in_child(message: tuple[Any, ...]) -> BaseException | None:
             "parent": os.getppid(),
             "fork": forks,
         }
+        if connections := sharing.inherited():
+            born["connections"] = connections
         if reset or mended_here:
             born["repaired"] = [*(_name(x) for x in reset), *mended_here]
         _settings.writer.write(born)
