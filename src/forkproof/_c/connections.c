@@ -351,7 +351,7 @@ static void put_quoted(Text *t, const char *text)
     put(t, "\"");
     while (*p) {
         int more = *p < 0x80 ? 0 : *p >= 0xf0 && *p < 0xf5 ? 3 : *p >= 0xe0 ? 2 : *p >= 0xc2 ? 1 : -1;
-        Py_UCS4 c = *p & (more <= 0 ? 0xffu : 0x3fu >> more);
+        Py_UCS4 c = *p & (more <= 0 ? 0xff : 0x3f >> more);
         int good = more >= 0 && *p < 0xf5;
         for (int i = 1; good && i <= more; i++) {
             good = (p[i] & 0xc0) == 0x80;

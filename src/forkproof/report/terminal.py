@@ -218,7 +218,8 @@ class Terminal(Renderer):
                 text = f"shared connection, as above, in {self._shared[key]} processes now"
                 self._say((f"forkproof: {text}", "dim"))
             return
-        place = _place(shared.stack[0]) if shared.stack else "unknown place"
+        known = next((frame for frame in shared.stack if frame.line), shared.stack[0] if shared.stack else None)
+        place = _place(known) if known else "unknown place"
         who = f": process {shared.pid} (fork {shared.fork} of {shared.parent}) "
         did = f"{_DID[shared.operation]} a connection that it shares with another process"
         self._say(("forkproof: ", ""), (place, "bold"), (who, ""), (did, "bad"))
