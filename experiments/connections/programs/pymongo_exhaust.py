@@ -9,8 +9,12 @@ from both import ADDRESS, both
 collection = pymongo.MongoClient(f"mongodb://{ADDRESS}/").test.numbers
 collection.drop()
 collection.insert_many([{"_id": number} for number in range(1000)])
-cursor = collection.find(cursor_type=pymongo.CursorType.EXHAUST, batch_size=2).sort("_id")
-expected = iter(range(1000))
+
+
+def begin():
+    global cursor, expected
+    cursor = collection.find(cursor_type=pymongo.CursorType.EXHAUST, batch_size=2).sort("_id")
+    expected = iter(range(1000))
 
 
 def ask(word):
@@ -18,4 +22,5 @@ def ask(word):
     return word if found == number else f"document {found} instead of {number}"
 
 
-both(ask)
+begin()
+both(ask, in_child=begin)

@@ -357,7 +357,7 @@ static void put_quoted(Text *t, const char *text)
             good = (p[i] & 0xc0) == 0x80;
             c = (c << 6) | (p[i] & 0x3f);
         }
-        put_character(t, good ? c : 0xdc00 + *p);
+        put_character(t, good ? c : 0xdc00u + *p);
         p += good ? more + 1 : 1;
     }
     put(t, "\"");
