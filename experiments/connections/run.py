@@ -40,9 +40,16 @@ ROWS = [
 
 def run(command, folder):
     """Its output and errors, of all its processes: until it ends, or LIMIT."""
-    with open(f"{folder}/out", "w+") as out, open(f"{folder}/err", "w+") as err:  # who hangs would hold a pipe open
+    with (
+        open(f"{folder}/out", "w+") as out,
+        open(f"{folder}/err", "w+") as err,
+    ):  # who hangs would hold a pipe open
         process = subprocess.Popen(
-            [sys.executable, *command], stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True
+            [sys.executable, *command],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            start_new_session=True,
         )
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(LIMIT)
@@ -58,6 +65,10 @@ def bare(program, address, *more):
     """What parent and child got."""
     with tempfile.TemporaryDirectory() as folder:
         out, err = run([HERE / program, address, *more], folder)
+    return results(out, err)
+
+
+def results(out, err):
     said = dict(line.split(": ", 1) for line in out.splitlines() if ": " in line)
     if not said and err:
         return ["did not run: " + err.splitlines()[-1], "-"]
@@ -65,23 +76,28 @@ def bare(program, address, *more):
 
 
 def told(program, address):
-    """The events about connections that `forkproof run` writes, and its report."""
+    """What they got under `forkproof run`, the events about connections that it writes, and its report."""
     with tempfile.TemporaryDirectory() as folder:
         events = f"{folder}/events.jsonl"
         options = ["--policy", "observe", "--events", events]
-        _, report = run(["-m", "forkproof", "run", *options, HERE / program, address], folder)
+        out, report = run(["-m", "forkproof", "run", *options, HERE / program, address], folder)
         with open(events) as file:
-            return [e for e in map(json.loads, file) if e["event"] == "shared-connection"], report
+            events = [e for e in map(json.loads, file) if e["event"] == "shared-connection"]
+        return results(out, report), events, report
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", default="")
     parser.add_argument("--markdown", action="store_true")
     parser.add_argument("--report", action="store_true", help="show what forkproof run says")
     asked = parser.parse_args()
     if asked.markdown:
-        print("| Library | From before the fork | Bare parent | Bare child | Told of the child | Both, with the remedy |")
+        print(
+            "| Library | From before the fork | Bare parent | Bare child | Told of the child | Both, with the remedy |"
+        )
         print("| --- | --- | --- | --- | --- | --- |")
     with contextlib.ExitStack() as servers:
         addresses = {}
@@ -99,7 +115,9 @@ def main():
             if kind not in addresses:
                 addresses[kind] = servers.enter_context(server(kind))
             got = bare(program, addresses[kind])
-            events, report = told(program, addresses[kind])
+            (_, child), events, report = told(program, addresses[kind])
+            if not events and child != "right":
+                print(f"{program}: not told, and the child: {child}", file=sys.stderr)
             words = [
                 f"{e['verdict']} by {e['proof']}: {e['operation']}, {e['connection']['library'] or 'no library'}"
                 + (f" ({e['connection']['owner']})" if e["connection"]["owner"] else "")

@@ -98,7 +98,9 @@ def postgresql():
 
 def _takes_queries(programs, port):
     """It accepts connections before it is ready for them."""
-    return subprocess.run([f"{programs}/pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)]).returncode == 0
+    return (
+        subprocess.run([f"{programs}/pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)]).returncode == 0
+    )
 
 
 @contextlib.contextmanager

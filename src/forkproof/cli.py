@@ -172,7 +172,11 @@ def run_command(
       forkproof run --strict --events forks.jsonl -c 'import app; app.main()'
       python -X dev -m forkproof run app.py      with options of python's own
     """
-    switches = {"repair": not no_repair, "hide_moot_warnings": not keep_warnings, "connections": not no_connections}
+    switches = {
+        "repair": not no_repair,
+        "hide_moot_warnings": not keep_warnings,
+        "connections": not no_connections,
+    }
     run(Target(program), Options(**switches, **options))  # type: ignore[arg-type]  # click has checked
 
 

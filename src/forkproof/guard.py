@@ -169,7 +169,7 @@ def install(
         warnings=warnings,
         filter=s.filters[0] if s.filters else None,
     )
-    sharing.watch(connections, writer and writer.path)
+    sharing.watch(connections, None if writer is None else writer.path)
     s.installed = True
     _refresh()
 

@@ -5,7 +5,13 @@ from both import HOST, PORT, both
 from django.conf import settings
 from django.db import connection, connections
 
-database = {"ENGINE": "django.db.backends.postgresql", "NAME": "postgres", "USER": "postgres", "HOST": HOST, "PORT": PORT}
+database = {
+    "ENGINE": "django.db.backends.postgresql",
+    "NAME": "postgres",
+    "USER": "postgres",
+    "HOST": HOST,
+    "PORT": PORT,
+}
 settings.configure(DATABASES={"default": database})
 django.setup()
 

@@ -5,5 +5,7 @@ import sys
 import redis
 from both import HOST, PORT, both
 
-client = redis.Redis(HOST, int(PORT), single_connection_client="remedy" not in sys.argv, decode_responses=True)
+client = redis.Redis(
+    HOST, int(PORT), single_connection_client="remedy" not in sys.argv, decode_responses=True
+)
 both(client.echo)

@@ -6,7 +6,7 @@
  * inherited.
  *
  * A call that did something to an inherited connection is noted, by the thread that made it: what it did, and where its
- * frames stand. That needs neither the GIL nor a lock nor memory: a thread's own frames do not move while it is in a call.
+ * frames stand. It does not need the GIL for that: a thread's own frames do not move while it is in a call.
  * What that means is judged later, by a thread without Python that lives only meanwhile: a process that forks to hand a
  * connection over closes its own copy soon. Only if another process still has it open after GRACE seconds, or has been seen to use
  * it since the fork, is it told.
@@ -15,12 +15,12 @@
  * used a TCP connection is known from the kernel's counters: what was written and what was taken out, less what this
  * process did itself.
  *
- * What is no connection here: listening sockets; datagrams; standard streams, under whatever number; pipes both ends of which
- * were inherited; sockets whose other end was made by this process or one that it descends from (socketpair). A connection that
+ * What is no connection here: listening sockets; datagrams; standard streams, under whatever number; pipes that the program was
+ * given, or both ends of which were inherited; sockets whose other end was made by this process or one that it descends from (socketpair). A connection that
  * was accepted at a listening socket which is there as well is told only if both use it: servers hand those over.
  *
  * Guarantees: a connection itself is never touched; a descriptor that was closed and is another file now is noticed; nothing
- * here raises, waits for a lock that another thread may keep, or writes to any file but the events'. A process that ends by itself
+ * here raises, waits for the GIL or for another thread, or writes to any file but the events'. A process that ends by itself
  * within GRACE of such a call ends up to AT_END seconds later.
  */
 #ifndef _GNU_SOURCE
@@ -65,6 +65,8 @@
 #define MOST_NOTES 16     /* connections of which one process tells */
 #define MOST_FRAMES 40
 #define MOST_ANCESTORS 16
+#define MOST_GIVEN 64
+#define MOST_ASKED 256    /* uses of an accepted connection at each of which the kernel is asked whether others use it */
 #define STACK_ROOM 12288
 
 enum { TCP, UNIX, PIPE, OTHER };
@@ -83,6 +85,7 @@ typedef struct {
     int accepted, counted;
     Counts at_fork, own; /* own: what this process did to it since */
     int under_way;       /* calls of this process */
+    int asked;           /* of one that was accepted: whether others use it */
     int noted;
     char local[128], peer[128];
 } Connection;
@@ -119,6 +122,8 @@ static unsigned long fork_number;
 static ino_t stderr_inode;
 static dev_t stderr_device;
 
+static ino_t given[MOST_GIVEN]; /* pipes that were there when this began: of whoever started the program */
+static int n_given;
 static Connection connections[MOST];
 static int n_connections, known_from; /* pid for which they hold */
 static uint16_t number_of[MOST_FDS];  /* from 1, of what is watched */
@@ -267,7 +272,7 @@ static pid_t holder_of(const Connection *c, int *known)
             if (folder >= 0) {
                 close(folder);
             }
-            if (denied && hidden == 0 && kill(ancestors[i], 0) != -1) {
+            if (denied && hidden == 0 && (kill(ancestors[i], 0) == 0 || errno == EPERM)) {
                 hidden = ancestors[i];
             }
             continue;
@@ -535,6 +540,9 @@ static void note(Connection *c, int fd, int operation, const void *caller, const
 {
     int64_t wrote = 0, took = 0;
     int both = others_used(c, fd, &wrote, &took);
+    if (c->accepted && ++c->asked == MOST_ASKED) {
+        number_of[fd] = 0;
+    }
     if ((c->accepted && !both) || __atomic_exchange_n(&c->noted, 1, __ATOMIC_SEQ_CST)) {
         return;
     }
@@ -922,7 +930,25 @@ static int read_pipe(int fd, Connection *c)
     snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
     ssize_t n = readlink(path, found, sizeof(found) - 1);
     c->kind = PIPE;
+    for (int i = 0; i < n_given; i++) {
+        n = given[i] == c->inode ? 0 : n;
+    }
     return n > 6 && strncmp(found, "pipe:[", 6) == 0;
+}
+
+static void find_given(void)
+{
+    struct stat status;
+    struct dirent *entry;
+    DIR *list = opendir("/proc/self/fd");
+    while (list != NULL && n_given < MOST_GIVEN && (entry = readdir(list)) != NULL) {
+        if (fstat(atoi(entry->d_name), &status) == 0 && S_ISFIFO(status.st_mode)) {
+            given[n_given++] = status.st_ino;
+        }
+    }
+    if (list != NULL) {
+        closedir(list);
+    }
 }
 
 typedef struct {
@@ -976,6 +1002,9 @@ static void find_connections(DIR *list)
             c->accepted |= c->kind == TCP    ? ports[i] != 0 && listeners[k].port == ports[i]
                            : c->kind == UNIX ? c->local[0] && strcmp(listeners[k].name, c->local) == 0
                                              : listeners[k].family == families[i];
+        }
+        if (c->accepted && !c->counted) {
+            number_of[c->fd] = 0; /* nothing can be known of it */
         }
         int ends = 0; /* other descriptors of the same pipe that do what this one does not: then it has both ends */
         for (int k = 0; c->kind == PIPE && k < n_connections; k++) {
@@ -1111,6 +1140,7 @@ PyObject *watch_connections(PyObject *module, PyObject *args)
     if (me == 0) {
         me = getpid();
         atexit(at_end);
+        find_given();
     }
     enabled = interpose_init(calls, Py_ARRAY_LENGTH(calls)) == 0;
     return PyBool_FromLong(enabled);

@@ -94,13 +94,13 @@ static int set_word(int memory, uintptr_t address, void *value)
 static int lead(const Library *l, const Elf64_Rela *r, int memory, const Replaced *table, size_t n)
 {
     unsigned type = (unsigned)ELF64_R_TYPE(r->r_info);
-    const Elf64_Sym *symbol = &l->symbols[ELF64_R_SYM(r->r_info)];
-    if ((type != BY_CALL && type != BY_ADDRESS) || symbol->st_shndx != SHN_UNDEF) {
+    if (type != BY_CALL && type != BY_ADDRESS) {
         return 0;
     }
+    const Elf64_Sym *symbol = &l->symbols[ELF64_R_SYM(r->r_info)];
     const char *name = l->names + symbol->st_name;
-    if (strchr("rws_", *name) == NULL) { /* the first letters of those that are replaced */
-        return 0;
+    if (symbol->st_shndx != SHN_UNDEF || (*name != 'r' && *name != 'w' && *name != 's' && *name != '_')) {
+        return 0; /* no other letters begin the names that are replaced */
     }
     for (size_t i = 0; i < n; i++) {
         void **word = (void **)(l->base + r->r_offset);

@@ -218,7 +218,9 @@ class Terminal(Renderer):
                 text = f"shared connection, as above, in {self._shared[key]} processes now"
                 self._say((f"forkproof: {text}", "dim"))
             return
-        known = next((frame for frame in shared.stack if frame.line), shared.stack[0] if shared.stack else None)
+        known = next(
+            (frame for frame in shared.stack if frame.line), shared.stack[0] if shared.stack else None
+        )
         place = _place(known) if known else "unknown place"
         who = f": process {shared.pid} (fork {shared.fork} of {shared.parent}) "
         did = f"{_DID[shared.operation]} a connection that it shares with another process"
@@ -343,7 +345,7 @@ def _sharing(shared: SharedConnection) -> str:
     if shared.held_by is None:
         held = "another process has it too"
     elif shared.proof is None and shared.connection.kind != "pipe":
-        held = f"process {shared.held_by} may have it open too: this process may not look"
+        return f"process {shared.held_by} may have it open too: this process may not look"
     else:
         held = f"process {shared.held_by} has it open too"
     amounts = ((shared.others_wrote, "written"), (shared.others_read, "read"))
