@@ -24,7 +24,9 @@ def _id(call: catalogue.Call) -> str:
     return f"{call.what}: {call.names[0]}"
 
 
-@pytest.mark.parametrize("name", ["calls.toml", "locks.toml", "workers.toml", "pools.toml"])
+@pytest.mark.parametrize(
+    "name", ["calls.toml", "connections.toml", "locks.toml", "workers.toml", "pools.toml"]
+)
 def test_our_reader_reads_what_tomllib_reads(name):
     with (DATA / name).open("rb") as file:
         assert catalogue._read(name) == tomllib.load(file)
@@ -127,6 +129,15 @@ def test_every_name_resolves_on_this_interpreter(call, name):
         assert callable(found)
 
 
+@pytest.mark.parametrize("entry", catalogue.all_connections(), ids=lambda entry: entry.what)
+def test_every_library_with_connections_says_how_it_is_known_and_what_to_do(entry):
+    assert entry.packages or entry.libraries
+    assert not any(name.startswith("/") or name.endswith("/") for name in entry.packages)
+    assert all(part.startswith("/") for part in entry.libraries), "of paths"
+    assert "experiments/connections" in entry.source
+    assert not any(sentence.endswith(".") for sentence in (entry.child, entry.source, entry.advice))
+
+
 def test_what_resolves_is_what_a_program_calls():
     import io
     import socket
@@ -160,7 +171,7 @@ assert catalogue.resolve("_sqlite3.nothing") is None and catalogue.resolve("buil
 
 def test_the_reader_imports_nothing_that_hides_a_hazard():
     code = """
-import sys
+import os, sys
 import forkproof
 before = set(sys.modules)
 from forkproof import catalogue

@@ -14,7 +14,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forkproof import model
-from forkproof.model import Assessment, Born, Fault, Fork, Frame, Hang, Hazard, Resolved, Thread, WaitsFor
+from forkproof.model import (
+    Assessment,
+    Born,
+    Connection,
+    Fault,
+    Fork,
+    Frame,
+    Hang,
+    Hazard,
+    Resolved,
+    SharedConnection,
+    Thread,
+    WaitsFor,
+)
 
 numbers = st.integers(min_value=1, max_value=2**53)
 seconds = st.floats(min_value=0, allow_nan=False, allow_infinity=False)
@@ -32,7 +45,23 @@ forks = st.builds(
     polls=numbers,
     hazards=st.lists(hazards, max_size=3).map(tuple),
 )
-born = st.builds(Born, pid=numbers, parent=numbers, fork=numbers)
+connections = st.builds(
+    Connection, kind=st.text(), fd=numbers, peer=st.none() | st.text(), owner=st.none() | st.text()
+)
+inherited = st.lists(connections, max_size=2).map(tuple)
+born = st.builds(Born, pid=numbers, parent=numbers, fork=numbers, connections=inherited)
+shared = st.builds(
+    SharedConnection,
+    pid=numbers,
+    parent=numbers,
+    fork=numbers,
+    connection=connections,
+    thread=threads,
+    stack=stacks,
+    held_by=st.none() | numbers,
+    others_wrote=numbers,
+    others_read=numbers,
+)
 waits = st.builds(WaitsFor, stack=stacks)
 hangs = st.builds(
     Hang,
@@ -46,7 +75,7 @@ hangs = st.builds(
 )
 resolved = st.builds(Resolved, pid=numbers, thread=threads)
 faults = st.builds(Fault, pid=numbers)
-events = st.one_of(forks, born, hangs, resolved, faults)
+events = st.one_of(forks, born, shared, hangs, resolved, faults)
 
 FRAME = Frame("app.py", 9, "<module>")
 HAZARD = Hazard(
@@ -82,6 +111,22 @@ HANG = Hang(
     hazard=HAZARD,
 )
 
+SHARED = SharedConnection(
+    time="t",
+    pid=2,
+    parent=1,
+    fork=1,
+    operation="write",
+    connection=Connection(kind="tcp", fd=7, peer="127.0.0.1:5432", library="psycopg", owner="Connection"),
+    thread=Thread("MainThread"),
+    stack=(FRAME,),
+    held_by=1,
+    others_wrote=78,
+    verdict="proven",
+    proof="both-used",
+    advice="connect in the child",
+)
+
 RESOLVED = Resolved(time="t", pid=2, thread=Thread("MainThread"), what="self._lock")
 
 
@@ -99,7 +144,7 @@ def test_what_is_written_is_read_back_and_is_as_published(event: model.Event) ->
     schema().validate(line)
 
 
-@pytest.mark.parametrize("event", [FORK, HANG, RESOLVED], ids=lambda event: str(event.event))
+@pytest.mark.parametrize("event", [FORK, SHARED, HANG, RESOLVED], ids=lambda event: str(event.event))
 def test_the_published_schema_wants_each_key_that_is_always_there(event: model.Event) -> None:
     line = json.loads(json.dumps(event.to_json()))
     extra = {item.name for item in fields(event) if "extra" in item.metadata}
@@ -126,13 +171,22 @@ def test_keys_that_say_nothing_are_not_written_but_those_of_the_contract_are() -
     }
 
 
-@pytest.mark.parametrize("record", [FORK, HANG, HAZARD, FRAME, HAZARD.thread], ids=lambda r: type(r).__name__)
+@pytest.mark.parametrize(
+    "record", [FORK, SHARED, HANG, HAZARD, FRAME, HAZARD.thread], ids=lambda r: type(r).__name__
+)
 def test_a_value_of_the_wrong_type_is_refused_by_name(record: Any) -> None:
     line = json.loads(json.dumps(record.to_json()))
     for item in fields(record):
         wrong: object
         for wrong in ({"not": "it"}, [[]], 0.5j):
-            if item.name in ("thread", "where", "waits_for", "hazard", "held_at") and isinstance(wrong, dict):
+            if item.name in (
+                "thread",
+                "where",
+                "waits_for",
+                "hazard",
+                "held_at",
+                "connection",
+            ) and isinstance(wrong, dict):
                 continue  # an object is right there; what is in it is another field's matter
             with pytest.raises(ValueError, match=rf"^{type(record).__name__.lower()}\.{item.name}(\[0\])?: "):
                 type(record).from_json({**line, item.name: wrong})

@@ -18,7 +18,7 @@ import pytest
 from conftest import Run
 from hypothesis import given
 from hypothesis import strategies as st
-from test_model import HANG, RESOLVED, events
+from test_model import HANG, RESOLVED, SHARED, events
 
 from forkproof.model import Born, Event, Fault, Fork, Frame, Hazard, Thread
 from forkproof.report import EventLines, Pairing, Terminal
@@ -189,6 +189,28 @@ def test_a_hang_without_a_hazard_says_what_its_proof_is() -> None:
     text = report(replace(HANG, hazard=None, proof="closed-world", advice="do better", note="so"))
     assert "  proven (by closed-world): no thread of this process can ever wake it\n" in text
     assert "  help: do better\n  note: so\n  it waits\n" in text
+
+
+def test_a_shared_connection_is_told_once_with_its_proof_and_then_counted() -> None:
+    text = report(SHARED, replace(SHARED, pid=3))
+    place = "forkproof: app.py:9 in <module>: process 2 (fork 1 of 1) "
+    lines = text.splitlines()
+    assert (place + "writes to a connection that it shares with another process").startswith(lines[0])
+    assert "  MainThread used TCP connection to 127.0.0.1:5432 (psycopg, Connection)" in lines
+    proof = (
+        "  proven (by both-used): process 1 has it open too, and since the fork others have written 78 bytes"
+    )
+    assert proof in lines
+    assert "  help: connect in the child" in lines
+    assert text.count("MainThread") == 1
+    assert "2 shared connections used" in lines[-1]
+
+
+def test_what_is_not_known_of_a_shared_connection_is_not_said() -> None:
+    unseen = replace(SHARED, verdict="likely", proof=None, others_wrote=0)
+    assert "likely: process 1 may have it open too: this process may not look" in report(unseen)
+    pipe = replace(unseen, connection=replace(SHARED.connection, kind="pipe", peer=None, library=None))
+    assert "used pipe (Connection)\n  likely: process 1 has it open too, and kept it\n" in report(pipe)
 
 
 def test_a_hang_that_has_resolved_is_not_counted() -> None:

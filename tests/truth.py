@@ -599,11 +599,11 @@ def snapshot(instances: list[Instance], before: list[Callable[[], Any]] | None =
         for s in sightings:
             if s[0] == instance.thread.ident:
                 stack = s[14]
-            name = subjects.get(id(s[7]))
-            if name is not None:
+            subject = subjects.get(id(s[7]))
+            if subject is not None:
                 mine = s[0] == instance.thread.ident
                 state = STATE_NAMES[s[2]] if mine else f"{STATE_NAMES[s[2]]} by another thread"
-                said[name].append((state, bool(s[4]), bool(s[5])))
+                said[subject].append((state, bool(s[4]), bool(s[5])))
         result.append(Seen(truth, said, stack))
     return result
 
@@ -878,7 +878,7 @@ def forking(sources: list[str], forks: int = 12) -> tuple[int, int]:
     The child's own judgement under `observe`: what is held the record names, and what it names as certain is held. Under
     `wait`: nothing is held. -> forks, and those at which something was.
     """
-    strict = forkproof.guard._settings.policy == "wait"  # type: ignore[attr-defined]
+    strict = forkproof.guard._settings.policy == "wait"
     held_at = 0
     with started(sources) as runners:
         for _ in range(forks):

@@ -61,7 +61,7 @@ class Deeper(Guard):
 class Careful(Guard):
     """Lets go in a `finally`."""
 
-    def __exit__(self, *error: object) -> bool:
+    def __exit__(self, *error: object) -> Any:
         try:
             nop(1)
         finally:

@@ -25,7 +25,7 @@ def main() -> int:
     parser.add_argument("--policy", choices=["observe", "wait"], default="observe")
     asked = parser.parse_args()
 
-    import truth  # type: ignore[import-not-found]
+    import truth
 
     import forkproof
 

@@ -31,5 +31,6 @@ def activate(options: dict[str, Any]) -> None:
         events=options["events"],
         warn=False,
         hide_moot_warnings=options["hide_moot_warnings"],
+        connections=options["connections"],
     )
     follow(options)

@@ -157,6 +157,20 @@ def code_units(code: CodeType) -> list[tuple[int, int, int]]:
 def forks(count: int = ..., /) -> int:
     """How many forks this process has made; with `count` it goes on from there."""
 
+def watch_connections(
+    on: bool,
+    events: str | None,
+    remedies: tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...],
+    advice: str,
+    /,
+) -> bool:
+    """Whether children of forks from here on are watched for what they do with connections they inherit; False where that
+    cannot be. `events`: the file to tell of it, else stderr. `remedies`: (what, advice, parts of the names of its source files,
+    of its shared objects), told once a process; `advice` where none fits."""
+
+def inherited_connections() -> list[tuple[int, str, str, str, bool]]:
+    """(descriptor, kind, local address, peer's, accepted) of what this process has inherited and is still watched."""
+
 def follow_exec(function: Callable[[Any, Any, Any], object]) -> None:
     """Calls `function(path, arguments, environment or None)` before each os.exec* from here on; adds an audit hook, for ever."""
 

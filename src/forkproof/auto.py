@@ -41,6 +41,7 @@ _KINDS = {
     "events": str,
     "warn": bool,
     "hide_moot_warnings": bool,
+    "connections": bool,
 }
 
 

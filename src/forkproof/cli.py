@@ -169,8 +169,19 @@ class _ProgramCommand(click.Command):
     is_flag=True,
     help="Keep what CPython and libraries say about every fork with threads, also where nothing was at risk.",
 )
-@click.option("--strict", is_flag=True, help=f"For CI: exit with {STRICT_STATUS} if any fork was at risk.")
-def run_command(program: tuple[str, ...], no_repair: bool, keep_warnings: bool, **options: object) -> None:
+@click.option(
+    "--no-connections",
+    is_flag=True,
+    help="Leave children alone that use a connection which their parent has open too (docs/connections.md).",
+)
+@click.option(
+    "--strict",
+    is_flag=True,
+    help=f"For CI: exit with {STRICT_STATUS} if any fork was at risk, or a child used a connection of its parent's.",
+)
+def run_command(
+    program: tuple[str, ...], no_repair: bool, keep_warnings: bool, no_connections: bool, **options: object
+) -> None:
     """Run a Python program as python would, with every fork watched.
 
     Arguments, streams, signals and exit status are the program's own. The report goes to stderr, and there
@@ -182,7 +193,12 @@ def run_command(program: tuple[str, ...], no_repair: bool, keep_warnings: bool, 
       forkproof run --strict --events forks.jsonl -c 'import app; app.main()'
       python -X dev -m forkproof run app.py      with options of python's own
     """
-    run(Target(program), Options(repair=not no_repair, hide_moot_warnings=not keep_warnings, **options))  # type: ignore[arg-type]  # click has checked
+    switches = {
+        "repair": not no_repair,
+        "hide_moot_warnings": not keep_warnings,
+        "connections": not no_connections,
+    }
+    run(Target(program), Options(**switches, **options))  # type: ignore[arg-type]  # click has checked
 
 
 @commands.command("verify", cls=_ProgramCommand)

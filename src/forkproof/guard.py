@@ -14,7 +14,7 @@ import threading
 import warnings
 import weakref
 
-from . import catalogue, watch
+from . import catalogue, sharing, watch
 from ._errors import ForkRiskError, ForkRiskWarning
 from ._events import Writer, now
 from .evidence import asking, coarse, mended, naming, pools, workers
@@ -93,6 +93,7 @@ def install(
     hide_moot_warnings: bool = True,
     on_hang: Literal["report", "kill", "sigkill"] = "report",
     watch_all: bool = False,
+    connections: bool = False,
 ) -> None:
     """Watch every fork of this process, and of the processes forked from it.
 
@@ -111,6 +112,9 @@ def install(
     on_hang     "kill" ends a child with SIGABRT after a hang of it was reported, proven or likely, so that its supervisor
                 starts another; "sigkill" leaves no core file and lets no faulthandler print.
     watch_all   with an events file: watch children of forks at which nothing was at risk as well.
+    connections report a child that uses a connection which it has inherited and a process it descends from still has open
+                (docs/connections.md). In children that inherit one, calls of read(), send() and the like lead through
+                Forkproof. Linux with glibc, x86-64 and arm64.
 
     Called again it replaces the settings. Raises ValueError for a setting that makes no sense and OSError for an events
     file that cannot be opened; nothing is installed then.
@@ -170,6 +174,7 @@ def install(
         warnings=warnings,
         filter=s.filters[0] if s.filters else None,
     )
+    sharing.watch(connections, None if writer is None else writer.path)
     s.installed = True
     _refresh()
 
@@ -181,6 +186,7 @@ def uninstall() -> None:
     if _native is not None:
         _native.uninstall()
         _native.watch_stop()
+        sharing.watch(False, None)
     _remove_filters()
     if s.writer is not None:
         s.writer.close()
@@ -555,6 +561,8 @@ def _after_in_child(message: tuple[Any, ...]) -> BaseException | None:
             "parent": os.getppid(),
             "fork": forks,
         }
+        if connections := sharing.inherited():
+            born["connections"] = connections
         if reset or mended_here:
             born["repaired"] = [*(_name(x) for x in reset), *mended_here]
         _settings.writer.write(born)

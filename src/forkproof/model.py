@@ -121,6 +121,21 @@ class Fork(_Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Connection(_Record):
+    """A connection to another process, as one process has it."""
+
+    kind: str
+    """`tcp`, `unix`, `pipe`, or `socket` for one of another family."""
+    fd: int
+    local: str | None = None
+    peer: str | None = None
+    """The other end's address; None where it has none."""
+    library: str | None = _extra()
+    owner: str | None = _extra()
+    """The class of that library's through which it was used."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Born(_Record):
     """A child says that it exists, and what it had to reset."""
 
@@ -130,6 +145,32 @@ class Born(_Record):
     parent: int
     fork: int
     repaired: tuple[str, ...] = _extra(())
+    connections: tuple[Connection, ...] = _extra(())
+    """Those that it has inherited, if that is watched."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedConnection(_Record):
+    """A child has used a connection that it has inherited, and that another process has open as well."""
+
+    event: ClassVar[str] = "shared-connection"
+    time: str
+    pid: int
+    parent: int
+    fork: int
+    operation: Literal["read", "write", "shutdown"]
+    connection: Connection
+    thread: Thread
+    stack: tuple[Frame, ...] = ()
+    """Innermost frame first; compiled code that made the call is a frame without a line."""
+    held_by: int | None = None
+    """The process that still has it open: the parent, or one that the parent descends from."""
+    others_wrote: int = 0
+    others_read: int = 0
+    """Bytes, since the fork, by other processes; 0 where that is not known."""
+    verdict: Literal["proven", "likely"] = "likely"
+    proof: Literal["both-open", "both-used"] | None = None
+    advice: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,9 +304,11 @@ class Assessment(_Record):
         return self.risk != "none"
 
 
-Event = Fork | Born | Hang | Resolved | Fault
+Event = Fork | Born | SharedConnection | Hang | Resolved | Fault
 
-_EVENTS: dict[str, type[Event]] = {kind.event: kind for kind in (Fork, Born, Hang, Resolved, Fault)}
+_EVENTS: dict[str, type[Event]] = {
+    kind.event: kind for kind in (Fork, Born, SharedConnection, Hang, Resolved, Fault)
+}
 
 
 def event_from_json(data: object) -> Event | None:

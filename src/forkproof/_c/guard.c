@@ -14,6 +14,7 @@
  * leaves the fork as it would have been.
  */
 #include "guard.h"
+#include "connections.h"
 #include "follow.h"
 #include "heap.h"
 #include "park.h"
@@ -248,6 +249,7 @@ static void in_child(void)
     int watched = g.armed && g.armed == PyThread_get_thread_ident();
     g.born = watched && g.clean && g.born != BORN_AT_RISK ? BORN_CLEAN : BORN_AT_RISK;
     g.look.firm = 0; /* the threads that it is about are gone */
+    connections_in_child(watched && g.on ? g.forks : 0);
     if (!watched) {
         return;
     }
@@ -2093,6 +2095,8 @@ PyMethodDef guard_methods[] = {
     {"code_units", code_units, METH_O, NULL},
     {"forks", forks, METH_VARARGS, NULL},
     {"follow_exec", follow_exec, METH_O, NULL},
+    {"watch_connections", watch_connections, METH_VARARGS, NULL},
+    {"inherited_connections", inherited_connections, METH_NOARGS, NULL},
     {"environment", environment, METH_NOARGS, NULL},
     {"fail_at", fail_at, METH_O, NULL},
     {NULL, NULL, 0, NULL},

@@ -309,6 +309,36 @@ class Pool:
         return f"<Pool {self.what}>"
 
 
+class Connection:
+    """A library that keeps connections, and what a child of a fork is to do with those it inherits. Keys of a [[connection]]:
+
+    what       what a report calls the library
+    packages   folders of its Python code, as they are installed (`django/db`)
+    libraries  (optional) parts of the paths of its shared objects (`/libpq`)
+    child      what the library itself does in a child with what it has inherited
+    source, advice   how it is known, and the mend
+    """
+
+    __slots__ = ("advice", "child", "libraries", "packages", "source", "what")
+
+    what: str
+    packages: tuple[str, ...]
+    libraries: tuple[str, ...]
+    child: str
+    source: str
+    advice: str
+
+    def __init__(self, entry: dict[str, Any]) -> None:
+        _check_keys(self, entry)
+        self.what, self.child = entry["what"], entry["child"]
+        self.source, self.advice = entry["source"], entry["advice"]
+        self.packages = tuple(entry["packages"])
+        self.libraries = tuple(entry.get("libraries", ()))
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.what}>"
+
+
 def _check_keys(of: object, entry: dict[str, Any], name: str = "what") -> None:
     """Raise ValueError for a key of `entry`, an entry of the TOML that its key `name` names, that `of` has no slot for."""
     unknown = entry.keys() - set(type(of).__slots__)  # type: ignore[attr-defined]
@@ -471,6 +501,11 @@ def all_waits() -> list[Wait]:
 def all_pools() -> list[Pool]:
     """Every library whose native threads the catalogue knows."""
     return [Pool(entry) for entry in _read("pools.toml")["pool"]]
+
+
+def all_connections() -> list[Connection]:
+    """Every library of which the catalogue knows what to do with its connections in a child."""
+    return [Connection(entry) for entry in _read("connections.toml")["connection"]]
 
 
 def is_harmless(holder: type | None, attribute: str) -> bool:

@@ -20,7 +20,7 @@ from forkproof.launch.follow import marked
 from forkproof.launch.outside import Outside
 from forkproof.launch.supervise import end_as, supervise
 from forkproof.launch.target import LaunchError, Target
-from forkproof.model import Event, Fork, Hang
+from forkproof.model import Event, Fork, Hang, SharedConnection
 from forkproof.report import EventLines, Pairing, Renderer, Terminal
 from forkproof.report.command import to_files
 
@@ -45,6 +45,8 @@ class Options:
     """Names and delays in seconds, as `lab.emulate.parse` reads them."""
     trace_lookups: bool = False
     hide_moot_warnings: bool = True
+    connections: bool = False
+    """Whether children are watched for what they do with connections they inherit."""
     change: Mapping[str, Any] | None = None
     """An experiment's, for `lab.intervene`."""
 
@@ -114,6 +116,7 @@ class _Follower:
     def _take(self, events: Iterable[Event]) -> None:
         for event in events:
             self.at_risk |= isinstance(event, Fork) and event.risk != "none"
+            self.at_risk |= isinstance(event, SharedConnection)
             if isinstance(event, Hang):
                 self._hung.add(event.pid)
             self._pairing.add(event)
@@ -175,6 +178,7 @@ def environment(options: Options, events: str | None) -> dict[bytes, bytes]:
             "emulate": options.emulate,
             "trace_lookups": options.trace_lookups,
             "hide_moot_warnings": options.hide_moot_warnings,
+            "connections": options.connections,
             "change": options.change,
             "events": events,
         },

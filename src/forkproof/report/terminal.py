@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import TYPE_CHECKING, TextIO
 
-from forkproof.model import Born, Event, Fault, Fork, Frame, Hang, Hazard, Resolved
+from forkproof.model import Born, Event, Fault, Fork, Frame, Hang, Hazard, Resolved, SharedConnection
 from forkproof.report._text import Segment, clean, cut, wrap
 from forkproof.report._words import (
     PROOFS,
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _COLOURS = {"bad": "bold red", "doubt": "bold yellow", "good": "bold green", "code": "cyan", "dim": "dim"}
+
+_DID = {"read": "reads from", "write": "writes to", "shutdown": "shuts down"}
+_SORTS = {"tcp": "TCP connection", "unix": "Unix socket", "pipe": "pipe", "socket": "socket"}
 
 _Key = tuple[str, int | None, str, str, bool]
 
@@ -54,6 +57,7 @@ class Terminal(Renderer):
         self._lines: list[list[Segment]] = []
         self._notes: list[str] = []
         self._seen: Counter[_Key] = Counter()
+        self._shared: Counter[tuple[tuple[Frame, ...], str | None, str]] = Counter()
         self._repairs: set[str] = set()
         self._repaired: set[tuple[int, int]] = set()
         self._forks = self._at_risk = self._refused = self._hangs = self._faults = 0
@@ -67,6 +71,8 @@ class Terminal(Renderer):
             case Hang():
                 self._hangs += 1
                 self._hang(event)
+            case SharedConnection():
+                self._shared_connection(event)
             case Resolved():
                 self._hangs = max(self._hangs - 1, 0)
                 who = clean(event.thread.name, 100)
@@ -84,7 +90,8 @@ class Terminal(Renderer):
         self._notes.append(text)
 
     def finish(self) -> None:
-        if self._always or self._seen or self._waits or self._at_risk or self._hangs or self._faults:
+        unusual = self._seen or self._waits or self._at_risk or self._shared or self._hangs or self._faults
+        if self._always or unusual:
             self._summary()
         for note in self._notes:
             self._say(("forkproof: ", ""), (clean(note, 1000), "doubt"))
@@ -186,6 +193,34 @@ class Terminal(Renderer):
             self._stack(hang.hazard.stack)
         self._say()
 
+    def _shared_connection(self, shared: SharedConnection) -> None:
+        """One paragraph for each place and peer; what recurs is counted."""
+        key = shared.stack[:1], shared.connection.peer, shared.operation
+        self._shared[key] += 1
+        if self._shared[key] > 1:
+            if _is_milestone(self._shared[key]):
+                text = f"shared connection, as above, in {self._shared[key]} processes now"
+                self._say((f"forkproof: {text}", "dim"))
+            return
+        known = next(
+            (frame for frame in shared.stack if frame.line), shared.stack[0] if shared.stack else None
+        )
+        spot = place(known) if known else "unknown place"
+        who = f": process {shared.pid} (fork {shared.fork} of {shared.parent}) "
+        did = f"{_DID[shared.operation]} a connection that it shares with another process"
+        self._say(("forkproof: ", ""), (spot, "bold"), (who, ""), (did, "bad"))
+        connection = shared.connection
+        peer = f" to {connection.peer}" if connection.peer else ""
+        owner = ", ".join(filter(None, (connection.library, connection.owner)))
+        what = clean(f"{_SORTS.get(connection.kind, 'connection')}{peer}{f' ({owner})' if owner else ''}")
+        self._say((clean(shared.thread.name, 100), "bold"), (" used ", ""), (what, "bold"), indent=2)
+        how = f"{shared.verdict} (by {shared.proof}): " if shared.proof else f"{shared.verdict}: "
+        self._say((how, "doubt"), (_sharing(shared), ""), indent=2)
+        self._stack(shared.stack)
+        if shared.advice:
+            self._say(("help: ", "good"), (clean(shared.advice), ""), indent=2)
+        self._say()
+
     def _stack(self, stack: Sequence[Frame]) -> None:
         for frame in trimmed(stack):
             if frame is None:
@@ -209,11 +244,13 @@ class Terminal(Renderer):
             said.append(f"{len(self._waits)} waited ({times})")
         if self._repaired:
             said.append(f"{len(self._repaired)} repaired")
+        if self._shared:
+            said.append(f"{number(self._shared.total(), 'shared connection')} used")
         if self._hangs:
             said.append(f"{self._hangs} hung")
         if self._faults:
             said.append(f"forkproof failed in {number(self._faults, 'process', 'es')}")
-        bad = self._at_risk or self._hangs or self._faults
+        bad = self._at_risk or self._shared or self._hangs or self._faults
         totals = [number(self._forks, "fork"), *said]
         self._say((f"forkproof: {', '.join(totals)}", "bad" if bad else "good"))
         often = [(key, count) for key, count in self._seen.most_common(3) if count > 1]
@@ -265,6 +302,19 @@ def _reason(hazard: Hazard, style: str) -> list[Segment]:
     if not hazard.thread:
         return [(what, "bold"), (" ", ""), (verb, style)]
     return [(clean(hazard.thread.name, 100), "bold"), (" ", ""), (verb, style), (": ", ""), (what, "bold")]
+
+
+def _sharing(shared: SharedConnection) -> str:
+    """What is known of the other process."""
+    if shared.held_by is None:
+        held = "another process has it too"
+    elif shared.proof is None and shared.connection.kind != "pipe":
+        return f"process {shared.held_by} may have it open too: this process may not look"
+    else:
+        held = f"process {shared.held_by} has it open too"
+    amounts = ((shared.others_wrote, "written"), (shared.others_read, "read"))
+    did = " and ".join(f"{verb} {number(count, 'byte')}" for count, verb in amounts if count)
+    return f"{held}, and since the fork others have {did}" if did else f"{held}, and kept it"
 
 
 def _is_milestone(count: int) -> bool:
