@@ -1047,6 +1047,16 @@ static int call_of(const Place *p, int base, Call *c)
     return c->callable != NULL;
 }
 
+#if !PY_AT_LEAST(3, 14)
+/* Whether a method written in C is being called: once it has returned, its result is in the lowest slot. */
+static int calls_method(const Place *p, int lowest)
+{
+    PyObject *first = frame_slot(p->frame, p->code, lowest);
+    return first != NULL && Py_REFCNT(first) > 0 && !PyFunction_Check(first) &&
+           PyType_HasFeature(Py_TYPE(first), Py_TPFLAGS_METHOD_DESCRIPTOR);
+}
+#endif
+
 int live_slots(Frame *frame, PyCodeObject *code, int c_below)
 {
 #if PY_AT_LEAST(3, 14)
@@ -1061,7 +1071,7 @@ int live_slots(Frame *frame, PyCodeObject *code, int c_below)
     int base = p.unit - info->units[p.unit].back, lowest = lowest_of_call(&info->units[base]), n = 0;
     Call c;
     if (lowest >= 0) {
-        return c_below && call_of(&p, base, &c) ? info->units[base].depth : lowest;
+        return c_below && (call_of(&p, base, &c) || calls_method(&p, lowest)) ? info->units[base].depth : lowest;
     }
     if (op_kind(info->units[base].op) == OP_FOR_ITER) {
         return info->units[base].depth;
@@ -1104,18 +1114,18 @@ CInside what_is_inside(Frame *frame, PyCodeObject *code, Frame *inner)
     if (lowest < 0) {
         return inside;
     }
-    if (inner == NULL) {
-        inside.self = frame_slot(frame, code, lowest + 1);
-        if (call_of(&p, base, &c)) {
-            const Known *call = known_call(c.callable);
-            inside.self = c.self;
-            if (call != NULL && call->resource == RESOURCE_CONSUMES && call->streams && c.n_arguments > 0) {
-                inside.kept = frame_slot(frame, code, c.arguments);
-            }
-            else if (call != NULL && call->resource == RESOURCE_STREAM && call->streams & STREAM_KEPT) {
-                inside.kept = c.self;
-            }
+    inside.self = frame_slot(frame, code, lowest + 1);
+    if (call_of(&p, base, &c)) {
+        const Known *call = known_call(c.callable);
+        inside.self = c.self;
+        if (call != NULL && call->resource == RESOURCE_CONSUMES && call->streams && c.n_arguments > 0) {
+            inside.kept = frame_slot(frame, code, c.arguments);
         }
+        else if (call != NULL && call->resource == RESOURCE_STREAM && call->streams & STREAM_KEPT) {
+            inside.kept = c.self;
+        }
+    }
+    if (inside.kept != NULL || inner == NULL) {
         return inside;
     }
     /* type.__call__ has the object that it makes while its __init__ runs; so has, once more, the call of an __init__ that is

@@ -5,7 +5,7 @@
  * This is the collector's own argument: start at the variables of the vanishing threads, follow what those refer to, and
  * count for each object the references that come from there. An object that has more of them is in somebody else's
  * hands too, and so is all that it leads to; the rest is the threads' own. A reference that is not followed, for whatever
- * reason, counts as somebody else's, and so does every weak one: nothing shared can be taken for private.
+ * reason, counts as somebody else's, and so do weak ones that nobody met has: nothing shared can be taken for private.
  *
  * Reads only, and visits an object as the collector does.
  */
@@ -104,13 +104,19 @@ static int is_followed(PyObject *object)
     return 1;
 }
 
-static int has_weak_references(PyObject *object)
+/* Whether there are weak references to the object that nobody met has. Those to locks are Forkproof's own. */
+static int has_other_weak_references(PyObject *object)
 {
-    if (Py_IS_TYPE(object, lock_type) || Py_IS_TYPE(object, rlock_type)) {
-        return 0; /* those are Forkproof's own */
-    }
     Py_ssize_t offset = Py_TYPE(object)->tp_weaklistoffset;
-    return offset != 0 && *(PyObject **)((char *)object + offset) != NULL;
+    if (offset == 0 || Py_IS_TYPE(object, lock_type) || Py_IS_TYPE(object, rlock_type)) {
+        return 0;
+    }
+    for (PyWeakReference *r = *(PyWeakReference **)((char *)object + offset); r != NULL; r = r->wr_next) {
+        if (met((PyObject *)r) == NULL) {
+            return 1;
+        }
+    }
+    return 0;
 }
 
 static void count_variables(PyThreadState *ts)
@@ -216,7 +222,7 @@ static void build(PyThreadState *self)
     int told = 0;
     for (int i = 0; i < graph.n; i++) {
         Met *m = &graph.met[i];
-        m->shared = Py_REFCNT(m->object) > m->counted || (!m->listed && has_weak_references(m->object));
+        m->shared = Py_REFCNT(m->object) > m->counted || (!m->listed && has_other_weak_references(m->object));
     }
     do { /* until nobody tells of anything new */
         told = 0;
@@ -227,6 +233,9 @@ static void build(PyThreadState *self)
                 m->followed = 0;
                 told = 1;
                 Py_TYPE(m->object)->tp_traverse(m->object, mark_shared, NULL);
+                if (PyWeakref_Check(m->object)) {
+                    mark_shared(((PyWeakReference *)m->object)->wr_object, NULL);
+                }
             }
         }
     } while (told);
