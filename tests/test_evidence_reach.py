@@ -44,12 +44,12 @@ class Waiting:
         near, far = socket.socketpair()
         self.ends += [near, far]
         started = self.stage.start(body, near)
-        until(lambda: _stands_in(started, "readinto"))
+        until(lambda: _stands_in(started.ident, "readinto"))
         return started
 
 
-def _stands_in(thread: threading.Thread, function: str) -> bool:
-    frame = sys._current_frames().get(thread.ident or 0)
+def _stands_in(ident: int | None, function: str) -> bool:
+    frame = sys._current_frames().get(ident or 0)
     return frame is not None and frame.f_code.co_name == function
 
 
@@ -153,11 +153,8 @@ def test_a_thread_object_with_a_file_of_its_own(waiting: Waiting) -> None:
             self.file.readline()
 
     Reader(daemon=True).start()
-    (thread,) = (t for t in threading.enumerate() if isinstance(t, Reader))
-    until(lambda: _stands_in(thread, "readinto"))
-    assert len(hazards(thread)) == 1  # this function knows the thread
-    ident = thread.ident
-    del thread
+    (ident,) = (t.ident for t in threading.enumerate() if isinstance(t, Reader))
+    until(lambda: _stands_in(ident, "readinto"))
     assert [h for h in forkproof.assess().hazards if h.thread and h.thread.ident == ident] == []
 
 
