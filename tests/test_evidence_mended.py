@@ -88,9 +88,15 @@ def frees_those_of_a_closure() -> Callable[[], None]:
 
 @pytest.mark.parametrize(
     "callback",
-    [frees_all, frees_those_of_a_closure(), renews_all, renews_each_by_its_registry, renews_a_condition],
+    [
+        frees_all,
+        gives_back_all,
+        frees_those_of_a_closure(),
+        renews_all,
+        renews_each_by_its_registry,
+        renews_a_condition,
+    ],
 )
-@pytest.mark.parametrize("callback", [frees_all, gives_back_all, frees_those_of_a_closure()])
 def test_a_callback_that_frees_the_lock_mends_it(callback: Callable[[], None]) -> None:
     assert mends([callback], LOCK, "lock")
     assert not mends([callback], OTHER, "lock")
@@ -101,10 +107,8 @@ def test_a_callback_that_frees_the_lock_mends_it(callback: Callable[[], None]) -
     [
         takes_and_gives_back,
         frees_others_while_it_holds_this,
-        closes_connections,
         lists_this_and_renews_another,
     ],
 )
-@pytest.mark.parametrize("callback", [takes_and_gives_back, frees_others_while_it_holds_this])
 def test_a_callback_that_needs_it_or_frees_others_does_not(callback: Callable[[], None]) -> None:
     assert not mends([callback], LOCK, "lock")
