@@ -10,8 +10,6 @@ import weakref
 from typing import IO, Any
 
 import pytest
-from conftest import Run
-from forking import program
 from looking import Stage, hazards, until
 from looking import stage as stage  # the fixture
 
@@ -156,26 +154,3 @@ def test_a_thread_object_with_a_file_of_its_own(waiting: Waiting) -> None:
     (ident,) = (t.ident for t in threading.enumerate() if isinstance(t, Reader))
     until(lambda: _stands_in(ident, "readinto"))
     assert [h for h in forkproof.assess().hazards if h.thread and h.thread.ident == ident] == []
-
-
-def test_what_a_hook_took_is_lent_while_the_fork_waits(run: Run) -> None:
-    """A thread that submits a job holds a lock of the program's and waits for the one of concurrent.futures that its own
-    before-callback has: the fork would wait for the one in vain."""
-    body = """
-        import json, os, tempfile
-        from concurrent.futures import ThreadPoolExecutor
-        pool, lock = ThreadPoolExecutor(1), threading.Lock()
-        def work():
-            while True:
-                with lock: job = pool.submit(abs, 1)
-                job.result()
-        for _ in range(3): thread(work)
-        def child():
-            with lock: pass
-        print({forked(child) for _ in range(60)})
-        forks = [json.loads(line) for line in open(events) if '"fork"' in line]
-        print({fork["outcome"] for fork in forks if fork["event"] == "fork"} - {"waited", "clear"})
-    """
-    install = "import tempfile\nevents = tempfile.mktemp()\nforkproof.install(warn=False, wait=20.0, events=events)\n"
-    ended = run("-c", program(body, install=install), limit=180)
-    assert ended.stdout == "{0}\nset()\n", ended.stderr

@@ -331,20 +331,12 @@ static int is_owned(PyObject *object)
     return 0;
 }
 
-#define MAX_LENT 16
-
-/* Those that other libraries' before-callbacks took; borrowed: the callback keeps them. */
-static struct {
-    PyObject *locks[MAX_LENT];
-    int n;
-} hooks;
-
 /* Locks that the forking thread has: by its frames, and by other libraries' before-callbacks that are some lock's own
  * `acquire` (concurrent.futures registers one), which no frame shows. */
 static void find_held(PyThreadState *me)
 {
     static Look mine;
-    g.n_held = hooks.n = 0;
+    g.n_held = 0;
     mine.n = mine.n_waiters = 0;
     look_at(&mine, me);
     for (int i = 0; i < mine.n; i++) {
@@ -357,11 +349,7 @@ static void find_held(PyThreadState *me)
         PyObject *callback = PyList_GET_ITEM(callbacks, i);
         if (PyCFunction_Check(callback) && PyCFunction_GET_SELF(callback) != NULL &&
             lock_method_named(((PyCFunctionObject *)callback)->m_ml->ml_name) == METHOD_ACQUIRE) {
-            PyObject *lock = PyCFunction_GET_SELF(callback);
-            if (kind_of(lock) == KIND_LOCK && !is_held(lock) && hooks.n < MAX_LENT) {
-                hooks.locks[hooks.n++] = lock;
-            }
-            add_held(lock);
+            add_held(PyCFunction_GET_SELF(callback));
         }
     }
 }
@@ -413,66 +401,6 @@ static void find_orphans(void)
                     (s->kind == KIND_BUFFERED && buffered_owner(s->subject) != me) ||
                     (s->kind == KIND_LOCK && ((has && s->certain) || is_not_mine(s->subject)));
     }
-}
-
-/* A lock that another library's before-callback took for the time of the fork is wanted by threads that hold what the fork waits
- * for (every submit() to an executor takes concurrent.futures' own): while the fork waits it is given back, to be taken again
- * before the fork goes ahead. */
-static struct {
-    PyObject *locks[MAX_LENT];
-    int n;
-} lent;
-
-/* -> whether anybody was waiting for one. */
-static int lend(void)
-{
-    int before = lent.n;
-    for (int i = 0; i < hooks.n; i++) {
-        PyObject *lock = hooks.locks[i];
-        int wanted = 0;
-        for (int k = 0; k < g.look.n; k++) {
-            wanted |= g.look.items[k].subject == lock && g.look.items[k].state == STATE_ACQUIRING;
-        }
-        for (int k = 0; wanted && k < g.n_held && lent.n < MAX_LENT; k++) {
-            if (g.held[k] == lock) {
-                g.held[k] = g.held[--g.n_held];
-                lent.locks[lent.n++] = lock;
-                give_back(lock, KIND_LOCK);
-                break;
-            }
-        }
-    }
-    return lent.n > before;
-}
-
-static int own(PyObject *object, Kind kind, double seconds);
-
-/* -> whether all that were lent are ours. */
-static int own_lent(double seconds)
-{
-    for (int i = 0; i < lent.n; i++) {
-        if (!is_owned(lent.locks[i]) && !own(lent.locks[i], KIND_LOCK, seconds)) {
-            return 0;
-        }
-    }
-    return 1;
-}
-
-/* They are the callback's again, which lets go of them after the fork. */
-static void return_lent(void)
-{
-    own_lent(1.0);
-    for (int i = 0; i < lent.n; i++) {
-        for (int k = 0; k < g.n_owned; k++) {
-            if (g.owned[k].object == lent.locks[i]) {
-                g.owned[k] = g.owned[--g.n_owned];
-                Py_DECREF(lent.locks[i]);
-                add_held(lent.locks[i]);
-                break;
-            }
-        }
-    }
-    lent.n = 0;
 }
 
 /* ---------------------------------------------------------------------------------------------------------------------
@@ -1038,11 +966,6 @@ static void settle(PyThreadState *me)
         if (g.look.failed) {
             break;
         }
-        if (elapsed < g.wait && lend()) {
-            unlock_imports();
-            sleep_without_gil(POLL);
-            continue;
-        }
         if (elapsed < g.wait && unjudged()) {
             unlock_imports();
             let_go(); /* Python code runs only where nothing is owned, and nobody stopped */
@@ -1121,13 +1044,7 @@ static void settle(PyThreadState *me)
         }
         if (!pending && n == 0) {
             if (g.import_locked) {
-                if (own_lent(0) || elapsed > 2 * g.wait + 0.25) {
-                    break; /* the last look: everything it saw is ours, or given up */
-                }
-                unlock_imports();
-                let_run(NULL);
-                sleep_without_gil(POLL);
-                continue;
+                break; /* the last look: everything it saw is ours, or given up */
             }
             if (lock_imports() < 0) {
                 break;
@@ -1263,7 +1180,6 @@ static void settle(PyThreadState *me)
             sleep_without_gil((double)(random_bits() % 2000) * 1e-6);
         }
     }
-    return_lent();
     if (!g.import_locked) {
         lock_imports();
     }
