@@ -69,9 +69,10 @@ def frees_others_while_it_holds_this() -> None:
                 lock.release()
 
 
-def closes_connections() -> None:
-    for connection in LOCKS:
-        connection.release()
+def gives_back_all() -> None:
+    """What a before-callback has taken (loguru)."""
+    for lock in LOCKS:
+        lock.release()
 
 
 def frees_those_of_a_closure() -> Callable[[], None]:
@@ -87,7 +88,14 @@ def frees_those_of_a_closure() -> Callable[[], None]:
 
 @pytest.mark.parametrize(
     "callback",
-    [frees_all, frees_those_of_a_closure(), renews_all, renews_each_by_its_registry, renews_a_condition],
+    [
+        frees_all,
+        gives_back_all,
+        frees_those_of_a_closure(),
+        renews_all,
+        renews_each_by_its_registry,
+        renews_a_condition,
+    ],
 )
 def test_a_callback_that_frees_the_lock_mends_it(callback: Callable[[], None]) -> None:
     assert mends([callback], LOCK, "lock")
@@ -99,7 +107,6 @@ def test_a_callback_that_frees_the_lock_mends_it(callback: Callable[[], None]) -
     [
         takes_and_gives_back,
         frees_others_while_it_holds_this,
-        closes_connections,
         lists_this_and_renews_another,
     ],
 )

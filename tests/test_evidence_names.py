@@ -120,10 +120,10 @@ def test_a_global(stage: Stage) -> None:
 
 
 def test_a_local_and_a_closure(stage: Stage) -> None:
-    outer = threading.Lock()
+    outer, other = threading.Lock(), threading.Lock()
 
     def local(gate: Any) -> None:
-        mine = threading.Lock()
+        mine = other
         with mine:
             gate.wait()
 

@@ -754,7 +754,8 @@ def test_a_logging_handlers_lock_is_no_hazard(run: Run) -> None:
 
 def test_a_lock_of_that_name_in_another_class_is_one(run: Run) -> None:
     body = """
-        thread(Other().handle)
+        other = Other()
+        thread(other.handle)
         inside.wait()
         print([hazard.what for hazard in forkproof.assess().hazards])
     """

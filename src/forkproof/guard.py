@@ -43,6 +43,7 @@ else:
 _RESOURCES = {"process": 0, "object": 1, "stream": 2}
 _CONSUMES = 3
 _STREAMS = {"stdin": 1, "stdout": 2, "stderr": 4}
+_KEEPS = 8
 _OUTCOMES = ("clear", "observed", "waited", "gave-up")
 
 
@@ -299,7 +300,7 @@ def _refresh() -> None:
     awaited = set()
     unresolved: list[tuple[str, str, str | None, _Facts]] = []
     for index, call in enumerate(s.calls):
-        streams = sum(_STREAMS[name] for name in call.streams)
+        streams = sum(_STREAMS[name] for name in call.streams) | (_KEEPS if call.keeps else 0)
         facts = (index, _RESOURCES[call.resource], call.only == "host-name", call.gil_outside, streams)
         for name in call.names:
             if name in s.resolved:

@@ -18,6 +18,7 @@
 #include "follow.h"
 #include "heap.h"
 #include "park.h"
+#include "reach.h"
 #include "task.h"
 #include "watch.h"
 #include "pools.h"
@@ -445,20 +446,8 @@ static int visit_lock(void *context, PyObject *lock, Kind kind)
     return s->n == MAX_UNSEEN;
 }
 
-/* Completes the look that has just been done. `limit`: of a search of the heap, if one is due; 0 for none. */
-static void look_for_unseen(PyThreadState *me, size_t limit)
+static void search_for_unseen(PyThreadState *me, size_t limit)
 {
-    int kept = 0;
-    for (int i = 0; i < unseen.n; i++) {
-        PyObject *rlock = referent(unseen.found[i]);
-        if (rlock == NULL) {
-            Py_CLEAR(unseen.found[i]);
-            continue;
-        }
-        unseen.found[kept++] = unseen.found[i];
-        add_owner(rlock, me);
-    }
-    unseen.n = kept;
     double start = limit && g.look.threads ? monotonic() : 0;
     if (start < unseen.due || start == 0) {
         return;
@@ -480,6 +469,25 @@ static void look_for_unseen(PyThreadState *me, size_t limit)
     }
 }
 
+/* Completes the look that has just been done. `limit`: of a search of the heap, if one is due; 0 for none. */
+static void look_for_unseen(PyThreadState *me, size_t limit)
+{
+    int kept = 0, seen = g.look.n;
+    for (int i = 0; i < unseen.n; i++) {
+        PyObject *rlock = referent(unseen.found[i]);
+        if (rlock == NULL) {
+            Py_CLEAR(unseen.found[i]);
+            continue;
+        }
+        unseen.found[kept++] = unseen.found[i];
+        add_owner(rlock, me);
+    }
+    unseen.n = kept;
+    search_for_unseen(me, limit);
+    if (g.look.n > seen) {
+        drop_unreachable(&g.look, me);
+    }
+}
 static int queued_to_fork(unsigned long ident)
 {
     for (int i = 0; i < g.n_waiting; i++) {

@@ -7,6 +7,7 @@
  *   _PyInterpreterFrame    f_code or f_executable, previous, prev_instr or instr_ptr, owner, localsplus;
  *                          3.11: is_entry; 3.14+: stackpointer             (pycore_frame.h, pycore_interpframe_structs.h)
  *   _PyStackRef            3.14+: two tag bits, of which 3 is a tagged integer and 2 invalid       (pycore_stackref.h)
+ *   its function           3.11: f_func; 3.12+: f_funcobj
  *   PyCodeObject           co_nlocalsplus, co_code_adaptive                                        (cpython/code.h)
  *   PyGenObject            gi_iframe, gi_frame_state                                (cpython/genobject.h, 3.14+ as above)
  *   PyInterpreterState     before_forkers, after_forkers_parent, after_forkers_child               (pycore_interp.h)
@@ -114,6 +115,26 @@ static inline PyCodeObject *frame_code(const Frame *f)
     return code;
 }
 
+/* The object that an inlined call of a class is making, while its __init__ runs: that frame (see frame_code) has it for its
+ * caller. Borrowed; NULL for any other frame. */
+static inline PyObject *frame_makes(const Frame *f)
+{
+#if PY_AT_LEAST(3, 12)
+    PyObject *object = frame_is_shim(f) ? NULL : frame_executable(f);
+    if (object == NULL || !PyCode_Check(object) || frame_code(f) != NULL) {
+        return NULL;
+    }
+#if PY_AT_LEAST(3, 14)
+    return f->localsplus[0].bits & 3 ? NULL : (PyObject *)f->localsplus[0].bits;
+#else
+    return f->localsplus[0];
+#endif
+#else
+    (void)f;
+    return NULL;
+#endif
+}
+
 /* The code unit the frame stands at; it may lie among an instruction's caches, and be -1 before the first one. */
 static inline int frame_unit(const Frame *f, PyCodeObject *code)
 {
@@ -176,6 +197,18 @@ static inline int frame_depth(const Frame *f, PyCodeObject *code)
     (void)f;
     (void)code;
     return -1;
+#endif
+}
+
+/* The function that the frame runs, if it has a reference of its own to it; else NULL. */
+static inline PyObject *frame_function(const Frame *f)
+{
+#if PY_AT_LEAST(3, 14)
+    return f->f_funcobj.bits & 3 ? NULL : (PyObject *)f->f_funcobj.bits;
+#elif PY_AT_LEAST(3, 12)
+    return f->f_funcobj;
+#else
+    return (PyObject *)f->f_func;
 #endif
 }
 

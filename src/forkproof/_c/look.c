@@ -6,6 +6,7 @@
  * which acquire() has its release() still to come.
  */
 #include "look.h"
+#include "reach.h"
 #include "task.h"
 #include "workers.h"
 
@@ -15,7 +16,7 @@
 #define MAX_LET_GO 16
 
 static PyObject *name_enter, *name_exit, *name_aenter, *name_aexit, *name_gen, *name_exit_callbacks, *name_owner, *name_buffer, *name_func,
-    *name_file, *name_release, *name_args, *name_lock, *name_next;
+    *name_file, *name_release, *name_args, *name_lock, *name_next, *name_init;
 
 static PyObject *module_locks; /* importlib._bootstrap._module_locks */
 static PyTypeObject *text_type;
@@ -24,7 +25,7 @@ static PyTypeObject *text_type;
 typedef struct {
     PyObject *callable;
     int entry, resource, host_name, gil_outside;
-    int streams; /* of RESOURCE_CONSUMES: references of its own */
+    int streams; /* of RESOURCE_CONSUMES: references of its own; else a set of standard streams, and STREAM_KEPT */
 } Known;
 static Known *known;
 static size_t known_mask;
@@ -84,7 +85,7 @@ int look_init(void)
         {&name_aenter, "__aenter__"}, {&name_aexit, "__aexit__"},
         {&name_exit_callbacks, "_exit_callbacks"}, {&name_owner, "owner"}, {&name_buffer, "buffer"},
         {&name_func, "func"}, {&name_args, "args"}, {&name_file, "file"}, {&name_release, "release"},
-        {&name_lock, "lock"}, {&name_next, "__next__"},
+        {&name_lock, "lock"}, {&name_next, "__next__"}, {&name_init, "__init__"},
     };
     for (size_t i = 0; i < Py_ARRAY_LENGTH(names); i++) {
         *names[i].slot = PyUnicode_InternFromString(names[i].text);
@@ -1046,6 +1047,103 @@ static int call_of(const Place *p, int base, Call *c)
     return c->callable != NULL;
 }
 
+#if !PY_AT_LEAST(3, 14)
+/* Whether a method written in C is being called: once it has returned, its result is in the lowest slot. */
+static int calls_method(const Place *p, int lowest)
+{
+    PyObject *first = frame_slot(p->frame, p->code, lowest);
+    return first != NULL && Py_REFCNT(first) > 0 && !PyFunction_Check(first) &&
+           PyType_HasFeature(Py_TYPE(first), Py_TPFLAGS_METHOD_DESCRIPTOR);
+}
+#endif
+
+int live_slots(Frame *frame, PyCodeObject *code, int c_below)
+{
+#if PY_AT_LEAST(3, 14)
+    (void)c_below;
+    return Py_MAX(frame_depth(frame, code), 0);
+#else
+    const CodeInfo *info = code_info(code);
+    Place p = {.frame = frame, .code = code, .info = info, .unit = frame_unit(frame, code)};
+    if (p.unit < 0 || p.unit >= info->n_units || info->units[p.unit].depth < 0) {
+        return 0;
+    }
+    int base = p.unit - info->units[p.unit].back, lowest = lowest_of_call(&info->units[base]), n = 0;
+    Call c;
+    if (lowest >= 0) {
+        return c_below && (call_of(&p, base, &c) || calls_method(&p, lowest)) ? info->units[base].depth : lowest;
+    }
+    if (op_kind(info->units[base].op) == OP_FOR_ITER) {
+        return info->units[base].depth;
+    }
+    for (int r = info->units[base].with; r; r = info->regions[r].outer) {
+        n = Py_MAX(n, info->regions[r].slot + 1);
+    }
+    for (int r = info->units[base].iterator; r; r = info->regions[r].outer) {
+        n = Py_MAX(n, info->regions[r].slot + 1);
+    }
+    return n;
+#endif
+}
+
+static PyObject *keywords_before(const Place *p, int base);
+
+static int has_keywords(const Place *p, int base)
+{
+    const Unit *u = &p->info->units[base];
+    switch (op_kind(u->op)) {
+    case OP_CALL:
+        return keywords_before(p, base) != NULL;
+    case OP_CALL_KW:
+        return 1;
+    default:
+        return 0;
+    }
+}
+
+CInside what_is_inside(Frame *frame, PyCodeObject *code, Frame *inner)
+{
+    CInside inside = {NULL, NULL, 1};
+    const CodeInfo *info = code_info(code);
+    Place p = {.frame = frame, .code = code, .info = info, .unit = frame_unit(frame, code)};
+    if (p.unit < 0 || p.unit >= info->n_units || info->units[p.unit].depth < 0) {
+        return inside;
+    }
+    int base = p.unit - info->units[p.unit].back, lowest = lowest_of_call(&info->units[base]);
+    Call c;
+    if (lowest < 0) {
+        return inside;
+    }
+    inside.self = frame_slot(frame, code, lowest + 1);
+    if (call_of(&p, base, &c)) {
+        const Known *call = known_call(c.callable);
+        inside.self = c.self;
+        if (call != NULL && call->resource == RESOURCE_CONSUMES && call->streams && c.n_arguments > 0) {
+            inside.kept = frame_slot(frame, code, c.arguments);
+        }
+        else if (call != NULL && call->resource == RESOURCE_STREAM && call->streams & STREAM_KEPT) {
+            inside.kept = c.self;
+        }
+    }
+    if (inside.kept != NULL || inner == NULL) {
+        return inside;
+    }
+    /* type.__call__ has the object that it makes while its __init__ runs; so has, once more, the call of an __init__ that is
+     * given keywords (_PyStack_UnpackDict). */
+    PyCodeObject *callee = frame_code(inner);
+    PyObject *made = callee != NULL && callee->co_argcount > 0 && callee->co_name == name_init ? frame_local(inner, 0) : NULL;
+    if (made != NULL && PyCell_Check(made)) {
+        made = PyCell_GET(made);
+    }
+    for (int slot = lowest; made != NULL && slot < lowest + 2; slot++) {
+        if (frame_slot(frame, code, slot) == (PyObject *)Py_TYPE(made)) {
+            inside.kept = made;
+            inside.times = 1 + has_keywords(&p, base);
+        }
+    }
+    return inside;
+}
+
 /* Whether the call at `base` has returned already: the thread waits for the GIL before the next instruction. */
 static int call_result(const Place *p, int base, PyObject **result)
 {
@@ -1102,22 +1200,24 @@ static int is_private(const Thread *t, PyObject *object, int kept)
     if (references > 8) {
         return 0;
     }
-    int through_c;
-    for (Frame *f = thread_top(t->thread); f != NULL && seen < references; f = frame_outer(f, &through_c)) {
+    int c_below = 1;
+    for (Frame *f = thread_top(t->thread); f != NULL && seen < references; f = frame_outer(f, &c_below)) {
         PyCodeObject *code = frame_is_shim(f) ? NULL : frame_code(f);
         if (code == NULL) {
+            c_below = 1;
             continue;
         }
         for (int i = 0; i < code->co_nlocalsplus; i++) {
             seen += frame_refers(f, i, object);
         }
+        int slots = live_slots(f, code, c_below);
+        for (int i = 0; i < slots; i++) {
+            seen += frame_refers(f, code->co_nlocalsplus + i, object);
+        }
+#if !PY_AT_LEAST(3, 14)
         const CodeInfo *info = code_info(code);
         int unit = frame_unit(f, code);
         int depth = unit >= 0 && unit < info->n_units ? info->units[unit].depth : 0;
-        for (int i = 0; i < depth; i++) {
-            seen += frame_refers(f, code->co_nlocalsplus + i, object); /* compared only: it may be stale */
-        }
-#if !PY_AT_LEAST(3, 14)
         for (int r = depth > 0 ? info->units[unit].with : 0; r; r = info->regions[r].outer) {
             PyObject *exit = frame_slot(f, code, info->regions[r].slot);
             seen += exit != NULL && manager_of(exit) == object; /* the bound __exit__ of `with file:` */
@@ -1196,7 +1296,7 @@ static void sight_streams(Thread *t, const Place *p, const Known *call)
 {
     t->look->firm = 0;
     static const char *const names[] = {"stdin", "stdout", "stderr"};
-    int several = (call->streams & (call->streams - 1)) != 0;
+    int several = (call->streams & (call->streams - 1)) != 0; /* none of these is called on a file */
     for (int i = 0; i < 3; i++) {
         PyObject *file = call->streams & (1 << i) ? PySys_GetObject(names[i]) : NULL;
         if (file == NULL) {
@@ -2117,6 +2217,7 @@ void look(Look *l, PyThreadState *self)
         }
         l->threads += n;
     }
+    drop_unreachable(l, self);
 }
 
 void look_unless_still(Look *l, PyThreadState *self)

@@ -73,11 +73,23 @@ void stand(Look *l, PyThreadState *thread, Standing *standing);
 int set_waits(PyObject *waits);
 
 /* The catalogue: dict callable -> (entry, resource, only host names, GIL retaken outside, streams) as set from Python. */
+#define STREAM_KEPT 8 /* the function has a reference of its own to the file that it is called on */
 enum { RESOURCE_PROCESS, RESOURCE_OBJECT, RESOURCE_STREAM, RESOURCE_CONSUMES };
 int set_calls(PyObject *calls);
 
 /* Whether the thread is in a futex wait on the GIL, as /proc says; 0 where that cannot be known. */
 int waits_for_gil(unsigned long native_id);
+
+/* How many slots of the value stack, from the lowest, are in use whatever the instruction at hand does. `c_below`: the frame
+ * calls no other frame directly. */
+int live_slots(Frame *frame, PyCodeObject *code, int c_below);
+/* What the C function that the frame calls has a reference of its own to, and on what it was called (only to be compared: it
+ * may have returned); NULL where that is not known. `inner`: the frame that it calls in turn, if there is one. */
+typedef struct {
+    PyObject *kept, *self;
+    int times; /* that it has one to `kept` */
+} CInside;
+CInside what_is_inside(Frame *frame, PyCodeObject *code, Frame *inner);
 
 /* Adds that `thread` has `rlock`, unless the look has seen that already or it is a module lock's own. `frame` of the sighting
  * is where the thread stands. -> whether it was added. */

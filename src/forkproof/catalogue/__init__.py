@@ -17,6 +17,7 @@ Keys of a [[call]]:
     resource     "process": one lock for the whole process; "object": the object that the method is called on;
                  "stream": the buffered object that the file, the text stream or print() ends in
     streams      (optional) for functions that are given no file: which of "stdin", "stdout" and "stderr" of sys they use
+    keeps        (optional) true: the function has a reference of its own to the file that it is called on
     only         (optional) "host-name": only when an argument is a host that is a name, not a numeric address
     gil_outside  true: the lock has been let go before the call waits for the GIL to return, so a thread that waits
                  for the GIL at the end of the call holds nothing any more
@@ -64,6 +65,7 @@ class Call:
         "emulated",
         "gil_outside",
         "holds",
+        "keeps",
         "name_service",
         "names",
         "only",
@@ -80,6 +82,7 @@ class Call:
     resource: str
     only: str | None
     streams: tuple[str, ...]
+    keeps: bool
     gil_outside: bool
     name_service: tuple[str, ...]
     platforms: tuple[str, ...]
@@ -97,6 +100,7 @@ class Call:
         self.resource = entry["resource"]
         self.only = entry.get("only")
         self.streams = tuple(entry.get("streams", ()))
+        self.keeps = entry.get("keeps", False)
         self.gil_outside = entry["gil_outside"]
         self.name_service = tuple(entry.get("name_service", ()))
         self.platforms = tuple(entry.get("platforms", ()))

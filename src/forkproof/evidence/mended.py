@@ -4,7 +4,8 @@ logging does (`Handler._at_fork_reinit`), OpenTelemetry does, many do: with `os.
 things must be true of one of those callbacks, both read from objects and code without running anything: it can get at
 the object whose attribute (or at the module whose global) the lock is, and code that it reaches assigns that name anew, or
 names it together with `_at_fork_reinit`. Or the lock is in a container that code of the callback names, itself or by a weak
-reference, and code of the callback renews what is in there, or releases what is locked (PyMongo's `_release_locks`).
+reference, and code of the callback renews what is in there, or releases what is there: what is locked (PyMongo's
+`_release_locks`), or all, for a before-callback has taken them (loguru).
 """
 
 from __future__ import annotations
@@ -79,9 +80,9 @@ def _renews_each(function: FunctionType) -> bool:
 
 
 def _releases(function: FunctionType, lock: object) -> bool:
-    """`for lock in locks: if lock.locked(): lock.release()`"""
+    """`for lock in locks: lock.release()`, perhaps only `if lock.locked()`"""
     for code in _codes(function.__code__):
-        if {"locked", "release"} <= set(code.co_names) and "acquire" not in code.co_names:
+        if "release" in code.co_names and "acquire" not in code.co_names:
             named = [function.__globals__.get(name) for name in code.co_names]
             cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
             named += [_content(cell) for name, cell in cells if name in code.co_freevars]

@@ -1,0 +1,1 @@
+"""Real programs that fork with threads; `python -m forkbench` runs them."""

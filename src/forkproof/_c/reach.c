@@ -1,0 +1,266 @@
+/* A lock does harm only to a child that can come by it. One that is in nothing but the variables of threads that the child
+ * will not have (the file of a socket from which a thread reads an answer, the lock of a client that it made for itself) is
+ * as good as gone there.
+ *
+ * This is the collector's own argument: start at the variables of the vanishing threads, follow what those refer to, and
+ * count for each object the references that come from there. An object that has more of them is in somebody else's
+ * hands too, and so is all that it leads to; the rest is the threads' own. A reference that is not followed, for whatever
+ * reason, counts as somebody else's, and so do weak ones that nobody met has: nothing shared can be taken for private.
+ *
+ * Reads only, and visits an object as the collector does.
+ */
+#include "reach.h"
+
+#ifndef FORKPROOF_UNKNOWN_INTERPRETER
+
+#define MAX_MET 3000 /* objects; what lies beyond counts as somebody else's */
+#define TABLE 8192
+
+typedef struct {
+    PyObject *object;
+    Py_ssize_t counted; /* its references from variables and from what was followed */
+    int followed;
+    int listed; /* a thread in threading's own list */
+    int shared; /* in somebody else's hands */
+    int led_to; /* by something that is */
+} Met;
+
+static struct {
+    Met met[MAX_MET];
+    int n;
+    uint16_t table[TABLE]; /* index + 1; open addressing */
+} graph;
+
+static PyObject *name_spec, *name_threading, *name_active, *name_bootstrap;
+
+int reach_init(void)
+{
+    name_spec = PyUnicode_InternFromString("__spec__");
+    name_threading = PyUnicode_InternFromString("threading");
+    name_active = PyUnicode_InternFromString("_active");
+    name_bootstrap = PyUnicode_InternFromString("_bootstrap");
+    return name_spec && name_threading && name_active && name_bootstrap ? 0 : -1;
+}
+
+static size_t place_of(PyObject *object)
+{
+    size_t at = (((uintptr_t)object >> 4) * (uintptr_t)11400714819323198485ull >> 40) & (TABLE - 1);
+    while (graph.table[at] && graph.met[graph.table[at] - 1].object != object) {
+        at = (at + 1) & (TABLE - 1);
+    }
+    return at;
+}
+
+static Met *met(PyObject *object)
+{
+    uint16_t index = graph.table[place_of(object)];
+    return index ? &graph.met[index - 1] : NULL;
+}
+
+/* One more reference to `object` from what belongs to the threads. */
+static int count(PyObject *object, void *unused)
+{
+    (void)unused;
+    if (object == NULL || !PyObject_IS_GC(object)) {
+        return 0; /* what the collector does not know leads nowhere */
+    }
+    size_t at = place_of(object);
+    if (!graph.table[at]) {
+        if (graph.n == MAX_MET) {
+            return 0;
+        }
+        graph.met[graph.n] = (Met){.object = object};
+        graph.table[at] = (uint16_t)++graph.n;
+    }
+    graph.met[graph.table[at] - 1].counted++;
+    return 0;
+}
+
+static int mark_shared(PyObject *object, void *unused)
+{
+    (void)unused;
+    Met *m = met(object);
+    if (m != NULL) {
+        m->led_to = 1;
+    }
+    return 0;
+}
+
+/* Not where it leads to the whole program; nor into a generator that runs, whose variables are a frame's. */
+static int is_followed(PyObject *object)
+{
+    if (!PyObject_GC_IsTracked(object) || PyType_Check(object) || PyModule_Check(object) || PyCode_Check(object) ||
+        PyFrame_Check(object)) {
+        return 0;
+    }
+    if (PyDict_CheckExact(object)) { /* of a module? */
+        int found = PyDict_Contains(object, name_spec);
+        PyErr_Clear();
+        return !found;
+    }
+    if (PyGen_CheckExact(object) || PyCoro_CheckExact(object) || PyAsyncGen_CheckExact(object)) {
+        return suspended_frame(object) != NULL;
+    }
+    return 1;
+}
+
+/* Whether there are weak references to the object that nobody met has. Those to locks are Forkproof's own. */
+static int has_other_weak_references(PyObject *object)
+{
+    Py_ssize_t offset = Py_TYPE(object)->tp_weaklistoffset;
+    if (offset == 0 || Py_IS_TYPE(object, lock_type) || Py_IS_TYPE(object, rlock_type)) {
+        return 0;
+    }
+    for (PyWeakReference *r = *(PyWeakReference **)((char *)object + offset); r != NULL; r = r->wr_next) {
+        if (met((PyObject *)r) == NULL) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+static void count_variables(PyThreadState *ts)
+{
+    int c_below = 1;
+    Frame *frame = thread_top(ts), *inner = NULL;
+    while (frame != NULL && frame_is_shim(frame)) {
+        frame = frame->previous;
+    }
+    while (frame != NULL) {
+        PyCodeObject *code = frame_code(frame);
+        int through_c;
+        Frame *outer = frame_outer(frame, &through_c);
+        if (code != NULL) {
+            int n = code->co_nlocalsplus + live_slots(frame, code, c_below);
+            for (int i = 0; i < n; i++) {
+                PyObject *object = frame_local(frame, i);
+                if (object != NULL && frame_refers(frame, i, object)) {
+                    count(object, NULL);
+                }
+            }
+            count(frame_function(frame), NULL);
+            if (c_below) {
+                CInside inside = what_is_inside(frame, code, inner);
+                for (int i = 0; i < inside.times; i++) {
+                    count(inside.kept, NULL);
+                }
+            }
+            if (outer == NULL && code->co_name == name_bootstrap && code->co_argcount == 1) {
+                count(frame_local(frame, 0), NULL); /* the bound method that the thread was started with */
+            }
+        }
+        else {
+            count(frame_makes(frame), NULL);
+        }
+        inner = frame;
+        frame = outer;
+        c_below = through_c;
+    }
+}
+
+static int is_it(PyObject *object, void *wanted)
+{
+    return object == wanted;
+}
+
+static int leads_to(PyObject *object, void *wanted)
+{
+    return object == wanted || (PyObject_IS_GC(object) && !PyType_Check(object) && PyObject_GC_IsTracked(object) &&
+                                Py_TYPE(object)->tp_traverse(object, is_it, wanted));
+}
+
+/* A lock that no frame shows was taken by the C function that its thread is in, which keeps the lock and the bound method that
+ * lets go of it: two references more. Only where the lock is of the very object that the function was called on. */
+static int kept_unseen(const Sighting *s)
+{
+    if (s->entry != -1 || s->frame != thread_top(s->thread)) {
+        return 0;
+    }
+    PyObject *self = what_is_inside(s->frame, s->code, NULL).self;
+    Met *m = self == NULL ? NULL : met(self);
+    return m != NULL && !m->shared && m->followed && Py_TYPE(self)->tp_traverse(self, leads_to, s->subject);
+}
+
+/* Thread objects of vanishing threads: the child takes them out of threading's own lists, one of which is weak, before any of
+ * the program's code runs there. */
+static void count_threads(PyThreadState *self)
+{
+    PyObject *threading = PyDict_GetItemWithError(PyImport_GetModuleDict(), name_threading);
+    PyObject *active = threading != NULL && PyModule_Check(threading)
+                           ? PyDict_GetItemWithError(PyModule_GetDict(threading), name_active)
+                           : NULL;
+    PyObject *ident, *thread;
+    Py_ssize_t position = 0;
+    while (active != NULL && PyDict_CheckExact(active) && PyDict_Next(active, &position, &ident, &thread)) {
+        Met *m = met(thread);
+        if (m != NULL && PyLong_CheckExact(ident) && PyLong_AsUnsignedLong(ident) != (unsigned long)self->thread_id) {
+            m->counted++;
+            m->listed = 1;
+        }
+    }
+    PyErr_Clear();
+}
+
+static void build(PyThreadState *self)
+{
+    graph.n = 0;
+    memset(graph.table, 0, sizeof(graph.table));
+    PyThreadState *ts = PyInterpreterState_ThreadHead(PyThreadState_GetInterpreter(self));
+    for (; ts != NULL; ts = PyThreadState_Next(ts)) {
+        if (ts != self) {
+            count_variables(ts);
+        }
+    }
+    for (int i = 0; i < graph.n; i++) {
+        PyObject *object = graph.met[i].object;
+        if (is_followed(object)) {
+            graph.met[i].followed = 1;
+            Py_TYPE(object)->tp_traverse(object, count, NULL);
+        }
+    }
+    count_threads(self);
+    int told = 0;
+    for (int i = 0; i < graph.n; i++) {
+        Met *m = &graph.met[i];
+        m->shared = Py_REFCNT(m->object) > m->counted || (!m->listed && has_other_weak_references(m->object));
+    }
+    do { /* until nobody tells of anything new */
+        told = 0;
+        for (int i = 0; i < graph.n; i++) {
+            Met *m = &graph.met[i];
+            m->shared |= m->led_to;
+            if (m->shared && m->followed) {
+                m->followed = 0;
+                told = 1;
+                Py_TYPE(m->object)->tp_traverse(m->object, mark_shared, NULL);
+                if (PyWeakref_Check(m->object)) {
+                    mark_shared(((PyWeakReference *)m->object)->wr_object, NULL);
+                }
+            }
+        }
+    } while (told);
+}
+
+void drop_unreachable(Look *l, PyThreadState *self)
+{
+    int kept = 0, built = 0;
+    for (int i = 0; i < l->n; i++) {
+        const Sighting *s = &l->items[i];
+        if (s->kind != KIND_IMPORT && s->kind != KIND_FOREIGN && !PyType_Check(s->subject)) {
+            if (!built++) {
+                build(self);
+            }
+            Met *m = met(s->subject);
+            if (m != NULL && (!m->shared || (Py_REFCNT(s->subject) <= m->counted + 2 && !m->led_to && kept_unseen(s)))) {
+                continue;
+            }
+        }
+        if (kept != i) {
+            l->items[kept] = l->items[i];
+        }
+        kept++;
+    }
+    l->n = kept;
+}
+
+#endif

@@ -1,0 +1,156 @@
+"""A lock that only the vanishing threads can come by is nobody's hazard; the same lock in any other hands is one."""
+
+# ruff: noqa: F811
+from __future__ import annotations
+
+import socket
+import sys
+import threading
+import weakref
+from typing import IO, Any
+
+import pytest
+from looking import Stage, hazards, until
+from looking import stage as stage  # the fixture
+
+import forkproof
+
+
+class Client:
+    """As HTTP and SMTP clients are made: it waits for the peer's first words in `__init__`."""
+
+    def __init__(self, peer: socket.socket, then: Any = None, *, keep: Any = None) -> None:
+        self.file = peer.makefile("rb")
+        if keep is not None:
+            keep.append(self)
+        if then is not None:
+            then(self)
+        self.greet()
+
+    def greet(self) -> None:
+        self.file.readline()
+
+
+class Waiting:
+    """Threads that wait for a line from a socket, and one end of it."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+        self.ends: list[socket.socket] = []
+
+    def thread(self, body: Any) -> threading.Thread:
+        near, far = socket.socketpair()
+        self.ends += [near, far]
+        started = self.stage.start(body, near)
+        until(lambda: _stands_in(started.ident, "readinto"))
+        return started
+
+
+def _stands_in(ident: int | None, function: str) -> bool:
+    frame = sys._current_frames().get(ident or 0)
+    return frame is not None and frame.f_code.co_name == function
+
+
+@pytest.fixture
+def waiting(stage: Stage) -> Any:
+    made = Waiting(stage)
+    yield made
+    for end in made.ends:
+        try:
+            end.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        lambda peer: Client(peer),
+        lambda peer: Client(peer, keep=None),
+        lambda peer: Client(*[peer]),
+        lambda peer: peer.makefile("rb").readline(),
+        lambda peer: peer.makefile("r").readlines(),
+        lambda peer: list(peer.makefile("r")),
+    ],
+    ids=["constructor", "keywords", "arguments", "temporary", "lines", "list"],
+)
+def test_a_file_that_only_its_thread_knows(waiting: Waiting, body: Any) -> None:
+    assert hazards(waiting.thread(body)) == []
+
+
+kept: list[Any] = []
+alive: Any = weakref.WeakSet()
+
+
+def _keep_file(client: Client) -> None:
+    kept.append(client.file)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        lambda peer: Client(peer, keep=kept),
+        lambda peer: Client(peer, _keep_file),
+        lambda peer: Client(peer, alive.add),
+    ],
+    ids=["object", "file", "weakly"],
+)
+def test_one_that_somebody_else_can_come_by(waiting: Waiting, body: Any) -> None:
+    (hazard,) = hazards(waiting.thread(body))
+    assert hazard.what.startswith("BufferedReader")
+    kept.clear()
+
+
+def _read(file: IO[bytes]) -> None:
+    _read_on(file)
+
+
+def _read_on(file: IO[bytes]) -> None:
+    file.readline()
+
+
+def test_one_that_was_passed_through_calls(waiting: Waiting) -> None:
+    """The slots from which arguments went to the called function still show them."""
+
+    def body(peer: socket.socket) -> None:
+        kept.append(peer.makefile("rb"))
+        _read(kept[-1])
+
+    (hazard,) = hazards(waiting.thread(body))
+    assert hazard.what.startswith("BufferedReader")
+    kept.clear()
+
+
+def test_a_lock_that_threads_share_among_themselves(stage: Stage) -> None:
+    """A thread, and one that it has started itself and keeps: both vanish."""
+    gate, ended = stage.gate(), threading.Event()
+
+    def work(lock: Any) -> None:
+        with lock:
+            gate.wait()
+
+    def body() -> None:
+        own = threading.Thread(target=work, args=(threading.Lock(),), daemon=True)
+        own.start()
+        ended.wait()
+
+    stage.start(body)
+    gate.reached()
+    assert [h.what for h in forkproof.assess().hazards if h.kind == "held-lock"] == []
+    ended.set()
+
+
+def test_a_thread_object_with_a_file_of_its_own(waiting: Waiting) -> None:
+    """The child takes the thread out of threading's list before anybody can ask it for the file."""
+    near, far = socket.socketpair()
+    waiting.ends += [near, far]
+
+    class Reader(threading.Thread):
+        def run(self) -> None:
+            self.file = near.makefile("rb")
+            self.file.readline()
+
+    Reader(daemon=True).start()
+    (ident,) = (t.ident for t in threading.enumerate() if isinstance(t, Reader))
+    until(lambda: _stands_in(ident, "readinto"))
+    assert [h for h in forkproof.assess().hazards if h.thread and h.thread.ident == ident] == []
