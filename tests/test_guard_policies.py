@@ -598,10 +598,10 @@ def test_forks_of_forks(run: Run) -> None:
                 for _ in range(3):
                     thread(work)
                 for _ in range(3):
-                    assert forked(lambda: descend(level - 1), limit=20) == 0
-        print(forked(lambda: descend(3), limit=25))
+                    assert forked(lambda: descend(level - 1), limit=100) == 0
+        print(forked(lambda: descend(3), limit=110))
     """
-    ended = run("-c", watched(BUSY, body))
+    ended = run("-c", watched(BUSY, body), limit=120)
     assert ended.stdout == "0\n", ended.stderr
 
 
