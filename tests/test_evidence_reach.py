@@ -10,6 +10,7 @@ import weakref
 from typing import IO, Any
 
 import pytest
+from conftest import Run
 from looking import Stage, hazards, until
 from looking import stage as stage  # the fixture
 
@@ -154,3 +155,26 @@ def test_a_thread_object_with_a_file_of_its_own(waiting: Waiting) -> None:
     (ident,) = (t.ident for t in threading.enumerate() if isinstance(t, Reader))
     until(lambda: _stands_in(ident, "readinto"))
     assert [h for h in forkproof.assess().hazards if h.thread and h.thread.ident == ident] == []
+
+
+def test_the_list_of_arguments_that_a_call_has_freed_is_not_read(run: Run) -> None:
+    """Up to 3.13 `f(*[...])` leaves it in its slot while a function in C calls Python; here what is freed is overwritten."""
+    code = """
+import threading, forkproof
+lock, inside, go = threading.Lock(), threading.Event(), threading.Event()
+class Made:
+    def __init__(self, *given):
+        with lock:
+            inside.set()
+            go.wait()
+def body():
+    Made(*[lock, object()])
+thread = threading.Thread(target=body)
+thread.start()
+inside.wait()
+print([h.kind for h in forkproof.assess().hazards])
+go.set()
+thread.join()
+"""
+    ended = run("-c", code, env={"PYTHONMALLOC": "debug"})
+    assert (ended.status, ended.stdout) == (0, "['held-lock']\n"), ended.stderr

@@ -1070,6 +1070,9 @@ int live_slots(Frame *frame, PyCodeObject *code, int c_below)
     }
     int base = p.unit - info->units[p.unit].back, lowest = lowest_of_call(&info->units[base]), n = 0;
     Call c;
+    if (lowest >= 0 && op_kind(info->units[base].op) == OP_CALL_EX) {
+        return lowest; /* a list of arguments has been freed for the tuple that was made of it, and is still in its slot */
+    }
     if (lowest >= 0) {
         return c_below && (call_of(&p, base, &c) || calls_method(&p, lowest)) ? info->units[base].depth : lowest;
     }
