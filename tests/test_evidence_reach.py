@@ -167,8 +167,11 @@ class Made:
         with lock:
             inside.set()
             go.wait()
+def fill():
+    # Lists that are let go of are kept for the next ones, up to a number: from here on they are freed.
+    del [[[]] for _ in range(1000)][:]
 def body():
-    Made(*[lock, object()])
+    Made(*[*(lock,), fill()])
 thread = threading.Thread(target=body)
 thread.start()
 inside.wait()

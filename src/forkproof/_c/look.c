@@ -1070,9 +1070,6 @@ int live_slots(Frame *frame, PyCodeObject *code, int c_below)
     }
     int base = p.unit - info->units[p.unit].back, lowest = lowest_of_call(&info->units[base]), n = 0;
     Call c;
-    if (lowest >= 0 && op_kind(info->units[base].op) == OP_CALL_EX) {
-        return lowest; /* a list of arguments has been freed for the tuple that was made of it, and is still in its slot */
-    }
     if (lowest >= 0) {
         return c_below && (call_of(&p, base, &c) || calls_method(&p, lowest)) ? info->units[base].depth : lowest;
     }
@@ -1087,6 +1084,21 @@ int live_slots(Frame *frame, PyCodeObject *code, int c_below)
     }
     return n;
 #endif
+}
+
+int perhaps_stale_slot(Frame *frame, PyCodeObject *code)
+{
+#if !PY_AT_LEAST(3, 14)
+    const CodeInfo *info = code_info(code);
+    int unit = frame_unit(frame, code);
+    if (unit >= 0 && unit < info->n_units && info->units[unit].depth >= 0) {
+        const Unit *u = &info->units[unit - info->units[unit].back];
+        if (op_kind(u->op) == OP_CALL_EX) {
+            return lowest_of_call(u) + 2;
+        }
+    }
+#endif
+    return -1;
 }
 
 static PyObject *keywords_before(const Place *p, int base);
@@ -1213,9 +1225,9 @@ static int is_private(const Thread *t, PyObject *object, int kept)
         for (int i = 0; i < code->co_nlocalsplus; i++) {
             seen += frame_refers(f, i, object);
         }
-        int slots = live_slots(f, code, c_below);
+        int slots = live_slots(f, code, c_below), stale = perhaps_stale_slot(f, code);
         for (int i = 0; i < slots; i++) {
-            seen += frame_refers(f, code->co_nlocalsplus + i, object);
+            seen += i != stale && frame_refers(f, code->co_nlocalsplus + i, object);
         }
 #if !PY_AT_LEAST(3, 14)
         const CodeInfo *info = code_info(code);

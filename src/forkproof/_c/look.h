@@ -83,6 +83,11 @@ int waits_for_gil(unsigned long native_id);
 /* How many slots of the value stack, from the lowest, are in use whatever the instruction at hand does. `c_below`: the frame
  * calls no other frame directly. */
 int live_slots(Frame *frame, PyCodeObject *code, int c_below);
+
+/* The slot of `f(*arguments)`, while f is being called, up to 3.13; else -1. What is in it is there, with a reference, if it is
+ * a tuple. A list may have been freed: CALL_FUNCTION_EX makes a tuple of it and forgets it, but not its slot (Python/ceval.c,
+ * v3.11.7, Python/bytecodes.c, v3.12.1 and v3.13.0). */
+int perhaps_stale_slot(Frame *frame, PyCodeObject *code);
 /* What the C function that the frame calls has a reference of its own to, and on what it was called (only to be compared: it
  * may have returned); NULL where that is not known. `inner`: the frame that it calls in turn, if there is one. */
 typedef struct {
