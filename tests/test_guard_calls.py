@@ -5,6 +5,8 @@ Such a thread lets the GIL go inside the call only, so it is inside whenever the
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from textwrap import dedent
 
 import pytest
@@ -150,6 +152,7 @@ def test_threads_that_were_stopped_go_on(run: Run) -> None:
 
 def test_a_thread_with_a_trace_function_keeps_it(run: Run) -> None:
     body = """
+        forkproof.install(warn=False, wait=0.1)  # on 3.11 such a thread cannot be stopped
         data = os.urandom(20_000)
         shared = zlib.compressobj(1)
         lines = [0]
@@ -227,6 +230,36 @@ def test_what_is_imported_while_the_fork_waits_is_known_to_it(run: Run) -> None:
     # One call takes a tenth of a second of a processor, and of that a busy machine may not have one in a second of the wait.
     ended = run("-c", program(body, install=PATIENT), limit=120)
     assert ended.stdout == "{0}\n", ended.stderr
+
+
+def test_what_was_half_imported_at_one_fork_is_known_to_the_next(run: Run, tmp_path: Path) -> None:
+    """The number of modules is the same at both, and no import is under way any more."""
+    body = """
+        import types
+        from forkproof import catalogue
+        facts = dict(what="a call", names=["library_of_calls.call"], resource="process", gil_outside=False, holds="", child="", source="", advice="")
+        catalogue.calls = lambda: [catalogue.Call(facts)]
+        def spec(half): return types.SimpleNamespace(_initializing=half)
+        library = sys.modules["library_of_calls"] = types.ModuleType("library_of_calls")
+        library.__spec__ = spec(True)
+        forkproof.install(warn=False, wait=0.01, events="events.jsonl")
+        gate, end = os.pipe()
+        def work(): os.read(gate, 1)
+        worker = thread(work)
+        def call(): return open(f"/proc/self/task/{worker.native_id}/syscall").read().split()
+        until(lambda: call()[1:2] == [hex(gate)])
+        assert forked(int) == 0
+        library.call, library.__spec__ = os.read, spec(False)
+        assert forked(int) == 0
+        os.close(end)
+        worker.join()
+    """
+    assert run("-W", "ignore", "-c", program(body), cwd=tmp_path).status == 0
+    lines = map(json.loads, (tmp_path / "events.jsonl").read_text().splitlines())
+    assert [[h["what"] for h in line["hazards"]] for line in lines if line["event"] == "fork"] == [
+        [],
+        ["a call"],
+    ]
 
 
 def test_a_warning_of_ours_never_waits_for_the_lock_of_warnings(run: Run) -> None:

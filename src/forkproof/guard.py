@@ -315,7 +315,7 @@ def _refresh() -> None:
                 s.resolved.add(name)
                 s.known[found] = facts
     awaited.update(lock.path.partition(".")[0] for lock in s.locks)
-    _native.set_calls(s.known, unresolved, tuple(awaited - sys.modules.keys()))
+    _native.set_calls(s.known, unresolved, tuple(name for name in awaited if not _is_imported(name)))
     for lock in s.locks:
         found = catalogue.resolve(lock.path)
         if found is not None and lock.concerns_loaded() and id(found) not in s.foreign:
@@ -328,6 +328,13 @@ def _refresh() -> None:
             filters[:] = [*s.filters, *_others(filters)]
             _filters_changed()
             _native.leave_warnings()
+
+
+def _is_imported(name: str) -> bool:
+    """And no thread is in the middle of it, so that all it is to have is there."""
+    module = sys.modules.get(name)
+    spec = getattr(module, "__dict__", {}).get("__spec__")
+    return module is not None and not getattr(spec, "_initializing", False)
 
 
 def _find_replaced() -> None:

@@ -960,7 +960,7 @@ static void settle(PyThreadState *me)
     }
     for (;;) {
         double elapsed = monotonic() - start;
-        int n = 0, pending = 0, calls = 0, back = 0, asleep = 0;
+        int n = 0, pending = 0, calls = 0, back = 0, asleep = 0, unstoppable = 0;
         look(&g.look, me);
         look_for_unseen(me, 0);
         learn_whose();
@@ -1009,6 +1009,7 @@ static void settle(PyThreadState *me)
                     inside[calls % MAX_STOPPED] = s->thread;
                     calls++;
                     asleep += !waits && is_asleep(s);
+                    unstoppable |= !can_be_stopped(s->thread);
                 }
                 continue;
             }
@@ -1076,6 +1077,11 @@ static void settle(PyThreadState *me)
                 /* The GIL is ours: such calls come to their end within their own time and then wait for it. */
                 drains++;
                 nap();
+            }
+            else if (unstoppable) {
+                drains = 0; /* it has to be met between two calls by chance */
+                let_run(NULL);
+                sleep_without_gil((double)(random_bits() % 5000) * 1e-6);
             }
             else if (calls == pending) {
                 /* The GIL is for others meanwhile, but whoever comes out of his call stops. */
@@ -1306,6 +1312,18 @@ static int filter_is_first(void)
            (PyList_GET_SIZE(filters) && PyList_GET_ITEM(filters, 0) == g.filter);
 }
 
+/* Whether another thread is still in the middle of it: what it is to have may not be there yet. */
+static int is_half_imported(PyObject *library)
+{
+    static PyObject *spec_name, *initializing_name;
+    if (spec_name == NULL) {
+        spec_name = PyUnicode_InternFromString("__spec__");
+        initializing_name = PyUnicode_InternFromString("_initializing");
+    }
+    PyObject *spec = PyModule_Check(library) ? PyDict_GetItemWithError(PyModule_GetDict(library), spec_name) : NULL;
+    return spec != NULL && plain_attribute(spec, initializing_name) == Py_True;
+}
+
 /* The catalogued functions of libraries that have been imported since the last refresh, found without running Python code:
  * between the program's call of fork() and the look no other thread is to get a turn that it would not have had. What is
  * not found so (types that their module hides) waits for the refresh after the fork. */
@@ -1321,6 +1339,9 @@ static void resolve_awaited(void)
         PyObject *library = PyDict_GetItemWithError(g.modules, PyTuple_GET_ITEM(entry, 0));
         if (library == NULL || !PyModule_Check(library)) {
             continue;
+        }
+        if (is_half_imported(library)) {
+            g.modules_resolved = -1; /* again at the next fork */
         }
         PyObject *object = PyDict_GetItemWithError(PyModule_GetDict(library), PyTuple_GET_ITEM(entry, 1));
         if (object != NULL && PyTuple_GET_ITEM(entry, 2) != Py_None) {
@@ -1350,10 +1371,15 @@ static int refresh_is_due(void)
     }
     g.modules_seen = PyDict_GET_SIZE(g.modules);
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(g.awaited); i++) {
-        if (PyDict_Contains(g.modules, PyTuple_GET_ITEM(g.awaited, i)) == 1) {
+        PyObject *library = PyDict_GetItemWithError(g.modules, PyTuple_GET_ITEM(g.awaited, i));
+        if (library != NULL && is_half_imported(library)) {
+            g.modules_seen = -1; /* ask again: when it is done their number will be the same */
+        }
+        else if (library != NULL) {
             return 1;
         }
     }
+    PyErr_Clear();
     return 0;
 }
 
@@ -1497,13 +1523,13 @@ static PyObject *before(PyObject *module, PyObject *unused)
     }
     follow_foreign();
     if (g.policy == POLICY_OBSERVE) {
-        resolve_awaited();
         /* PyOS_BeforeFork would take the import lock after us and wait for it while others move on; taken here, the look
          * is of the instant at which the fork happens. No Python code from here to there. */
         if (lock_imports() < 0) {
             g.turn = 0;
             Py_RETURN_NONE;
         }
+        resolve_awaited();
         look_unless_still(&g.look, me);
         look_for_unseen(me, SEARCH_LIMIT);
         g.polls = 1;
@@ -1514,12 +1540,23 @@ static PyObject *before(PyObject *module, PyObject *unused)
         }
     }
     else {
-        if (lock_imports() < 0) {
-            g.turn = 0;
-            Py_RETURN_NONE;
+        for (int i = 0;; i++) {
+            if (lock_imports() < 0) {
+                g.turn = 0;
+                Py_RETURN_NONE;
+            }
+            look_unless_still(&g.look, me);
+            look_for_unseen(me, SEARCH_LIMIT);
+            if (i == 3 || anything_matters() || !refresh_is_due()) {
+                break;
+            }
+            /* To take the import lock may have let the GIL go: an import that ended then may be in the catalogue, and at work. */
+            unlock_imports();
+            if (call_python(g.refresh, NULL, "refresh") < 0) {
+                g.turn = 0;
+                Py_RETURN_NONE;
+            }
         }
-        look_unless_still(&g.look, me);
-        look_for_unseen(me, SEARCH_LIMIT);
         g.polls = 1;
         if (anything_matters()) {
             find_held(me);

@@ -140,6 +140,12 @@ static int pending_call(void *unused)
     return 0;
 }
 
+int can_be_stopped(PyThreadState *thread)
+{
+    (void)thread;
+    return 1;
+}
+
 static void ask(PyThreadState *me, PyThreadState **threads, int n)
 {
     (void)threads;
@@ -179,11 +185,17 @@ static int stop_here(PyObject *unused, PyFrameObject *frame, int what, PyObject 
     return 0;
 }
 
+int can_be_stopped(PyThreadState *thread)
+{
+    return (thread->c_tracefunc == NULL || thread->c_tracefunc == stop_here) && thread->c_profilefunc == NULL &&
+           !thread->tracing;
+}
+
 static void ask(PyThreadState *me, PyThreadState **threads, int n)
 {
     (void)me;
     for (int i = 0; i < n; i++) {
-        if (threads[i]->c_tracefunc == NULL && threads[i]->c_profilefunc == NULL && !threads[i]->tracing) {
+        if (can_be_stopped(threads[i])) {
             trace(threads[i], stop_here);
         }
     }
