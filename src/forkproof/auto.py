@@ -42,6 +42,7 @@ _KINDS = {
     "warn": bool,
     "hide_moot_warnings": bool,
     "connections": bool,
+    "watch_all": bool,
 }
 
 
