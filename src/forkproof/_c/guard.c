@@ -482,12 +482,15 @@ static void look_for_unseen(PyThreadState *me, size_t limit)
         unseen.found[kept++] = unseen.found[i];
         add_owner(rlock, me);
     }
-    unseen.n = kept;
+    if (unseen.n != kept) { /* what is not written to costs no copy of its page after the fork before */
+        unseen.n = kept;
+    }
     search_for_unseen(me, limit);
     if (g.look.n > seen) {
         drop_unreachable(&g.look, me);
     }
 }
+
 static int queued_to_fork(unsigned long ident)
 {
     for (int i = 0; i < g.n_waiting; i++) {

@@ -25,6 +25,7 @@
 static struct {
     pthread_mutex_t mutex;
     pthread_cond_t stopped, go;
+    int used;                  /* the mutex, by anybody, in this process */
     int asked;                 /* how many threads are asked: the first that comes by is to stop */
     PyThreadState *whom[MAX_PARKED]; /* compared by address only */
     int (*may_stop)(PyThreadState *);
@@ -41,7 +42,7 @@ static void fresh(void)
     pthread_cond_init(&p.stopped, &clock);
     pthread_cond_init(&p.go, &clock);
     pthread_condattr_destroy(&clock);
-    p.asked = p.n = 0;
+    p.used = p.asked = p.n = 0;
 }
 
 /* With the mutex held, as the next one. */
@@ -233,6 +234,7 @@ void stop_one(PyThreadState *me, PyThreadState **threads, int n, int (*may_stop)
         ids[i] = (unsigned long)threads[i]->native_thread_id; /* they may end while the GIL is not ours */
         ran[i] = processor_time(ids[i]);
     }
+    p.used = 1;
     pthread_mutex_lock(&p.mutex);
     p.asked = p.n < MAX_PARKED ? n : 0;
     memcpy(p.whom, threads, sizeof(p.whom[0]) * (size_t)n);
@@ -257,6 +259,9 @@ void stop_one(PyThreadState *me, PyThreadState **threads, int n, int (*may_stop)
 
 int is_parked(PyThreadState *thread)
 {
+    if (!p.used) {
+        return 0;
+    }
     pthread_mutex_lock(&p.mutex);
     int found = listed(thread) != 0;
     pthread_mutex_unlock(&p.mutex);
@@ -265,6 +270,9 @@ int is_parked(PyThreadState *thread)
 
 void let_run(PyThreadState *thread)
 {
+    if (!p.used) {
+        return; /* at most forks: to lock the mutex would cost a copy of the page that it is in */
+    }
     pthread_mutex_lock(&p.mutex);
     if (thread != NULL) {
         strike_out(thread);
@@ -278,7 +286,9 @@ void let_run(PyThreadState *thread)
 
 void forget_parked(void)
 {
-    fresh();
+    if (p.used) {
+        fresh();
+    }
 }
 
 int park_init(void)

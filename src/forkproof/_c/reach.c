@@ -181,6 +181,29 @@ static void count_variables(PyThreadState *ts)
     }
 }
 
+/* What the object refers to, each once for each reference of its own. A generator's frame may have borrowed ones besides, which
+ * its tp_traverse shows to any visitor but the collector's (Python/gc.c _PyGC_VisitStackRef, v3.14.0). */
+static void follow(PyObject *object)
+{
+#if PY_AT_LEAST(3, 14)
+    Frame *frame = suspended_frame(object);
+    PyCodeObject *code = frame == NULL ? NULL : frame_code(frame);
+    if (code != NULL) {
+        int n = code->co_nlocalsplus + live_slots(frame, code, 0);
+        for (int i = 0; i < n; i++) {
+            PyObject *value = frame_local(frame, i);
+            if (value != NULL && frame_refers(frame, i, value)) {
+                count(value, NULL);
+            }
+        }
+        count(frame_function(frame), NULL);
+        count(((PyGenObject *)object)->gi_exc_state.exc_value, NULL);
+        return;
+    }
+#endif
+    Py_TYPE(object)->tp_traverse(object, count, NULL);
+}
+
 static int is_it(PyObject *object, void *wanted)
 {
     return object == wanted;
@@ -238,7 +261,7 @@ static void build(PyThreadState *self)
         PyObject *object = graph.met[i].object;
         if (is_followed(object)) {
             graph.met[i].followed = 1;
-            Py_TYPE(object)->tp_traverse(object, count, NULL);
+            follow(object);
         }
     }
     count_doubtful();
