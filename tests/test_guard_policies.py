@@ -443,6 +443,32 @@ def test_the_parents_import_goes_on_after_the_fork(run: Run, slow: dict[str, str
     assert ended.stdout == "42\n", ended.stderr
 
 
+def test_imports_that_follow_on_each_other_come_to_an_end(run: Run, tmp_path: Path) -> None:
+    """At no look is none of six threads in the middle of one, unless each is stopped when it is out of its own."""
+    path = tmp_path / "events"
+    for number in range(6):
+        (tmp_path / f"module{number}.py").write_text("def function(): pass\n" * 2000)
+    body = """
+        import importlib
+        def ceaseless(name):
+            while True:
+                importlib.import_module(name)
+                del sys.modules[name]
+        for number in range(6):
+            thread(ceaseless, f"module{number}")
+        time.sleep(0.1)
+        print([forked(int) for _ in range(3)])
+    """
+    ended = run(
+        "-c",
+        program(body, install=with_events(path, "wait=20")),
+        env={"PYTHONPATH": str(tmp_path)},
+        limit=100,
+    )
+    assert ended.stdout == "[0, 0, 0]\n", ended.stderr
+    assert [fork["outcome"] for fork in events(path, "fork")] == ["waited"] * 3
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Buffered files
 

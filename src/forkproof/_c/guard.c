@@ -39,6 +39,9 @@
 #define POLL 0.0005        /* seconds between looks while an import or a native call is waited for */
 #define HURRY 200          /* microseconds: the switch interval while a fork waits; at 5 ms each turn of each busy thread
                             * is 5 ms more before the forking one has the GIL back */
+#define LEAD_AFTER 0.05    /* seconds after which threads that import are stopped when they come out of an import, ... */
+#define LEAD_SLICE 0.005   /* ... asked for as long at a time, ... */
+#define LEAD_SHARE 0.25    /* ... and for this part of the time: to be asked slows an import down, tight loops most */
 #define STILL 0.01         /* seconds that threads stay parked while the others sleep in their calls */
 #define MAX_UNSEEN 64
 #define SEARCH_LIMIT 2000000 /* objects passed in one search of the heap at a fork, ten nanoseconds each, ... */
@@ -949,11 +952,12 @@ static void settle(PyThreadState *me)
     double start = monotonic();
     int gave_up = 0, drains = 0, steps = 0;
     double led = 0; /* since when others are led from stop to stop */
+    double led_imports = 0, asking = 0; /* the same of those that import, and for how long they were asked */
     double still = 0; /* since when all that is waited for is calls that sleep */
     PyObject *need[MAX_OWNED];
     Kind kinds[MAX_OWNED];
     char hurry[MAX_OWNED]; /* its time is up, and this its only try */
-    PyThreadState *stop[MAX_STOPPED], *inside[MAX_STOPPED];
+    PyThreadState *stop[MAX_STOPPED], *inside[MAX_STOPPED], *importing[MAX_STOPPED];
 
     unsigned long usual = *switch_interval();
     hold_signals();
@@ -963,7 +967,7 @@ static void settle(PyThreadState *me)
     }
     for (;;) {
         double elapsed = monotonic() - start;
-        int n = 0, pending = 0, calls = 0, back = 0, asleep = 0, unstoppable = 0;
+        int n = 0, pending = 0, calls = 0, back = 0, asleep = 0, unstoppable = 0, imports = 0;
         look(&g.look, me);
         look_for_unseen(me, 0);
         learn_whose();
@@ -1007,6 +1011,9 @@ static void settle(PyThreadState *me)
                 pending++;
                 if (waits && back < MAX_STOPPED) {
                     stop[back++] = s->thread;
+                }
+                if (s->kind == KIND_IMPORT && imports < MAX_STOPPED) {
+                    importing[imports++] = s->thread;
                 }
                 if (s->kind == KIND_CALL && s->innermost) {
                     inside[calls % MAX_STOPPED] = s->thread;
@@ -1091,9 +1098,20 @@ static void settle(PyThreadState *me)
                 drains = 0;
                 stop_one(me, inside, Py_MIN(calls, MAX_STOPPED), may_stop, POLL, POLL);
             }
+            else if (imports && elapsed > LEAD_AFTER && asking < LEAD_SHARE * (elapsed - LEAD_AFTER)) {
+                /* One import may follow on another for ever: each thread is stopped when it is out of one. */
+                double now = monotonic();
+                led_imports = led_imports != 0 ? led_imports : now;
+                drains = 0;
+                stop_one(me, importing, imports, may_stop, LEAD_SLICE, LEAD_SLICE);
+                asking += monotonic() - now;
+            }
             else {
                 drains = 0;
-                let_run(NULL); /* Python code that is waited for may need a thread that is parked */
+                if (led_imports == 0 || monotonic() - led_imports > STEPS_LIMIT) {
+                    led_imports = 0;
+                    let_run(NULL); /* Python code that is waited for may need a thread that is parked */
+                }
                 sleep_without_gil(POLL);
             }
             continue;
