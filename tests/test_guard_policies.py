@@ -466,7 +466,9 @@ def test_imports_that_follow_on_each_other_come_to_an_end(run: Run, tmp_path: Pa
         limit=100,
     )
     assert ended.stdout == "[0, 0, 0]\n", ended.stderr
-    assert [fork["outcome"] for fork in events(path, "fork")] == ["waited"] * 3
+    outcomes = [fork["outcome"] for fork in events(path, "fork")]
+    # Clear: a fork so soon after another that those who were stopped for that have not begun anew.
+    assert outcomes[0] == "waited" and set(outcomes) <= {"waited", "clear"}
 
 
 # ----------------------------------------------------------------------------------------------------------------------
