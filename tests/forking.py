@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 PRELUDE = '''
 import os, sys, threading, time, warnings
@@ -48,6 +51,44 @@ def until(condition, limit=10.0):
 '''
 
 
+# A thread that holds a lock until it is told.
+HELD = """
+mine = threading.Lock()
+held = threading.Event()
+give_back = threading.Event()
+def hold():
+    with mine:
+        held.set()
+        give_back.wait()
+holder = thread(hold)
+held.wait()
+"""
+
+# Three that take a lock over and over.
+BUSY = """
+lock = threading.Lock()
+def work():
+    while True:
+        with lock:
+            sum(range(30))
+for _ in range(3):
+    thread(work)
+def free():
+    must_be_free(lock)
+"""
+
+
 def program(body: str, *, install: str = "forkproof.install(warn=False)") -> str:
     """A program that forks under Forkproof; `install` is how it is switched on ("" for not at all)."""
     return PRELUDE + install + "\n" + dedent(body)
+
+
+def watched(*parts: str, install: str = "forkproof.install(warn=False)") -> str:
+    """The same of several parts, each indented by itself."""
+    return program("\n".join(dedent(part) for part in parts), install=install)
+
+
+def events(path: Path, kind: str) -> list[dict[str, Any]]:
+    """Those of that kind in an events file."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return [line for line in lines if line["event"] == kind]

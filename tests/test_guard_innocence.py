@@ -6,35 +6,10 @@ import json
 import sys
 from pathlib import Path
 from textwrap import dedent
-from typing import Any
 
 import pytest
 from conftest import Run
-from forking import program
-
-HELD = """
-mine = threading.Lock()
-held = threading.Event()
-give_back = threading.Event()
-def hold():
-    with mine:
-        held.set()
-        give_back.wait()
-holder = thread(hold)
-held.wait()
-"""
-
-BUSY = """
-lock = threading.Lock()
-def work():
-    while True:
-        with lock:
-            sum(range(30))
-for _ in range(3):
-    thread(work)
-def free():
-    must_be_free(lock)
-"""
+from forking import BUSY, HELD, events, watched
 
 # The lists that CPython keeps at-fork callbacks in are found by a callback that is in them.
 CALLBACKS = """
@@ -74,15 +49,6 @@ def usable():
 SHORT = "forkproof.install(wait=0.05, warn=False)"
 FAULT = "forkproof: off after a fault of its own in "
 QUIET = ("-W", "ignore::DeprecationWarning")  # CPython's own warning has its tests elsewhere
-
-
-def watched(*parts: str, install: str = "forkproof.install(warn=False)") -> str:
-    return program("\n".join(dedent(part) for part in parts), install=install)
-
-
-def events(path: Path, kind: str) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    return [line for line in lines if line["event"] == kind]
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -2,40 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
-from textwrap import dedent
-from typing import Any
 
 import pytest
 from conftest import Ended, Run
-from forking import program
-
-HELD = """
-mine = threading.Lock()
-held = threading.Event()
-give_back = threading.Event()
-def hold():
-    with mine:
-        held.set()
-        give_back.wait()
-holder = thread(hold)
-held.wait()
-"""
-
-BUSY = """
-lock = threading.Lock()
-def work():
-    while True:
-        with lock:
-            sum(range(30))
-for _ in range(3):
-    thread(work)
-def free():
-    must_be_free(lock)
-"""
+from forking import BUSY, HELD, events, program, watched
 
 ATTEMPT = """
 def attempt(fork):
@@ -58,10 +31,6 @@ LOUD = "forkproof.install(wait=0.05)"
 needs_312 = sys.version_info >= (3, 12)
 
 
-def watched(*parts: str, install: str = "forkproof.install(warn=False)") -> str:
-    return program("\n".join(dedent(part) for part in parts), install=install)
-
-
 @pytest.fixture
 def terminals() -> None:
     """For programs that make pseudo-terminals."""
@@ -74,11 +43,6 @@ def terminals() -> None:
 
 def with_events(path: Path, more: str = "") -> str:
     return f"forkproof.install(events={str(path)!r}, warn=False, {more})"
-
-
-def events(path: Path, kind: str) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    return [line for line in lines if line["event"] == kind]
 
 
 def app(tmp_path: Path, *parts: str, install: str = LOUD) -> tuple[Path, int]:
