@@ -48,6 +48,48 @@ def _dedent(text: str) -> str:
     return dedent(text)
 
 
+GENERATORS = """
+import asyncio
+lock = threading.Lock()
+def generator():
+    with lock:
+        for number in range(3):
+            time.sleep(0.002)
+            yield number
+def delegating():
+    yield from generator()
+async def coroutine():
+    with lock:
+        await asyncio.sleep(0.002)
+async def under_a_loop():
+    while True:
+        await coroutine()
+def work():
+    while True:
+        for each in {iterable}:
+            pass
+thread({target})
+time.sleep(0.05)
+print({{forked(lambda: must_be_free(lock)) for _ in range(10)}})
+"""
+
+
+@pytest.mark.parametrize(
+    "iterable", ["generator()", "delegating()", "map(str, generator())", "zip(generator(), range(9))"]
+)
+def test_a_lock_of_a_generator_whose_loop_is_stopped_between_two_items(run: Run, iterable: str) -> None:
+    """The fork takes the lock by stopping its user, for which the head of the loop would be the first place."""
+    text = program("") + GENERATORS.format(iterable=iterable, target="work")
+    ended = run("-c", text, limit=120)
+    assert ended.stdout == "{0}\n", ended.stderr
+
+
+def test_a_lock_of_a_coroutine_that_waits(run: Run) -> None:
+    text = program("") + GENERATORS.format(iterable="()", target="asyncio.run, under_a_loop()")
+    ended = run("-c", text, limit=120)
+    assert ended.stdout == "{0}\n", ended.stderr
+
+
 def test_a_queue_with_busy_producers_and_consumers(run: Run) -> None:
     body = """
         import queue

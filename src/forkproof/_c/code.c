@@ -591,7 +591,7 @@ static void flow(Reader *r)
             continue;
         }
         if (op == FOR_ITER || (GET_ANEXT >= 0 && op == GET_ANEXT)) {
-            iterator = add_region(r, depth - 1, iterator);
+            u->iterator = iterator = add_region(r, depth - 1, iterator); /* from here on: a thread is stopped before it too */
         }
         visit(r, next, depth + effect, iterator);
     }

@@ -507,6 +507,22 @@ static int locks_behind(Thread *t, PyObject *object, PyObject **locks, int room)
 static void sight_manager(Thread *t, const Place *p, State state, PyObject *manager, int nesting);
 static void sight_iterator(Thread *t, const Place *p, State state, PyObject *object, int nesting);
 
+/* What a frame that stands in `yield from` or `await` has handed on to. */
+static void sight_delegate(Thread *t, const Place *p, State state, int nesting)
+{
+    if (p->unit < 0 || p->unit >= p->info->n_units || p->info->units[p->unit].depth < 0 || !delegates_at(p->info, p->unit)) {
+        return;
+    }
+    int depth = p->info->units[p->unit].depth;
+    PyObject *to = frame_slot(p->frame, p->code, depth - 2);
+#if PY_AT_LEAST(3, 15)
+    if (to == NULL) { /* as with FOR_ITER: two slots */
+        to = frame_slot(p->frame, p->code, depth - 3);
+    }
+#endif
+    sight_iterator(t, p, state, to, nesting);
+}
+
 static void sight_generator(Thread *t, const Place *p, State state, PyObject *generator, int nesting)
 {
     t->look->firm = 0;
@@ -523,16 +539,7 @@ static void sight_generator(Thread *t, const Place *p, State state, PyObject *ge
         sight_method_of_manager(t, &inner, inner.unit - inner.info->units[inner.unit].back);
     }
     sight_frame_locks(t, &inner, state, nesting + 1);
-    if (inner.unit >= 0 && inner.unit < inner.info->n_units && delegates_at(inner.info, inner.unit)) {
-        const Unit *u = &inner.info->units[inner.unit];
-        PyObject *to = frame_slot(frame, code, u->depth - 2);
-#if PY_AT_LEAST(3, 15)
-        if (to == NULL) { /* as with FOR_ITER: two slots */
-            to = frame_slot(frame, code, u->depth - 3);
-        }
-#endif
-        sight_iterator(t, &inner, state, to, nesting + 1);
-    }
+    sight_delegate(t, &inner, state, nesting + 1);
 }
 
 typedef struct {
@@ -2119,6 +2126,9 @@ static void sight_frame(Thread *t, Frame *frame, PyCodeObject *code, const CodeI
         }
     }
     sight_frame_locks(t, &p, STATE_HOLDS, 0);
+    if (inner == NULL) {
+        sight_delegate(t, &p, STATE_HOLDS, 0); /* it is stopped before it goes on with what it waits for */
+    }
 }
 
 /* For a frame that is not the innermost of the Python code that C code called. */
