@@ -310,7 +310,9 @@ def _refresh() -> None:
             if found is None:
                 awaited.add(module)
                 parts = name.split(".")
-                unresolved.append((parts[0], parts[1], parts[2] if len(parts) == 3 else None, facts))
+                for at in range(max(1, len(parts) - 2), len(parts)):
+                    method = parts[at + 1] if at + 1 < len(parts) else None
+                    unresolved.append((".".join(parts[:at]), parts[at], method, facts))
             else:
                 s.resolved.add(name)
                 s.known[found] = facts
