@@ -88,6 +88,17 @@ def test_a_lock_that_a_vanished_thread_held(run: Run, tmp_path: Path, way: str) 
     ], ended.stdout + ended.stderr
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="a lock is no semaphore of the system's there")
+def test_a_lock_that_compiled_code_takes(run: Run, tmp_path: Path) -> None:
+    body = """
+        def child():
+            all(map(type(held).acquire, (held,)))
+        told(hang_of(child))
+    """
+    ended = run("-c", watched(tmp_path / "events", HELD, body))
+    assert ended.stdout.startswith("MainThread|proven|record|held-lock\nholder|"), ended.stdout + ended.stderr
+
+
 def test_an_rlock(run: Run, tmp_path: Path) -> None:
     body = """
         def child():

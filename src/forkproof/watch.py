@@ -344,12 +344,13 @@ def _left_undone(wait: Waiting, things: list[object], waits: list[Waiting]) -> _
     if wait[5][0] != _watched.forking:
         return None
     living = _native.workers()
+    around = asking.called_on(wait, _watched.settings.waits)
     for thing in things:
         worker = workers.left_with(thing)
         if (
             worker is not None
             and not workers.is_taken_on(thing, living, _watched.settings.workers)
-            and not _may_be_seen_to(thing, waits)
+            and not any(_may_be_seen_to(other, waits) for other in (thing, *around))
         ):
             return _Reason("likely", None, worker.hazard())
     return None
