@@ -99,6 +99,30 @@ def test_a_lock_that_compiled_code_takes(run: Run, tmp_path: Path) -> None:
     assert ended.stdout.startswith("MainThread|proven|record|held-lock\nholder|"), ended.stdout + ended.stderr
 
 
+def test_a_catalogued_lock_of_a_library_that_has_just_been_imported(run: Run, tmp_path: Path) -> None:
+    body = """
+        import types
+        from forkproof import catalogue, guard
+        facts = dict(path="late.lock", distribution="late", what="its lock", source="", advice="")
+        guard._settings.locks.append(catalogue.Lock(facts))
+        guard._refresh()
+        late = sys.modules["late"] = types.ModuleType("late")
+        late.lock, taken = threading.Lock(), threading.Event()
+        source = "def each(*calls): list(map(lambda call: call(), calls))"
+        exec(compile(source, "/late/__init__.py", "exec"), vars(late))
+        thread(late.each, late.lock.acquire, taken.set, lambda: time.sleep(3600))
+        taken.wait()
+        def child():
+            with late.lock: pass
+        told(hang_of(child))
+    """
+    ended = run("-c", watched(tmp_path / "events", body))
+    assert ended.stdout.splitlines() == [
+        "MainThread|proven|closed-world|held-lock",
+        "Thread-1 (each)|its lock",
+    ], ended.stdout + ended.stderr
+
+
 def test_an_rlock(run: Run, tmp_path: Path) -> None:
     body = """
         def child():

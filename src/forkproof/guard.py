@@ -305,18 +305,18 @@ def _refresh() -> None:
         for name in call.names:
             if name in s.resolved:
                 continue
-            module = name.partition(".")[0]
+            parts = name.split(".")
+            module = ".".join(parts[: max(1, len(parts) - 2)])  # a function's may be one less
             found = catalogue.resolve(name) if module in sys.modules else None
             if found is None:
                 awaited.add(module)
-                parts = name.split(".")
                 for at in range(max(1, len(parts) - 2), len(parts)):
                     method = parts[at + 1] if at + 1 < len(parts) else None
                     unresolved.append((".".join(parts[:at]), parts[at], method, facts))
             else:
                 s.resolved.add(name)
                 s.known[found] = facts
-    awaited.update(lock.path.partition(".")[0] for lock in s.locks)
+    awaited.update(lock.module for lock in s.locks)
     looked_for = []
     for lock in s.locks:
         found = catalogue.resolve(lock.path)
