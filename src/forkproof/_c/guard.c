@@ -948,6 +948,18 @@ static int may_be_in_transit(PyObject *lock)
 }
 
 /* Looks until everything that matters is owned or given up. Returns with the import lock taken and the last look done. */
+/* An RLock that compiled code took before names no owner while a thread comes back with it, and who waits for it there is not
+ * seen and gets it without the GIL: free or not, it is to be ours. Not one that could not be had before. */
+static int may_be_taken_unseen(PyObject *rlock, PyThreadState *me)
+{
+    if (rlock == NULL || rlock_owner(rlock) != 0) {
+        return 0;
+    }
+    Sighting s = {.thread = me, .state = STATE_HOLDS, .kind = KIND_RLOCK, .subject = rlock};
+    const Lost *entry = find_lost(0, rlock);
+    return matters(&s) != MATTERS_NOT && (entry == NULL || !entry->failures);
+}
+
 static void settle(PyThreadState *me)
 {
     double start = monotonic();
@@ -1055,6 +1067,24 @@ static void settle(PyThreadState *me)
                     kinds[n++] = kind_of(value);
                 }
             }
+        }
+        for (int i = 0; i < unseen.n && n < MAX_OWNED; i++) {
+            PyObject *rlock = referent(unseen.found[i]);
+            int known = 0;
+            for (int k = 0; k < n; k++) {
+                known |= need[k] == rlock;
+            }
+            if (known || !may_be_taken_unseen(rlock, me)) {
+                continue;
+            }
+            if (elapsed >= g.wait) {
+                give_up(note(0, rlock), NULL);
+                gave_up = 1;
+                continue;
+            }
+            need[n] = rlock;
+            hurry[n] = 0;
+            kinds[n++] = KIND_RLOCK;
         }
         if (!pending && n == 0) {
             if (g.import_locked) {
@@ -1295,7 +1325,8 @@ static int anything_matters(void)
             return 1;
         }
     }
-    return g.look.failed || (g.look.threads && PyDict_GET_SIZE(foreign_locks));
+    return g.look.failed ||
+           (g.look.threads && (PyDict_GET_SIZE(foreign_locks) || (unseen.n && g.policy == POLICY_WAIT)));
 }
 
 static int call_python(PyObject *function, PyObject *argument, const char *where)
