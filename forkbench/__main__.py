@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import os
 import pathlib
 import platform
 import sys
@@ -17,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from .runner import HERE, Row, as_json, cases, environments, run_case, summary
+from .runner import HERE, Row, as_json, cases, environments, run_case, summary, version
 
 COLUMNS = ("case", "class", "bare", "named", "explained", "prevented", "alarm", "waited", "CPython warns")
 
@@ -40,13 +41,19 @@ def cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def markdown(rows: list[Row], python: str) -> str:
+def load() -> str:
+    """What this and all else kept busy: threads that want a processor, in the mean of the last five minutes."""
+    return f"{os.getloadavg()[1]:.1f}"
+
+
+def markdown(rows: list[Row], python: str, how: str) -> str:
+    """`how` it was run: cases at a time, how busy the machine was."""
     lines = [
         "# ForkBench",
         "",
         f"Made by `python -m forkbench --markdown docs/forkbench.md` on {datetime.now(timezone.utc):%Y-%m-%d}, {python}, "
-        f"{platform.system()} {platform.machine()}; the libraries' versions are in `forkbench/requirements*.txt`. One run a cell: "
-        "races come out differently now and then, above all on a busy machine.",
+        f"{platform.system()} {platform.machine()}, {how}; the libraries' versions are in `forkbench/requirements*.txt`. One run a "
+        "cell: races come out differently now and then, above all on a busy machine.",
         "",
         "*named*: an event of a fork under `observe` names the culprit. *explained*: the hang event of the child does, proven "
         "or likely. *prevented*: the program finishes under `wait`. *alarm*: for controls, a fork said to be at risk or a "
@@ -79,6 +86,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--markdown", type=pathlib.Path, metavar="FILE")
     options = parser.parse_args()
+    before = load()
 
     chosen = list(cases(options.cases))
     console = Console(stderr=options.json)
@@ -113,7 +121,10 @@ def main() -> int:
         for name, value in summary(rows).items():
             console.print(f"{name}: {value}")
     if options.markdown:
-        options.markdown.write_text(markdown(rows, f"{options.python}"))
+        how = (
+            f"{os.cpu_count()} processors, {options.jobs} at a time, load {before} before and {load()} after"
+        )
+        options.markdown.write_text(markdown(rows, version(options.venvs), how))
     return int(any(row.alarm and not row.alarm_ok for row in rows if row.expect == "safe"))
 
 

@@ -91,6 +91,13 @@ def environments(venvs: pathlib.Path, python: str, install: str | None, match: s
             subprocess.run([*pip, f"{install}[cli]"], check=True)
 
 
+def version(venvs: pathlib.Path) -> str:
+    """Of the interpreter that the environments have."""
+    python = next(iter(sorted(venvs.glob("*/bin/python"))))
+    code = "import platform as p; print(p.python_implementation(), p.python_version())"
+    return subprocess.run([python, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
+
+
 def _environment() -> dict[str, str]:
     """Without what hides hangs: PYTHONUNBUFFERED takes the standard streams' locks away."""
     hide = ("PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "PYTHONWARNINGS")

@@ -327,6 +327,22 @@ def test_a_thread_inside_sqlite(stage: Stage) -> None:
     connection.close()
 
 
+class _Counting(sqlite3.Cursor):
+    def execute(self, *arguments: Any) -> Any:
+        return super().execute(*arguments)
+
+
+def test_a_method_that_a_subclass_calls_by_super(stage: Stage) -> None:
+    gate = stage.gate()
+    connection = sqlite3.connect(":memory:", check_same_thread=False)
+    connection.create_function("stop", 0, gate.wait)
+    thread = stage.at(gate, connection.cursor(_Counting).execute, "select stop()")
+    assert told_of(thread) == ["SQLite"]
+    gate.open()
+    thread.join()
+    connection.close()
+
+
 def caught(body: Callable[[], object], kind: int) -> Any:
     """A sighting of a thread that does `body` again and again, and the thread."""
     stop = False

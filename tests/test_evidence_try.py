@@ -3,7 +3,10 @@
 # ruff: noqa: F811
 from __future__ import annotations
 
+import sys
 import threading
+from collections.abc import Callable
+from types import FrameType
 
 import pytest
 from looking import Mode, Stage, expect, holds, leaving, modes, play, sightings
@@ -344,3 +347,28 @@ def test_a_python_release_that_has_not_let_go_yet_is_leaving(stage: Stage) -> No
     gate.open()
     late.reached(thread)
     expect(thread, leaving(wrapped.inner))
+
+
+def test_the_line_of_a_try_which_cannot_raise(stage: Stage) -> None:
+    lock, gate = threading.Lock(), stage.gate()
+
+    def body() -> None:
+        with lock:
+            wanted = True
+            try:
+                del wanted
+            except NameError:
+                raise
+
+    def stop(frame: FrameType, event: str, argument: object) -> Callable[..., object] | None:
+        if frame.f_code is not body.__code__:
+            return None
+        if event == "line" and frame.f_lineno == body.__code__.co_firstlineno + 3:
+            gate.wait()
+        return stop
+
+    def traced() -> None:
+        sys.settrace(stop)
+        body()
+
+    expect(stage.at(gate, traced), holds(lock))

@@ -88,6 +88,41 @@ def test_a_lock_that_a_vanished_thread_held(run: Run, tmp_path: Path, way: str) 
     ], ended.stdout + ended.stderr
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="a lock is no semaphore of the system's there")
+def test_a_lock_that_compiled_code_takes(run: Run, tmp_path: Path) -> None:
+    body = """
+        def child():
+            all(map(type(held).acquire, (held,)))
+        told(hang_of(child))
+    """
+    ended = run("-c", watched(tmp_path / "events", HELD, body))
+    assert ended.stdout.startswith("MainThread|proven|record|held-lock\nholder|"), ended.stdout + ended.stderr
+
+
+def test_a_catalogued_lock_of_a_library_that_has_just_been_imported(run: Run, tmp_path: Path) -> None:
+    body = """
+        import types
+        from forkproof import catalogue, guard
+        facts = dict(path="late.lock", distribution="late", what="its lock", source="", advice="")
+        guard._settings.locks.append(catalogue.Lock(facts))
+        guard._refresh()
+        late = sys.modules["late"] = types.ModuleType("late")
+        late.lock, taken = threading.Lock(), threading.Event()
+        source = "def each(*calls): list(map(lambda call: call(), calls))"
+        exec(compile(source, "/late/__init__.py", "exec"), vars(late))
+        thread(late.each, late.lock.acquire, taken.set, lambda: time.sleep(3600))
+        taken.wait()
+        def child():
+            with late.lock: pass
+        told(hang_of(child))
+    """
+    ended = run("-c", watched(tmp_path / "events", body))
+    assert ended.stdout.splitlines() == [
+        "MainThread|proven|closed-world|held-lock",
+        "Thread-1 (each)|its lock",
+    ], ended.stdout + ended.stderr
+
+
 def test_an_rlock(run: Run, tmp_path: Path) -> None:
     body = """
         def child():

@@ -41,6 +41,8 @@ taken.wait()
 loop = asyncio.new_event_loop()
 thread(loop.run_forever)
 answer = lambda: asyncio.sleep(0)
+async def gives(executor): await asyncio.get_running_loop().run_in_executor(executor, int)
+async def waits(): await asyncio.get_running_loop().create_future()
 asyncio.run_coroutine_threadsafe(answer(), loop).result()
 never = asyncio.run_coroutine_threadsafe(asyncio.sleep(3600), loop)
 pool = ThreadPool(1)
@@ -138,6 +140,18 @@ HANGS = {
         "sleeper(); never.result()",
         "proven|record|the result of a Future|asyncio event loop",
     ),
+    "something that a callback of the loop would set": (
+        "sleeper(); e = threading.Event(); loop.call_soon_threadsafe(lambda: e.set()); e.wait()",
+        "likely|None|a threading.Event to be set|asyncio event loop",
+    ),
+    "an item that a job would put": (
+        "sleeper(); q = queue.SimpleQueue(); full.submit(q.put, 1); q.get()",
+        "likely|None|an item of a queue.SimpleQueue|worker of a ThreadPoolExecutor",
+    ),
+    "a job of a loop of its own": (
+        "sleeper(); asyncio.run(gives(full))",
+        "likely|None|an event loop's next event|worker of a ThreadPoolExecutor",
+    ),
     "a result of a pool": (
         "sleeper(); pool.apply(int)",
         "proven|record|a result of a multiprocessing.Pool|multiprocessing.Pool",
@@ -213,6 +227,19 @@ HEALTHY = {
         other = asyncio.new_event_loop()
         thread(other.run_forever)
         asyncio.run_coroutine_threadsafe(asyncio.sleep(3600), other).result()
+    """,
+    "a loop of its own that is idle, with a job elsewhere": "full.submit(int); asyncio.run(waits())",
+    "an event that nothing of the vanished is to set": """
+        e = threading.Event()
+        full.submit(int)
+        thread(lambda: (time.sleep(3600), e.set()))
+        e.wait()
+    """,
+    "an event that a thread of its own sets as well": """
+        e = threading.Event()
+        full.submit(lambda: e.set())
+        thread(lambda: (time.sleep(3600), e.set()))
+        e.wait()
     """,
     "a pool of its own": "ThreadPool(1).apply(time.sleep, (3600,))",
     "the server, which it serves itself": """

@@ -82,6 +82,16 @@ def _() -> Forks | str:
     return Forks(lambda: etree.parse(path), lambda: etree.fromstring(b"<a/>", parser), threads=2)
 
 
+@_library("lxml, one XPath object / child: the same one")
+def _() -> Forks | str:
+    try:
+        from lxml import etree
+    except ImportError as error:
+        return str(error)
+    find, tree = etree.XPath("count(//b)"), etree.fromstring(b"<a>" + b"<b>text</b>" * 200_000 + b"</a>")
+    return Forks(lambda: find(tree), lambda: find(tree), threads=1)
+
+
 @_library("lxml, one parser object / child: the same parser")
 def _() -> Forks | str:
     try:

@@ -24,6 +24,11 @@ def say(line, rc):
     os._exit(rc)
 
 
+def _end(line, rc):
+    """A case that has something of its own to end, or another standard output to write to, has a `say` of its own."""
+    sys.modules["__main__"].say(line, rc)
+
+
 def thread(fn, *args):
     t = threading.Thread(target=fn, args=args, daemon=True)
     t.start()
@@ -47,7 +52,7 @@ def _watch(pid, note):
         p, st = os.waitpid(pid, os.WNOHANG)
         if p:
             if st:
-                say("CHILD error status=%d" % st, 4)
+                _end("CHILD error status=%d" % st, 4)
             return
         time.sleep(0.002)
     if TRACE:
@@ -59,7 +64,7 @@ def _watch(pid, note):
             os.system("gdb -p %d -batch -ex bt 2>/dev/null | grep '^#' | head -25 >&2" % pid)
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-    say("CHILD hung", 3)
+    _end("CHILD hung", 3)
 
 
 def run_child(child, forks=1, gap=0.0):
@@ -83,7 +88,7 @@ def run_child(child, forks=1, gap=0.0):
         _watch(pid, note)
         if gap:
             time.sleep(gap)
-    say("CHILD ok", 0)
+    _end("CHILD ok", 0)
 
 
 def run_mp_child(child, forks=1, gap=0.0):
@@ -112,9 +117,9 @@ def run_mp_child(child, forks=1, gap=0.0):
                 time.sleep(0.5)
             os.kill(p.pid, signal.SIGKILL)
             p.join()
-            say("CHILD hung", 3)
+            _end("CHILD hung", 3)
         if p.exitcode:
-            say("CHILD error exitcode=%d" % p.exitcode, 4)
+            _end("CHILD error exitcode=%d" % p.exitcode, 4)
         if gap:
             time.sleep(gap)
-    say("CHILD ok", 0)
+    _end("CHILD ok", 0)

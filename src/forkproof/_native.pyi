@@ -76,13 +76,15 @@ def waiters() -> list[tuple[Any, Any]]:
 def set_calls(
     calls: dict[Any, tuple[int, int, bool, bool, int]],
     unresolved: list[tuple[str, str, str | None, tuple[int, int, bool, bool, int]]],
+    locks: list[tuple[str, tuple[str, ...]]],
     awaited: tuple[str, ...],
 ) -> None:
     """callable -> (entry, resource, only host names, GIL retaken outside, streams). Resource: 0 process, 1 object, 2 stream,
     3 the iterator that is the first argument. Streams, for a call that is given none: 1 stdin + 2 stdout + 4 stderr; for
     resource 3: how many references it has of its own.
 
-    `unresolved`: (module, name, method, facts) of what could not be found yet. `awaited`: modules whose import makes
+    `unresolved`: (module, name, method, facts) of what could not be found yet. `locks`: (marker, path) of what `add_foreign`
+    could not be called for. `awaited`: modules whose import makes
     a refresh due.
     """
 
@@ -118,6 +120,9 @@ def add_foreign(lock: Any, marker: str, path: tuple[str, ...]) -> None:
     """`marker`: what the file names of its library's frames contain. A lock object (acquire, release) that is owned at every fork because frames do not show who holds it.
 
     `path`: a module and attributes, by which the lock is found anew at each fork."""
+
+def drop_foreign(lock: Any, /) -> None:
+    """It is not to be owned: found by its path, and of a version of its library that mends itself."""
 
 def set_exempt(exempt: dict[Any, Any]) -> None:
     """The dict itself is read at each fork: keys id(lock), or (thread ident,)."""
@@ -193,8 +198,12 @@ def watch_stop() -> None: ...
 def set_waits(methods: dict[Any, tuple[int, int]], /) -> None:
     """Methods in C that wait: method descriptor -> (kind, position of the time-out among the arguments)."""
 
-def futex_of(native_id: int, /) -> tuple[bool, int] | None:
-    """What a thread of this process sleeps on: (without time-out, native id of the mutex's owner or 0); None if nothing."""
+def futex_of(native_id: int, /) -> tuple[bool, int, int] | None:
+    """What a thread of this process sleeps on: (without time-out, native id of the mutex's owner or 0, address); None if
+    nothing."""
+
+def address_of_lock(lock: Any, /) -> int:
+    """Of the word that a thread sleeps on which waits for this Lock or RLock; 0 where that is not known (3.14 on)."""
 
 def count_threads() -> int:
     """Threads of this process, those that Python does not know included; 0 where that cannot be known."""

@@ -305,23 +305,31 @@ def _refresh() -> None:
         for name in call.names:
             if name in s.resolved:
                 continue
-            module = name.partition(".")[0]
+            parts = name.split(".")
+            module = ".".join(parts[: max(1, len(parts) - 2)])  # a function's may be one less
             found = catalogue.resolve(name) if module in sys.modules else None
             if found is None:
                 awaited.add(module)
-                parts = name.split(".")
-                unresolved.append((parts[0], parts[1], parts[2] if len(parts) == 3 else None, facts))
+                for at in range(max(1, len(parts) - 2), len(parts)):
+                    method = parts[at + 1] if at + 1 < len(parts) else None
+                    unresolved.append((".".join(parts[:at]), parts[at], method, facts))
             else:
                 s.resolved.add(name)
                 s.known[found] = facts
-    awaited.update(lock.path.partition(".")[0] for lock in s.locks)
-    _native.set_calls(s.known, unresolved, tuple(name for name in awaited if not _is_imported(name)))
+    awaited.update(lock.module for lock in s.locks)
+    looked_for = []
     for lock in s.locks:
         found = catalogue.resolve(lock.path)
-        if found is not None and lock.concerns_loaded() and id(found) not in s.foreign:
+        if found is None:
+            looked_for.append((lock.marker, lock.steps))
+        elif not lock.concerns_loaded():
+            _native.drop_foreign(found)
+        elif id(found) not in s.foreign:
             s.foreign[id(found)] = lock
-            package = lock.path.partition(".")[0]
-            _native.add_foreign(found, f"/{package}/", catalogue.steps(lock.path))
+            _native.add_foreign(found, lock.marker, lock.steps)
+    _native.set_calls(
+        s.known, unresolved, looked_for, tuple(name for name in awaited if not _is_imported(name))
+    )
     if s.filters:
         filters: list[Any] = warnings.filters  # type: ignore[assignment]
         if (not filters or filters[0] is not s.filters[0]) and _native.enter_warnings():
@@ -338,11 +346,12 @@ def _is_imported(name: str) -> bool:
 
 
 def _find_replaced() -> None:
-    """A library may have replaced its lock since the last refresh; the extension has followed it, and the names do here."""
+    """The extension follows the catalogue's locks (of a library imported since the last refresh, or replaced by it), and the
+    names do here."""
     s = _settings
-    for lock in set(s.foreign.values()):
+    for lock in s.locks:
         found = catalogue.resolve(lock.path)
-        if found is not None:
+        if found is not None and (id(found) in s.foreign or lock.concerns_loaded()):
             s.foreign[id(found)] = lock
 
 
@@ -460,11 +469,16 @@ def _hazards(seen: list[Sighting] | None, left: list[Sighting] | None) -> list[d
 
 def _sorted(seen: list[Sighting] | None, left: list[Sighting] | None) -> list[tuple[Sighting, bool]]:
     """What remained and what was cleared, without what is exempt."""
-    exempt = _settings.exempt
-    remaining = [s for s in left or () if id(s[7]) not in exempt]
+    _find_replaced()
+    remaining = [s for s in left or () if _concerns(s)]
     keys = {_key(s) for s in remaining}
-    gone = [s for s in seen or () if _key(s) not in keys and id(s[7]) not in exempt]
+    gone = [s for s in seen or () if _key(s) not in keys and _concerns(s)]
     return [(s, False) for s in remaining] + [(s, True) for s in gone]
+
+
+def _concerns(s: Sighting) -> bool:
+    """Not if it is exempt, or a lock of the catalogue in a version of its library that mends it."""
+    return id(s[7]) not in _settings.exempt and (s[3] != naming.FOREIGN or id(s[7]) in _settings.foreign)
 
 
 def _risk(hazards: list[dict[str, Any]]) -> Literal["none", "possible", "certain"]:

@@ -253,7 +253,11 @@ def _reasons(
     reasons: dict[int, _Reason] = {}
     for wait in standing:
         if wait[5][3] in (naming.CALL, NONE):
-            reason = _native_reason(wait[5], waits)
+            reason = (
+                _compiled_reason(wait[5], waits, holders, locks)
+                or _native_reason(wait[5], waits)
+                or _idle_loop(wait, waits)
+            )
         else:
             reason = _reason(wait, waits, holders, live, locks)
         if reason is not None:
@@ -275,6 +279,8 @@ def _reason(
             if orphan.condition is subject and orphan.permits == 0 and id(orphan.subject()) not in holders:
                 return _Reason("likely", None, orphan.hazard)
         return _unanswered(wait, waits)
+    if kind == QUEUE:
+        return _left_undone(wait, [subject], waits)
     if kind == naming.IMPORT:
         owner = getattr(subject, "owner", None) or 0
     if kind == naming.BUFFERED and not owner and matching and still >= _watched.hang_after:
@@ -307,20 +313,47 @@ def _reason(
 
 def _unanswered(wait: Waiting, waits: list[Waiting]) -> _Reason | None:
     """It waits for what workers were to do that are not here, and nobody in their place."""
-    known = _watched.settings.waits
     gone: list[tuple[object, workers.Vanished]] = []
-    for candidates in asking.asked(wait, known):
+    undone: _Reason | None = None
+    asked = asking.asked(wait, _watched.settings.waits)
+    for candidates in asked:
         found = next(((thing, v) for thing in candidates if (v := workers.explains(thing)) is not None), None)
-        if found is None:
+        if found is not None:
+            gone.append(found)
+            continue
+        undone = _left_undone(wait, candidates, waits)
+        if undone is None:
             return None
-        gone.append(found)
-    if not gone or _is_seen_to([thing for thing, _ in gone]):
+    if not asked:
+        return _left_undone(wait, [wait[5][7]], waits)
+    if _is_seen_to([thing for thing, _ in gone]):
         return None
+    if undone is not None:
+        return undone
     if all(worker.was_last(thing) for thing, worker in gone):
         return _Reason("proven", "record", gone[0][1].hazard())
     if any(worker.is_replaced(thing) or _may_be_seen_to(thing, waits) for thing, worker in gone):
         return None
     return _Reason("likely", None, gone[0][1].hazard())
+
+
+def _left_undone(wait: Waiting, things: list[object], waits: list[Waiting]) -> _Reason | None:
+    """It has left a job with a worker that is not here, and waits for something that has to do with it, one of `things`. Only of
+    the thread that forked: while that one runs, it may be what the others wait for."""
+    assert _native is not None
+    if wait[5][0] != _watched.forking:
+        return None
+    living = _native.workers()
+    around = asking.called_on(wait, _watched.settings.waits)
+    for thing in things:
+        worker = workers.left_with(thing)
+        if (
+            worker is not None
+            and not workers.is_taken_on(thing, living, _watched.settings.workers)
+            and not any(_may_be_seen_to(other, waits) for other in (thing, *around))
+        ):
+            return _Reason("likely", None, worker.hazard())
+    return None
 
 
 def _is_seen_to(things: list[object]) -> bool:
@@ -345,13 +378,46 @@ def _may_be_seen_to(thing: object, waits: list[Waiting]) -> bool:
     return False
 
 
+def _idle_loop(wait: Waiting, waits: list[Waiting]) -> _Reason | None:
+    """An event loop that has nothing to do but to wait for what it has given to a worker that is not here."""
+    loops = [thing for candidates in asking.asked(wait, _watched.settings.waits) for thing in candidates]
+    return _left_undone(wait, loops, waits)
+
+
+def _compiled_reason(
+    sighting: Sighting, waits: list[Waiting], holders: dict[int, set[int]], locks: list[Any]
+) -> _Reason | None:
+    """A lock that compiled code takes, with no instruction to show it: told by the word that the thread sleeps on; and one that is
+    of another make, by the library in whose code the thread sleeps, alone."""
+    assert _native is not None
+    futex = _native.futex_of(sighting[1])
+    if futex is None:
+        return None
+    for lock in locks:
+        if _native.address_of_lock(lock) == futex[2] and id(lock) not in holders:
+            having = [orphan for orphan in _watched.orphans if orphan.is_(lock)]
+            if any(orphan.certain for orphan in having):
+                return _Reason("proven", "record", having[0].hazard)
+            if having and _is_main(sighting):
+                return _Reason("likely", None, having[0].hazard)
+    for orphan in _watched.orphans if futex[0] else ():
+        lock = _watched.settings.foreign.get(id(orphan.subject())) if orphan.kind == naming.FOREIGN else None
+        if lock is not None and [w[5] for w in waits if _is_in(w[5], lock.marker)] == [sighting]:
+            return _Reason("likely", None, orphan.hazard)
+    return None
+
+
+def _is_in(sighting: Sighting, marker: str) -> bool:
+    return any(marker in code.co_filename for code, _ in sighting[14])
+
+
 def _native_reason(sighting: Sighting, waits: list[Waiting]) -> _Reason | None:
     """A call in C that stands on a futex: on a mutex of a thread that is gone, or in the call that such a thread was in."""
     assert _native is not None
     futex = _native.futex_of(sighting[1])
     if futex is None:
         return None  # it waits for the system: for a server, a disk, a person
-    forever, owner = futex
+    forever, owner, _ = futex
     if owner and os.path.exists(f"/proc/self/task/{owner}"):
         return None
     if owner in _watched.vanished:
@@ -510,9 +576,11 @@ def _resolved(thread: int) -> None:
 
 def _what(sighting: Sighting) -> str:
     kind, subject, stack = sighting[3], sighting[7], sighting[14]
+    entry = asking.outermost(stack, _watched.settings.waits) if kind in (CONDITION, NONE) else None
+    if entry is not None:
+        return entry.what
     if kind == CONDITION:
-        entry = asking.outermost(stack, _watched.settings.waits)
-        return entry.what if entry is not None else "a notification of a condition"
+        return "a notification of a condition"
     if _joins(sighting):
         for thread in list(threading._active.values()):  # type: ignore[attr-defined]
             if subject in (getattr(thread, "_handle", None), getattr(thread, "_tstate_lock", None)):

@@ -1107,9 +1107,15 @@ static CodeInfo *read_code(PyCodeObject *code)
         for (int i = 0; i < info->n_units; i++) {
             info->units[i].with = (uint16_t)with_of_entry(&r, entry_at(&r, i), 0);
         }
-        for (int i = 0; i < info->n_units; i++) { /* from 3.12 on the table leaves out what cannot raise */
+        /* The table leaves out what cannot raise: a NOP (the line of a `try`), and from 3.12 on a jump. Nothing is entered or left
+         * there, so it is as where they lead. */
+        for (int i = info->n_units; i-- > 0;) {
             int op = info->units[i].op, next = next_unit(info, i);
-            int target = !jumps[op] || !never_goes_on(op) || r.entry_of[i] >= 0 || info->units[i].back ? -1
+            if (r.entry_of[i] >= 0 || info->units[i].back) {
+                continue;
+            }
+            int target = op == NOP ? next
+                         : !jumps[op] || !never_goes_on(op) ? -1
                          : jumps[op] > 0 ? next + (int)info->units[i].arg : next - (int)info->units[i].arg;
             if (target >= 0 && target < info->n_units) {
                 info->units[i].with = info->units[target].with;

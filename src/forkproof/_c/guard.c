@@ -75,6 +75,7 @@ static struct {
     double wait;
     PyObject *consider, *after_parent, *after_child, *refresh, *fault;
     PyObject *calls, *unresolved; /* the catalogue: dict of what is resolved, list of what is not */
+    PyObject *locks;              /* list of its locks that are not */
     Py_ssize_t modules_resolved;
     PyObject *awaited; /* names of catalogued modules that had not been imported at the last refresh */
     PyObject *warnings, *filter; /* the module, and our item of its `filters` */
@@ -947,6 +948,18 @@ static int may_be_in_transit(PyObject *lock)
 }
 
 /* Looks until everything that matters is owned or given up. Returns with the import lock taken and the last look done. */
+/* An RLock that compiled code took before names no owner while a thread comes back with it, and who waits for it there is not
+ * seen and gets it without the GIL: free or not, it is to be ours. Not one that could not be had before. */
+static int may_be_taken_unseen(PyObject *rlock, PyThreadState *me)
+{
+    if (rlock == NULL || rlock_owner(rlock) != 0) {
+        return 0;
+    }
+    Sighting s = {.thread = me, .state = STATE_HOLDS, .kind = KIND_RLOCK, .subject = rlock};
+    const Lost *entry = find_lost(0, rlock);
+    return matters(&s) != MATTERS_NOT && (entry == NULL || !entry->failures);
+}
+
 static void settle(PyThreadState *me)
 {
     double start = monotonic();
@@ -1054,6 +1067,24 @@ static void settle(PyThreadState *me)
                     kinds[n++] = kind_of(value);
                 }
             }
+        }
+        for (int i = 0; i < unseen.n && n < MAX_OWNED; i++) {
+            PyObject *rlock = referent(unseen.found[i]);
+            int known = 0;
+            for (int k = 0; k < n; k++) {
+                known |= need[k] == rlock;
+            }
+            if (known || !may_be_taken_unseen(rlock, me)) {
+                continue;
+            }
+            if (elapsed >= g.wait) {
+                give_up(note(0, rlock), NULL);
+                gave_up = 1;
+                continue;
+            }
+            need[n] = rlock;
+            hurry[n] = 0;
+            kinds[n++] = KIND_RLOCK;
         }
         if (!pending && n == 0) {
             if (g.import_locked) {
@@ -1294,7 +1325,8 @@ static int anything_matters(void)
             return 1;
         }
     }
-    return g.look.failed || (g.look.threads && PyDict_GET_SIZE(foreign_locks));
+    return g.look.failed ||
+           (g.look.threads && (PyDict_GET_SIZE(foreign_locks) || (unseen.n && g.policy == POLICY_WAIT)));
 }
 
 static int call_python(PyObject *function, PyObject *argument, const char *where)
@@ -1345,6 +1377,60 @@ static int is_half_imported(PyObject *library)
     return spec != NULL && plain_attribute(spec, initializing_name) == Py_True;
 }
 
+/* A library may replace its lock. What the catalogue's path leads to now; no Python code runs. New reference or NULL. */
+static PyObject *follow(PyObject *path)
+{
+    PyObject *at = Py_XNewRef(PyDict_GetItemWithError(g.modules, PyTuple_GET_ITEM(path, 0)));
+    for (Py_ssize_t i = 1; at != NULL && i < PyTuple_GET_SIZE(path); i++) {
+        PyObject *name = PyTuple_GET_ITEM(path, i), *descriptor = _PyType_Lookup(Py_TYPE(at), name);
+        PyObject *next = NULL;
+        if (PyModule_Check(at)) {
+            next = Py_XNewRef(PyDict_GetItemWithError(PyModule_GetDict(at), name));
+        }
+        else if (descriptor != NULL &&
+                 (Py_IS_TYPE(descriptor, &PyGetSetDescr_Type) || Py_IS_TYPE(descriptor, &PyMemberDescr_Type))) {
+            next = Py_TYPE(descriptor)->tp_descr_get(descriptor, at, (PyObject *)Py_TYPE(at));
+        }
+        else {
+            next = Py_XNewRef(plain_attribute(at, name));
+        }
+        Py_SETREF(at, next);
+    }
+    PyErr_Clear();
+    return at;
+}
+
+/* The locks of such libraries. */
+static void resolve_locks(void)
+{
+    for (Py_ssize_t i = g.locks == NULL ? 0 : PyList_GET_SIZE(g.locks); i-- > 0;) {
+        PyObject *marker, *path;
+        PyObject *entry = PyList_GET_ITEM(g.locks, i); /* (marker, path) */
+        if (!PyArg_ParseTuple(entry, "UO!", &marker, &PyTuple_Type, &path)) {
+            PyErr_Clear();
+            continue;
+        }
+        PyObject *library = PyDict_GetItemWithError(g.modules, PyTuple_GET_ITEM(path, 0));
+        if (library == NULL) {
+            continue;
+        }
+        if (is_half_imported(library)) {
+            g.modules_resolved = -1; /* again at the next fork */
+        }
+        PyObject *lock = follow(path);
+        PyObject *known = lock == NULL ? NULL : Py_BuildValue("(OOO)", lock, marker, path);
+        PyObject *id = lock == NULL ? NULL : PyLong_FromVoidPtr(lock);
+        if (known != NULL && id != NULL && PyDict_SetItem(foreign_locks, id, known) == 0 &&
+            PyList_SetSlice(g.locks, i, i + 1, NULL) == 0) {
+            g.look.firm = 0;
+        }
+        PyErr_Clear();
+        Py_XDECREF(id);
+        Py_XDECREF(known);
+        Py_XDECREF(lock);
+    }
+}
+
 /* The catalogued functions of libraries that have been imported since the last refresh, found without running Python code:
  * between the program's call of fork() and the look no other thread is to get a turn that it would not have had. What is
  * not found so (types that their module hides) waits for the refresh after the fork. */
@@ -1354,6 +1440,7 @@ static void resolve_awaited(void)
         return;
     }
     g.modules_resolved = PyDict_GET_SIZE(g.modules);
+    resolve_locks();
     int found = 0;
     for (Py_ssize_t i = PyList_GET_SIZE(g.unresolved); i-- > 0;) {
         PyObject *entry = PyList_GET_ITEM(g.unresolved, i); /* (module, name, method or None, facts) */
@@ -1402,29 +1489,6 @@ static int refresh_is_due(void)
     }
     PyErr_Clear();
     return 0;
-}
-
-/* A library may replace its lock. What the catalogue's path leads to now; no Python code runs. New reference or NULL. */
-static PyObject *follow(PyObject *path)
-{
-    PyObject *at = Py_XNewRef(PyDict_GetItemWithError(g.modules, PyTuple_GET_ITEM(path, 0)));
-    for (Py_ssize_t i = 1; at != NULL && i < PyTuple_GET_SIZE(path); i++) {
-        PyObject *name = PyTuple_GET_ITEM(path, i), *descriptor = _PyType_Lookup(Py_TYPE(at), name);
-        PyObject *next = NULL;
-        if (PyModule_Check(at)) {
-            next = Py_XNewRef(PyDict_GetItemWithError(PyModule_GetDict(at), name));
-        }
-        else if (descriptor != NULL &&
-                 (Py_IS_TYPE(descriptor, &PyGetSetDescr_Type) || Py_IS_TYPE(descriptor, &PyMemberDescr_Type))) {
-            next = Py_TYPE(descriptor)->tp_descr_get(descriptor, at, (PyObject *)Py_TYPE(at));
-        }
-        else {
-            next = Py_XNewRef(plain_attribute(at, name));
-        }
-        Py_SETREF(at, next);
-    }
-    PyErr_Clear();
-    return at;
 }
 
 static void follow_foreign(void)
@@ -1908,11 +1972,13 @@ static PyObject *waiters(PyObject *module, PyObject *unused)
 
 static PyObject *set_catalogue(PyObject *module, PyObject *args)
 {
-    PyObject *calls, *unresolved, *awaited;
+    PyObject *calls, *unresolved, *locks, *awaited;
     (void)module;
-    if (!PyArg_ParseTuple(args, "O!O!O!", &PyDict_Type, &calls, &PyList_Type, &unresolved, &PyTuple_Type, &awaited)) {
+    if (!PyArg_ParseTuple(args, "O!O!O!O!", &PyDict_Type, &calls, &PyList_Type, &unresolved, &PyList_Type, &locks,
+                          &PyTuple_Type, &awaited)) {
         return NULL;
     }
+    Py_XSETREF(g.locks, Py_NewRef(locks));
     Py_XSETREF(g.calls, Py_NewRef(calls));
     Py_XSETREF(g.unresolved, Py_NewRef(unresolved));
     Py_XSETREF(g.awaited, Py_NewRef(awaited));
@@ -1951,6 +2017,19 @@ static PyObject *add_foreign(PyObject *module, PyObject *args)
     }
     Py_DECREF(id);
     g.look.firm = 0;
+    Py_RETURN_NONE;
+}
+
+static PyObject *drop_foreign(PyObject *module, PyObject *lock)
+{
+    (void)module;
+    PyObject *id = PyLong_FromVoidPtr(lock);
+    if (id == NULL || (PyDict_DelItem(foreign_locks, id) < 0 && !PyErr_ExceptionMatches(PyExc_KeyError))) {
+        Py_XDECREF(id);
+        return NULL;
+    }
+    PyErr_Clear();
+    Py_DECREF(id);
     Py_RETURN_NONE;
 }
 
@@ -2150,6 +2229,7 @@ PyMethodDef guard_methods[] = {
     {"libraries_of_thread", libraries_of_thread, METH_O, NULL},
     {"set_semaphore", set_semaphore, METH_O, NULL},
     {"add_foreign", add_foreign, METH_VARARGS, NULL},
+    {"drop_foreign", drop_foreign, METH_O, NULL},
     {"set_exempt", set_exempt, METH_O, NULL},
     {"set_judged", set_judged, METH_O, NULL},
     {"last_clean", last_clean, METH_NOARGS, NULL},

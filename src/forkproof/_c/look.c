@@ -135,6 +135,41 @@ static const Known *known_call(PyObject *callable)
     }
 }
 
+/* An instance that is called itself, of a type in C: by its type's `__call__`. */
+static const Known *known_instance(PyObject *callable)
+{
+    static PyObject *name;
+    PyTypeObject *type = Py_TYPE(callable);
+    if (type->tp_call == NULL || type == &PyFunction_Type || type == &PyMethod_Type || type == &PyType_Type ||
+        type == &PyCFunction_Type || type == &PyMethodDescr_Type || type == &PyWrapperDescr_Type) {
+        return NULL;
+    }
+    if (name == NULL) {
+        name = PyUnicode_InternFromString("__call__");
+    }
+    return name == NULL ? NULL : known_call(_PyType_Lookup(type, name));
+}
+
+/* Of a bound method in C, what its class has: not always what the name leads to, where a subclass calls super().execute(). */
+static PyObject *descriptor_of(PyCFunctionObject *bound, PyTypeObject *type)
+{
+    PyObject *name = PyUnicode_FromString(bound->m_ml->ml_name), *found = name ? _PyType_Lookup(type, name) : NULL;
+    if (found != NULL && !Py_IS_TYPE(found, &PyMethodDescr_Type)) {
+        for (Py_ssize_t i = 0; type->tp_mro != NULL && i < PyTuple_GET_SIZE(type->tp_mro); i++) {
+            PyTypeObject *base = (PyTypeObject *)PyTuple_GET_ITEM(type->tp_mro, i);
+            PyObject *own = base->tp_dict == NULL ? NULL : PyDict_GetItemWithError(base->tp_dict, name);
+            if (own != NULL && Py_IS_TYPE(own, &PyMethodDescr_Type) &&
+                ((PyMethodDescrObject *)own)->d_method == bound->m_ml) {
+                found = own;
+                break;
+            }
+        }
+    }
+    PyErr_Clear();
+    Py_XDECREF(name);
+    return found;
+}
+
 int set_calls(PyObject *calls)
 {
     static PyObject *kept;
@@ -1027,6 +1062,7 @@ static int call_of(const Place *p, int base, Call *c)
         return 0;
     }
     int in_progress = known_call(first) != NULL || lock_method(first) != METHOD_NONE || PyCFunction_Check(first) ||
+                      known_instance(first) != NULL ||
                       known_wait(first) >= 0 ||
                       strcmp(Py_TYPE(first)->tp_name, "functools.partial") == 0;
     if (!in_progress) {
@@ -1452,10 +1488,7 @@ static void sight_call(Thread *t, Place *p, int base, Call *c, int nesting)
                 method = lock_method_named(name);
             }
             else {
-                PyObject *key = PyUnicode_FromString(name);
-                PyObject *descriptor = key ? _PyType_Lookup(Py_TYPE(self), key) : NULL;
-                Py_XDECREF(key);
-                call = known_call(descriptor);
+                call = known_call(descriptor_of((PyCFunctionObject *)callable, Py_TYPE(self)));
             }
         }
         else if (nesting == 0 && strcmp(Py_TYPE(callable)->tp_name, "functools.partial") == 0) {
@@ -1467,6 +1500,9 @@ static void sight_call(Thread *t, Place *p, int base, Call *c, int nesting)
                 sight_call(t, p, base, c, 1);
             }
             return;
+        }
+        else if ((call = known_instance(callable)) != NULL) {
+            self = callable;
         }
     }
     if (method != METHOD_NONE) {

@@ -14,6 +14,8 @@
 #ifndef FORKPROOF_UNKNOWN_INTERPRETER
 
 #define MAX_MET 3000 /* objects; what lies beyond counts as somebody else's */
+#define MAX_REFERENCES 2000 /* of one object that are followed: a queue may have millions of things in it; ... */
+#define MAX_FOLLOWED 50000  /* ... and of all */
 #define TABLE 8192
 
 typedef struct {
@@ -57,10 +59,12 @@ static Met *met(PyObject *object)
     return index ? &graph.met[index - 1] : NULL;
 }
 
-/* One more reference to `object` from what belongs to the threads. */
-static int count(PyObject *object, void *unused)
+/* One more reference to `object` from what belongs to the threads. `left`: how many more are followed, or NULL. */
+static int count(PyObject *object, void *left)
 {
-    (void)unused;
+    if (left != NULL && --*(int *)left < 0) {
+        return 1; /* ends the traversal */
+    }
     if (object == NULL || !PyObject_IS_GC(object)) {
         return 0; /* what the collector does not know leads nowhere */
     }
@@ -76,9 +80,11 @@ static int count(PyObject *object, void *unused)
     return 0;
 }
 
-static int mark_shared(PyObject *object, void *unused)
+static int mark_shared(PyObject *object, void *left)
 {
-    (void)unused;
+    if (left != NULL && --*(int *)left < 0) {
+        return 1;
+    }
     Met *m = met(object);
     if (m != NULL) {
         m->led_to = 1;
@@ -279,7 +285,8 @@ static void build(PyThreadState *self)
             if (m->shared && m->followed) {
                 m->followed = 0;
                 told = 1;
-                Py_TYPE(m->object)->tp_traverse(m->object, mark_shared, NULL);
+                int left = MAX_REFERENCES; /* those that were counted, and no others are known */
+                Py_TYPE(m->object)->tp_traverse(m->object, mark_shared, &left);
                 if (PyWeakref_Check(m->object)) {
                     mark_shared(((PyWeakReference *)m->object)->wr_object, NULL);
                 }

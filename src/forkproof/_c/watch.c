@@ -105,7 +105,8 @@ static int sleeps_on(unsigned long native_id, Futex *futex)
 #endif
 }
 
-/* -> None, or (for ever, thread id of the owner as a glibc mutex at that address would have it; 0 where it is not one). */
+/* -> None, or (for ever, thread id of the owner as a glibc mutex at that address would have it, 0 where it is not one; the
+ * address). */
 static PyObject *futex_of(PyObject *module, PyObject *argument)
 {
     (void)module;
@@ -128,7 +129,7 @@ static PyObject *futex_of(PyObject *module, PyObject *argument)
         owner = words[2];
     }
 #endif
-    return Py_BuildValue("(Oi)", futex.forever ? Py_True : Py_False, owner);
+    return Py_BuildValue("(OiK)", futex.forever ? Py_True : Py_False, owner, (unsigned long long)futex.address);
 }
 
 /* Threads of this process; 0 where that cannot be known. */
@@ -172,6 +173,22 @@ static int semaphore_of(PyObject *lock, int *value)
     return pointer > 65536 && pointer % _Alignof(sem_t) == 0 && sem_getvalue((sem_t *)pointer, value) == 0;
 }
 #endif
+
+/* The address at which a thread sleeps that waits for this Lock or RLock, in compiled code too; 0 where that is not known.
+ * glibc's semaphore begins with the word that it sleeps on (nptl/sem_waitcommon.c, little-endian 64-bit). */
+static PyObject *address_of_lock(PyObject *module, PyObject *lock)
+{
+    (void)module;
+    uintptr_t address = 0;
+#if defined(__GLIBC__) && !PY_AT_LEAST(3, 14)
+    int value;
+    if ((Py_IS_TYPE(lock, lock_type) || Py_IS_TYPE(lock, rlock_type)) && is_semaphore[Py_IS_TYPE(lock, rlock_type)] &&
+        semaphore_of(lock, &value)) {
+        address = *(uintptr_t *)(lock + 1);
+    }
+#endif
+    return PyLong_FromUnsignedLongLong(address);
+}
 
 static int is_taken(PyObject *lock)
 {
@@ -295,8 +312,8 @@ static int note(Watch *w, const Standing *s, double now, PyObject *gone, int *al
         return 0;
     }
     e->due = 2 * (now - e->since);
-    Futex futex;
-    return kind != KIND_NONE || sleeps_on(native_id, &futex) == 1;
+    Blocked blocked;
+    return kind != KIND_NONE || blocked_in(native_id, &blocked) == 1;
 }
 
 static PyObject *describe(const Wait *e, const Standing *s, double now)
@@ -667,6 +684,7 @@ static PyMethodDef watch_methods[] = {
     {"watch_stop", watch_stop, METH_NOARGS, NULL},
     {"keep_record", keep_record, METH_VARARGS, NULL},
     {"futex_of", futex_of, METH_O, NULL},
+    {"address_of_lock", address_of_lock, METH_O, NULL},
     {"count_threads", count_threads, METH_NOARGS, NULL},
     {"is_locked", lock_is_locked, METH_O, NULL},
     {"set_waits", set_waiting_methods, METH_O, NULL},

@@ -126,9 +126,10 @@ class Call:
 class Lock:
     """A process-wide lock of a library (`h5py._objects.phil`) that is held in code without Python frames."""
 
-    __slots__ = ("advice", "distribution", "path", "source", "versions", "what")
+    __slots__ = ("advice", "distribution", "module", "path", "source", "versions", "what")
 
     path: str
+    module: str
     distribution: str
     versions: str
     what: str
@@ -137,8 +138,19 @@ class Lock:
 
     def __init__(self, entry: dict[str, Any]) -> None:
         _check_keys(self, entry, name="path")
+        optional = {"versions": "", "module": entry["path"].rpartition(".")[0]}
         for key in self.__slots__:
-            setattr(self, key, entry[key] if key != "versions" else entry.get(key, ""))
+            setattr(self, key, entry.get(key, optional[key]) if key in optional else entry[key])
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """The module, and the attributes from there on."""
+        return (self.module, *self.path.removeprefix(f"{self.module}.").split("."))
+
+    @property
+    def marker(self) -> str:
+        """What the file names of the library's frames contain."""
+        return f"/{self.path.partition('.')[0]}/"
 
     def concerns_loaded(self) -> bool:
         """Whether the library is loaded in a version that has the fault."""
@@ -180,6 +192,8 @@ class Worker:
     job           (optional) the variable that has the job at hand
     awaited       (optional) paths to what a child may wait for: queues, futures, the object that is served. Without any a child
                   that needs the thread loses something and does not hang
+    jobs          (optional) paths to what it has been given to do and has not begun: a child that waits for something to which
+                  one of these leads waits for the thread
     last          (optional) no library starts another in its place, so that what it was asked for is never done
     distribution  (optional) the library, if it is not Python's own
     mended        (optional) its versions that mend themselves at a fork: then it is no hazard
@@ -194,6 +208,7 @@ class Worker:
         "each",
         "executor",
         "job",
+        "jobs",
         "last",
         "mended",
         "queue",
@@ -210,6 +225,7 @@ class Worker:
     queue: str
     job: str
     awaited: tuple[str, ...]
+    jobs: tuple[str, ...]
     last: bool
     distribution: str
     mended: str | None
@@ -223,7 +239,8 @@ class Worker:
         self.run = tuple(entry["run"])
         self.each = entry.get("each", False)
         self.executor, self.queue, self.job = (entry.get(key, "") for key in ("executor", "queue", "job"))
-        self.awaited, self.last = tuple(entry.get("awaited", ())), entry.get("last", False)
+        self.awaited, self.jobs = (tuple(entry.get(key, ())) for key in ("awaited", "jobs"))
+        self.last = entry.get("last", False)
         self.distribution = entry.get("distribution", "")
         self.mended = entry.get("mended")
 
@@ -547,13 +564,6 @@ def resolve(name: str) -> object | None:
             found = inside
         return found
     return None
-
-
-def steps(name: str) -> tuple[str, ...]:
-    """The longest part of a dotted name that is an imported module, and the attributes from there on."""
-    parts = name.split(".")
-    cut = next((n for n in range(len(parts) - 1, 0, -1) if ".".join(parts[:n]) in sys.modules), 1)
-    return (".".join(parts[:cut]), *parts[cut:])
 
 
 def _c_attribute(found: object, name: str) -> object | None:

@@ -56,5 +56,13 @@ def asked(wait: Waiting, known: Table) -> list[list[object]]:
     return []
 
 
+def called_on(wait: Waiting, known: Table) -> list[object]:
+    """The objects whose methods it is in: the Event around a condition."""
+    from .. import _native
+
+    variables = [_native.variables_of(wait[0], code) for _, code in _entries(wait[5][14], known)]
+    return [found["self"] for found in variables if found is not None and "self" in found]
+
+
 def _answering(thing: object, entry: Wait) -> list[object]:
     return [other for path in entry.by for other in follow(f"thing.{path}", {"thing": thing})]

@@ -13,6 +13,7 @@ import weakref
 
 from .naming import class_name, place, thread_name
 from .paths import follow, items, root
+from .within import leads_to
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -110,7 +111,9 @@ class Vanished:
         self.mended = False
         self._served = _weak(None if (served := _served(worker, variables)) is _GONE else served)
         self._job = _weak(getattr(variables.get(worker.job), "future", None)) if worker.job else _nothing
-        self._roots = {name: _weak(variables.get(name)) for name in map(root, worker.awaited)}
+        self._roots = {
+            name: _weak(variables.get(name)) for name in map(root, (*worker.awaited, *worker.jobs))
+        }
         self._in_hand = {
             id(thing): count for thing in self._awaited() if (count := _in_hand(thing)) is not None
         }
@@ -120,8 +123,11 @@ class Vanished:
         return _what(self.worker, self._served(), None, 1)
 
     def _awaited(self) -> list[object]:
+        return self._reached(self.worker.awaited)
+
+    def _reached(self, paths: tuple[str, ...]) -> list[object]:
         variables = {name: reference() for name, reference in self._roots.items()}
-        return [thing for path in self.worker.awaited for thing in follow(path, variables)]
+        return [thing for path in paths for thing in follow(path, variables)]
 
     def can_be_awaited(self) -> bool:
         """Whether this process has anything by which it could wait for that worker."""
@@ -134,6 +140,10 @@ class Vanished:
             or thing is self._job()
             or any(thing is other for other in self._awaited())
         )
+
+    def is_to_see_to(self, thing: object) -> bool:
+        """Whether a job that was left for it, and that nobody has taken, has to do with `thing`: would notify it, perhaps."""
+        return leads_to(self._reached(self.worker.jobs), thing)
 
     def was_last(self, thing: object) -> bool:
         """Whether nothing that has `thing` will ever start another worker to see to it."""
@@ -209,6 +219,19 @@ def explains(thing: object) -> Vanished | None:
     """The vanished worker that was to see to `thing`: a future, a queue, an executor, an object whose method was called. Whether
     one that lives does so instead is not asked here (`is_served`)."""
     return next((v for v in vanished() if v.serves(thing)), None)
+
+
+def left_with(thing: object) -> Vanished | None:
+    """The vanished worker that was left a job which has to do with `thing`, a condition or a loop that a thread waits for."""
+    return next((v for v in vanished() if v.worker.jobs and v.is_to_see_to(thing)), None)
+
+
+def is_taken_on(thing: object, living: list[Seen], workers: list[Worker]) -> bool:
+    """Whether one of the living workers (`_native.workers()`) has such a job before it."""
+    return any(
+        leads_to([job for path in workers[seen[0]].jobs for job in follow(path, seen[5])], thing)
+        for seen in living
+    )
 
 
 def is_served(thing: object, living: list[Seen], workers: list[Worker]) -> bool:
