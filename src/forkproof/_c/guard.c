@@ -947,7 +947,6 @@ static int may_be_in_transit(PyObject *lock)
     return 0;
 }
 
-/* Looks until everything that matters is owned or given up. Returns with the import lock taken and the last look done. */
 /* An RLock that compiled code took before names no owner while a thread comes back with it, and who waits for it there is not
  * seen and gets it without the GIL: free or not, it is to be ours. Not one that could not be had before. */
 static int may_be_taken_unseen(PyObject *rlock, PyThreadState *me)
@@ -960,6 +959,7 @@ static int may_be_taken_unseen(PyObject *rlock, PyThreadState *me)
     return matters(&s) != MATTERS_NOT && (entry == NULL || !entry->failures);
 }
 
+/* Looks until everything that matters is owned or given up. Returns with the import lock taken and the last look done. */
 static void settle(PyThreadState *me)
 {
     double start = monotonic();
