@@ -131,7 +131,9 @@ def pools() -> None:
 WORK: list[Callable[[], None]] = [
     locks, imports, raises, logs, names, queues, executors, compresses, queries, secures, files, comes_and_goes, pools,
 ]  # fmt: skip
-CHILDS: list[Callable[[], None]] = [job for job in WORK if job not in (secures, pools)]  # those two take too long
+CHILDS: list[Callable[[], None]] = [
+    job for job in WORK if job not in (secures, pools)
+]  # those two take too long
 EACH = 3  # jobs of one child, in turn
 
 

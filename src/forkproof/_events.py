@@ -29,6 +29,7 @@ class Writer:
         self.lost = 0
         self._fd = -1
         self._identity: tuple[int, int] | None = None
+        self._torn = False  # the disk was full in the middle of a line
         self._open()
 
     def _open(self) -> None:
@@ -55,8 +56,11 @@ class Writer:
         try:
             if not self._is_still_ours():
                 self._open()
-            if os.write(self._fd, line) != len(line):
-                self.lost += 1
+            if self._torn:
+                line = b"\n" + line  # what came of the last one ends here, and this one is whole
+            written = os.write(self._fd, line)
+            self._torn = 0 < written < len(line)
+            self.lost += written != len(line)
         except OSError:
             self.lost += 1
 

@@ -139,6 +139,38 @@ static int step_fails(void)
     return g.fail_at && ++g.step == g.fail_at;
 }
 
+#define HEADROOM 100 /* Python frames for code of ours, at whatever depth the program forks */
+
+typedef struct {
+    PyThreadState *thread;
+    unsigned long main;
+} Undisturbed;
+
+/* Python code of ours is a part of fork(), which nothing of the program's interrupts: no signal handler runs in it (its exception
+ * would be ours; it runs, and raises, when fork() has returned), no trace or profile function sees it, and it is not cut short
+ * by the recursion limit. Only the main thread runs handlers, and while that is here nobody else asks who it is. */
+static Undisturbed undisturbed(void)
+{
+    Undisturbed u = {PyThreadState_Get(), 0};
+    if (*main_thread() == PyThread_get_thread_ident()) {
+        u.main = *main_thread();
+        *main_thread() = 0;
+    }
+    *recursion_room(u.thread) += HEADROOM;
+    PyThreadState_EnterTracing(u.thread);
+    return u;
+}
+
+static void end_undisturbed(Undisturbed u)
+{
+    PyThreadState_LeaveTracing(u.thread);
+    *recursion_room(u.thread) -= HEADROOM;
+    if (u.main) {
+        *main_thread() = u.main;
+        ask_for_signals(u.thread);
+    }
+}
+
 static void turn_off(const char *where)
 {
     PyObject *type, *value, *traceback;
@@ -146,10 +178,12 @@ static void turn_off(const char *where)
     g.on = 0;
     if (g.fault != NULL) {
         PyErr_NormalizeException(&type, &value, &traceback);
+        Undisturbed u = undisturbed();
         PyObject *answer = PyObject_CallFunction(g.fault, "sO", where, value ? value : Py_None);
         if (answer == NULL) {
             PyErr_Clear();
         }
+        end_undisturbed(u);
         Py_XDECREF(answer);
     }
     Py_XDECREF(type);
@@ -1334,9 +1368,11 @@ static int call_python(PyObject *function, PyObject *argument, const char *where
     if (function == NULL) {
         return 0;
     }
+    Undisturbed u = undisturbed();
     PyObject *answer = step_fails() ? PyErr_NoMemory()
                        : argument   ? PyObject_CallOneArg(function, argument)
                                     : PyObject_CallNoArgs(function);
+    end_undisturbed(u);
     if (answer == NULL) {
         turn_off(where);
         return -1;

@@ -15,6 +15,10 @@
  *   pending calls          3.12: ceval.pending.busy; 3.13+: .handling_thread                (pycore_ceval_state.h)
  *   PyInterpreterState     3.14+: warnings.lock                                         (pycore_interp_structs.h)
  *   trace functions        3.11: c_tracefunc, c_profilefunc, tracing, cframe->use_tracing       (cpython/pystate.h)
+ *   recursion              3.11: recursion_remaining; 3.12+: py_recursion_remaining             (cpython/pystate.h)
+ *   _PyRuntimeState        main_thread                                                          (pycore_runtime.h)
+ *   signals                3.11, 3.12: ceval.signals_pending, .eval_breaker; 3.13+: eval_breaker of the thread
+ *                                                                  (pycore_runtime.h, pycore_interp.h, cpython/pystate.h)
  *
  * Guarantee: on an interpreter that is not listed here the extension is an empty module that refuses to import.
  */
@@ -54,6 +58,35 @@ static inline Frame *thread_top(PyThreadState *ts)
     return ts->current_frame;
 #else
     return ts->cframe ? ts->cframe->current_frame : NULL;
+#endif
+}
+
+/* Python frames that the thread may still enter. */
+static inline int *recursion_room(PyThreadState *ts)
+{
+#if PY_AT_LEAST(3, 12)
+    return &ts->py_recursion_remaining;
+#else
+    return &ts->recursion_remaining;
+#endif
+}
+
+/* The ident of the thread that runs the handlers of signals. */
+static inline unsigned long *main_thread(void)
+{
+    return &_PyRuntime.main_thread;
+}
+
+/* Has the thread look, at the next instruction at which it may, whether a signal came. (Up to 3.12 only a signal that waits may
+ * be told of: nothing would take the telling back.) */
+static inline void ask_for_signals(PyThreadState *ts)
+{
+#if PY_AT_LEAST(3, 13)
+    _Py_set_eval_breaker_bit(ts, _PY_SIGNALS_PENDING_BIT);
+#else
+    if (_Py_atomic_load_relaxed(&_PyRuntime.ceval.signals_pending)) {
+        _Py_atomic_store_relaxed(&ts->interp->ceval.eval_breaker, 1);
+    }
 #endif
 }
 

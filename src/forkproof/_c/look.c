@@ -62,7 +62,7 @@ typedef struct {
     PyObject *left, *entered;       /* the manager that an __exit__, or an __enter__, further in was found to be of */
     PyObject *returned;             /* semaphore whose release(), further in, has given the permit back already */
     int importing;
-    int steps;                      /* of resolving managers, against pathological objects */
+    int steps;                      /* of resolving managers in one frame, against pathological objects */
 } Thread;
 
 struct Place {
@@ -2198,6 +2198,7 @@ static void look_at_thread(Look *l, PyThreadState *ts)
             info = code == NULL ? NULL : code_info(code);
         }
         if (info != NULL && (c_below || !(info->boring || is_quiet(frame, code, info)))) {
+            t.steps = 0;
             sight_frame(&t, frame, code, info, c_below);
         }
         if (info != NULL && info->worker) {
