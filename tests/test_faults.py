@@ -12,7 +12,7 @@ from conftest import Run
 from forking import BUSY, HELD, events, watched
 
 # Of a fault of Forkproof's own, and of a callback whose exception was swallowed.
-FAULTS = ("forkproof: internal", "Exception ignored")
+FAULTS = ("forkproof: off", "Exception ignored")
 
 
 def innocent(stderr: str) -> bool:
@@ -74,6 +74,7 @@ def test_a_full_disk_costs_events_and_nothing_else(run: Run) -> None:
     body = "print({forked(lambda: must_be_free(mine)) for _ in range(5)})"
     ended = run("-c", watched(HELD, body, install=install))
     assert (ended.status, ended.stdout) == (0, "{0}\n"), ended.stderr
+    assert innocent(ended.stderr)
 
 
 def test_events_go_on_once_the_disk_has_room_again(run: Run, tmp_path: Path) -> None:
@@ -144,7 +145,7 @@ def test_without_memory_a_fork_fails_as_an_exception_or_not_at_all(run: Run, roo
 
 
 def test_signals_at_any_moment(run: Run) -> None:
-    """A handler that takes what is contested, five hundred times a second."""
+    """A handler that takes what is contested; the next signal comes two thousandths of a second after it has ended."""
     body = """
         import signal
         handled = 0
@@ -153,14 +154,16 @@ def test_signals_at_any_moment(run: Run) -> None:
             handled += 1
             with lock:
                 pass
+            signal.setitimer(signal.ITIMER_REAL, 0.002)
         signal.signal(signal.SIGALRM, handle)
-        signal.setitimer(signal.ITIMER_REAL, 0.002, 0.002)
+        signal.setitimer(signal.ITIMER_REAL, 0.002)
         ended = {forked(free) for _ in range(40)}
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
         print(ended, handled > 0)
     """
     ended = run("-c", watched(BUSY, body))
-    assert (ended.status, ended.stdout, ended.stderr) == (0, "{0} True\n", "")
+    assert (ended.status, ended.stdout) == (0, "{0} True\n"), ended.stderr
+    assert innocent(ended.stderr)
 
 
 def test_a_handler_that_raises_at_any_moment_reaches_the_program(run: Run) -> None:
@@ -196,8 +199,11 @@ def test_a_handler_that_raises_at_any_moment_reaches_the_program(run: Run) -> No
                 break
         print(raised == caught, raised > 0, forked(free))
     """
-    ended = run("-c", watched("parent = os.getpid()", BUSY, body))
-    assert (ended.status, ended.stdout, ended.stderr) == (0, "True True 0\n", "")
+    # Ignored, as what CPython itself runs to show a warning there would swallow an interrupt.
+    install = "warnings.simplefilter('ignore'); forkproof.install(warn=False)"
+    ended = run("-c", watched("parent = os.getpid()", BUSY, body, install=install))
+    assert (ended.status, ended.stdout) == (0, "True True 0\n"), ended.stderr
+    assert innocent(ended.stderr)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -271,7 +277,8 @@ def test_a_fork_near_the_recursion_limit(run: Run) -> None:
         print(os.waitpid(pid, 0)[1], forked(lambda: must_be_free(mine)))
     """
     ended = run("-c", watched(HELD, body, install="forkproof.install(wait=0.01, warn=False)"))
-    assert (ended.status, ended.stdout, ended.stderr) == (0, "0 0\n", "")
+    assert (ended.status, ended.stdout) == (0, "0 0\n"), ended.stderr
+    assert innocent(ended.stderr)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
