@@ -1,0 +1,474 @@
+"""Other people's tests, with Forkproof and without it: the same result, test by test?
+
+    innocence.py [--python PYTHON]... [--suites cpython,gunicorn,billiard,celery] [--json FILE] [--markdown FILE [JSON...]]
+
+For each PYTHON (default: the one that runs this) two environments are made that differ in one thing: in one of them every
+interpreter calls `forkproof.install()` as it starts, whatever its options and environment are (a .pth file; `-S` alone does
+without). In both, every interpreter that starts and every child of a fork leaves a letter in a file: so it is counted, not
+believed, that Forkproof was there. Then the suites run in both at the same time:
+
+    cpython    CPython's own tests of what forks, has threads, or is about starting (needs the `test` package)
+    gunicorn, billiard, celery
+               the tests in their source archives; of celery's, those of its pools and its worker
+
+A test whose results differ is run again, alone, several times in both: what differs then as well is a difference, unless it
+came out both ways in both. `--json` keeps what came out; `--markdown` makes the page from that and from other such files.
+Exit status 1 if a difference is left that tools/innocence.toml does not explain, 2 if a suite could not be run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import fnmatch
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import threading
+import time
+import tomllib
+import xml.etree.ElementTree as ET
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from install import ROOT
+
+ARMS = ("bare", "with")  # names of one length: paths of sockets have a limit
+AGAIN = 5
+CPYTHON = (
+    "test_fork1", "test_threading", "test_thread", "test_logging", "test_os", "test_pty", "test_wait3", "test_wait4",
+    "test_multiprocessing_fork", "test_concurrent_futures", "test_subprocess", "test_import",
+)  # fmt: skip
+# Where the tests are in the archive, and what they need.
+ARCHIVES = {
+    "gunicorn": (["tests"], ["pytest", "pytest-asyncio", "pytest-cov"]),
+    "billiard": (["t/unit"], ["pytest", "psutil"]),
+    "celery": (
+        ["t/unit/concurrency", "t/unit/worker"],
+        [
+            "pytest", "pytest-celery", "pytest-subtests", "pytest-timeout", "pytest-click", "pytest-order",
+            "moto", "cryptography", "eventlet", "gevent",
+        ],
+    ),
+}  # fmt: skip
+WORST = ("passed", "skipped", "failed", "error")
+
+# Runs at the start of every interpreter of the environment. S and F: started, forked; a and w: with Forkproof there.
+START = """
+import os, sys
+
+PLACE, ARMED = {place!r}, {armed!r}
+
+
+def leave(letter):
+    try:
+        file = os.open(PLACE, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        try:
+            os.write(file, letter)
+        finally:
+            os.close(file)
+    except OSError:
+        pass
+
+
+def forked():
+    watched = False
+    if ARMED:
+        global seen
+        forks = _native.forks()
+        watched, seen = forks > seen, forks
+    leave(b"w" if watched else b"F")
+
+
+if ARMED:
+    import forkproof
+    from forkproof import _native
+
+    forkproof.install()
+    seen = _native.forks()
+leave(b"a" if ARMED else b"S")
+os.register_at_fork(after_in_child=forked)
+"""
+
+
+class Environment:
+    """A virtual environment whose interpreters count themselves, and have Forkproof or not."""
+
+    def __init__(self, python: str, version: str, arm: str) -> None:
+        self.arm = arm
+        self.folder = ROOT / ".venvs" / f"innocence-{version}-{arm}"
+        self.python = self.folder / "bin" / "python"
+        self.count = self.folder / "count"
+        subprocess.run([python, ROOT / "tools" / "install.py", self.folder, "cli"], check=True)
+        site = subprocess.run(
+            [self.python, "-S", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+            capture_output=True, text=True, check=True,
+        ).stdout.strip()  # fmt: skip
+        start = START.format(place=str(self.count), armed=arm == "with")
+        self._files = {
+            Path(site, "forkproof_innocence.py"): start,
+            Path(site, "forkproof_innocence.pth"): "import forkproof_innocence\n",
+        }
+        for file in self._files:
+            file.unlink(missing_ok=True)
+
+    def pip(self, *arguments: str | Path) -> None:
+        subprocess.run(
+            [self.python, "-m", "pip", "-q", "--disable-pip-version-check", *arguments], check=True
+        )
+
+    def begin(self) -> None:
+        """From here on its interpreters count."""
+        self.count.write_text("")
+        self.count.chmod(0o666)
+        for file, text in self._files.items():
+            file.write_text(text)
+
+    def counted(self) -> dict[str, int]:
+        letters = collections.Counter(self.count.read_text())
+        return {
+            "started": letters["S"] + letters["a"],
+            "armed": letters["a"],
+            "forked": letters["F"] + letters["w"],
+            "watched": letters["w"],
+        }
+
+    def run(self, command: list[str | Path], folder: Path, limit: float) -> str:
+        """What it printed. Its lines of progress are passed on."""
+        env = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("PYTHON", "FORKPROOF", "_FORKPROOF", "PYTEST", "CI"))
+        }
+        told: list[str] = []
+        with subprocess.Popen(
+            [self.python, *command], cwd=folder, env=env, text=True, errors="replace",
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        ) as process:  # fmt: skip
+            timer = threading.Timer(limit, lambda: os.killpg(process.pid, 9))
+            timer.daemon = True
+            timer.start()
+            assert process.stdout
+            for line in process.stdout:
+                told.append(line)
+                if re.match(r"\d+:\d\d:\d\d .*\[|.*\[ *\d+%\]$", line):
+                    say(f"{self.arm}: {line.rstrip()[:150]}")
+            timer.cancel()
+        return "".join(told)
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def read_junit(file: Path) -> dict[str, str]:
+    """The result of each test; the worst of those that have one name (subtests, parameters told twice)."""
+    results: dict[str, str] = {}
+    try:
+        tree = ET.parse(file)
+    except (OSError, ET.ParseError):
+        return results
+    for case in tree.iter("testcase"):
+        name = ".".join(filter(None, (case.get("classname"), case.get("name"))))
+        result = "passed"
+        for tag, word in (("skipped", "skipped"), ("failure", "failed"), ("error", "error")):
+            if case.find(tag) is not None:
+                result = word
+        known = results.get(name, "passed")
+        results[name] = max(known, result, key=WORST.index)
+    return results
+
+
+class Suite:
+    """How a suite is run whole and how one test of it is run again."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.version = ""
+
+    def prepare(self, environments: Iterable[Environment], scratch: Path) -> None:
+        """Whatever must be installed; `version` is known afterwards."""
+
+    def whole(self, environment: Environment, scratch: Path) -> dict[str, str]:
+        raise NotImplementedError
+
+    def once(self, environment: Environment, test: str, scratch: Path) -> str:
+        raise NotImplementedError
+
+
+class CPythonSuite(Suite):
+    """regrtest, two files at once."""
+
+    def whole(self, environment: Environment, scratch: Path) -> dict[str, str]:
+        results, told = self._run(environment, scratch, ["-j2", *CPYTHON], 3600)
+        # A file that crashed or was stopped has no results of its own: what regrtest says of it.
+        for line in told.splitlines():
+            found = re.match(
+                r"\d+:\d\d:\d\d .*\[ *\d+/\d+[^]]*\] (\S+) (crashed|timed out|process crashed)", line
+            )
+            if found:
+                results[f"{found[1]} (the file)"] = "error"
+        return results
+
+    def once(self, environment: Environment, test: str, scratch: Path) -> str:
+        found = re.match(r"test\.(test_\w+)\b", test)
+        file = test.split()[0] if test.endswith("(the file)") else found[1] if found else test.split(".")[0]
+        results, told = self._run(environment, scratch, ["-j1", "-m", test, file], 600)
+        return results.get(test, "error" if "crashed" in told or "timed out" in told else "absent")
+
+    def _run(
+        self, environment: Environment, scratch: Path, arguments: list[str], limit: float
+    ) -> tuple[dict[str, str], str]:
+        with tempfile.TemporaryDirectory(dir=scratch, prefix="t-") as folder:
+            file = Path(folder, "junit.xml")
+            told = environment.run(
+                ["-m", "test", "--timeout", "900", "--junit-xml", file, "--tempdir", folder, *arguments],
+                Path(folder), limit,
+            )  # fmt: skip
+            (scratch / f"cpython-{environment.arm}.log").write_text(told)
+            return read_junit(file), told
+
+
+class ArchiveSuite(Suite):
+    """pytest, in a copy of the project's source archive for each environment."""
+
+    def prepare(self, environments: Iterable[Environment], scratch: Path) -> None:
+        _, needs = ARCHIVES[self.name]
+        for environment in environments:
+            folder = scratch / f"{self.name}-{environment.arm}"
+            environment.pip(
+                "download", "--no-deps", "--no-binary", self.name, "--dest", folder / "archive", self.name
+            )
+            (archive,) = (folder / "archive").iterdir()
+            with tarfile.open(archive) as tar:
+                tar.extractall(folder, filter="data")
+            shutil.rmtree(folder / "archive")
+            (source,) = folder.iterdir()
+            self.version = source.name.rpartition("-")[2]
+            environment.pip("install", f"{self.name}=={self.version}", *needs)
+
+    def whole(self, environment: Environment, scratch: Path) -> dict[str, str]:
+        return self._run(environment, scratch, ARCHIVES[self.name][0], 1800)
+
+    def once(self, environment: Environment, test: str, scratch: Path) -> str:
+        return self._run(environment, scratch, [self._files[test]], 600).get(test, "absent")
+
+    def _run(
+        self, environment: Environment, scratch: Path, arguments: list[str], limit: float
+    ) -> dict[str, str]:
+        (source,) = (scratch / f"{self.name}-{environment.arm}").iterdir()
+        file = scratch / f"{self.name}-{environment.arm}.xml"
+        file.unlink(missing_ok=True)
+        told = environment.run(
+            ["-m", "pytest", "-p", "no:cacheprovider", "-o", "addopts=", f"--junit-xml={file}", *arguments],
+            source, limit,
+        )  # fmt: skip
+        (scratch / f"{self.name}-{environment.arm}.log").write_text(told)
+        results = read_junit(file)
+        self._files = {name: self._file_of(source, name) for name in results}
+        return results
+
+    @staticmethod
+    def _file_of(source: Path, name: str) -> str:
+        """pytest's id of a test of its junit file: its dotted name is that of a file, perhaps a class, and the test."""
+        plain, bracket, parameters = name.partition("[")
+        words = plain.split(".")
+        for count in range(len(words) - 1, 0, -1):
+            file = Path(*words[:count]).with_suffix(".py")
+            if (source / file).exists():
+                return "::".join([str(file), *words[count:]]) + bracket + parameters
+        return name
+
+
+def compare(suite: Suite, environments: dict[str, Environment], scratch: Path) -> dict[str, Any]:
+    """Both arms at once, and again what differs."""
+    began = time.monotonic()
+    for environment in environments.values():
+        environment.begin()
+    results: dict[str, dict[str, str]] = {}
+
+    def one(arm: str) -> None:
+        results[arm] = suite.whole(environments[arm], scratch)
+
+    threads = [threading.Thread(target=one, args=(arm,)) for arm in ARMS]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    counts = {arm: environments[arm].counted() for arm in ARMS}
+    names = sorted(set().union(*results.values()))
+    differing = [name for name in names if results["bare"].get(name) != results["with"].get(name)]
+    differences = []
+    for name in differing:
+        seen = {arm: [results[arm].get(name, "absent")] for arm in ARMS}
+        for number in range(AGAIN):
+            for arm in ARMS:
+                seen[arm].append(suite.once(environments[arm], name, scratch))
+            say(f"{name}, again {number + 1} of {AGAIN}: bare {seen['bare'][-1]}, with {seen['with'][-1]}")
+        differences.append({"test": name, **seen})
+    return {
+        "suite": suite.name,
+        "version": suite.version,
+        "results": {arm: dict(collections.Counter(results[arm].values())) for arm in ARMS},
+        "counts": counts,
+        "differences": differences,
+        "minutes": round((time.monotonic() - began) / 60, 1),
+    }
+
+
+def left(difference: dict[str, Any]) -> bool:
+    """Whether it differs when it is run alone too; what comes out both ways without Forkproof proves nothing."""
+    bare, armed = (collections.Counter(difference[arm][1:]) for arm in ARMS)
+    return bare != armed and len(set(difference["bare"])) == 1
+
+
+def explained(difference: dict[str, Any]) -> str:
+    known = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())["difference"]
+    for entry in known:
+        if fnmatch.fnmatchcase(difference["test"], entry["test"]):
+            return " ".join(entry["why"].split())
+    return ""
+
+
+def version_of(python: str) -> str:
+    told = subprocess.run(
+        [python, "-c", "import platform; print(platform.python_version())"], capture_output=True, text=True
+    )
+    return told.stdout.strip()
+
+
+def has_tests(python: str) -> bool:
+    told = subprocess.run([python, "-c", "import test.test_fork1, test.libregrtest"], capture_output=True)
+    return told.returncode == 0
+
+
+def machine() -> str:
+    return f"{platform.system()} {platform.machine()}, {platform.libc_ver()[1]}, {os.cpu_count()} processors"
+
+
+def page(runs: list[dict[str, Any]]) -> str:
+    """docs/innocence.md's part that is made by this."""
+
+    def row(*cells: object) -> str:
+        return "| " + " | ".join(map(str, cells)) + " |"
+
+    def told(counts: dict[str, int]) -> str:
+        return ", ".join(f"{counts[word]} {word}" for word in (*WORST, "absent") if counts.get(word))
+
+    lines = [
+        row(
+            "CPython",
+            "suite",
+            "without Forkproof",
+            "with it",
+            "interpreters with it",
+            "forks it saw",
+            "differ",
+            "when run alone",
+        ),
+        row(*["---"] * 8),
+    ]
+    for run in runs:
+        for suite in run["suites"]:
+            armed = suite["counts"]["with"]
+            lines.append(row(
+                run["python"], f"{suite['suite']} {suite['version']}".strip(),
+                told(suite["results"]["bare"]), told(suite["results"]["with"]),
+                f"{armed['armed']} of {armed['started']}", f"{armed['watched']} of {armed['forked']}",
+                len(suite["differences"]), sum(map(left, suite["differences"])),
+            ))  # fmt: skip
+    lines += [
+        "",
+        *sorted({f"- CPython {run['python']}: {run['machine']}, {run['date']}." for run in runs}),
+        "",
+    ]
+    lines += [row("CPython", "test that differed", "without", "with", ""), row(*["---"] * 5)]
+    for run in runs:
+        for suite in run["suites"]:
+            for difference in suite["differences"]:
+                why = explained(difference) or ("" if left(difference) else "not when it is run alone")
+                cells = (told(collections.Counter(difference[arm])) for arm in ARMS)
+                lines.append(row(run["python"], f"`{difference['test']}`", *cells, why))
+    return "\n".join(lines) + "\n"
+
+
+BEGIN, END = "<!-- made by tools/innocence.py -->\n", "<!-- end -->\n"
+
+
+def write_page(file: Path, runs: list[dict[str, Any]]) -> None:
+    """Replaces what stands between the marks; the rest of the page stays."""
+    before, _, rest = file.read_text().partition(BEGIN)
+    file.write_text(before + BEGIN + page(runs) + END + rest.partition(END)[2])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--python", action="append", default=[], metavar="PYTHON", help="may be repeated")
+    parser.add_argument("--suites", default="cpython,gunicorn,billiard,celery", metavar="NAMES")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="docs/innocence.md")
+    parser.add_argument(
+        "results", nargs="*", type=Path, metavar="JSON", help="of earlier runs: nothing is run"
+    )
+    parser.add_argument("--logs", type=Path, metavar="FOLDER", help="keep what the suites printed")
+    asked = parser.parse_args()
+    runs: list[dict[str, Any]] = [run for file in asked.results for run in json.loads(file.read_text())]
+    status = 0
+    for python in asked.python or ([] if runs else [sys.executable]):
+        version = version_of(python)
+        say(f"== CPython {version}")
+        environments = {arm: Environment(python, version, arm) for arm in ARMS}
+        run: dict[str, Any] = {
+            "python": version,
+            "machine": machine(),
+            "date": time.strftime("%Y-%m-%d"),
+            "suites": [],
+        }
+        for name in asked.suites.split(","):
+            if name == "cpython" and not has_tests(python):
+                say(f"{python} has no tests of its own")
+                status = 2
+                continue
+            suite = CPythonSuite(name) if name == "cpython" else ArchiveSuite(name)
+            with tempfile.TemporaryDirectory(prefix="innocence-") as folder:
+                scratch = Path(folder)
+                try:
+                    suite.prepare(environments.values(), scratch)
+                    found = compare(suite, environments, scratch)
+                except subprocess.CalledProcessError as error:
+                    say(f"{name} could not be set up: {error}")
+                    status = 2
+                    continue
+                finally:
+                    if asked.logs:
+                        asked.logs.mkdir(parents=True, exist_ok=True)
+                        for log in scratch.glob("*.log"):
+                            shutil.copy(log, asked.logs / f"{version}-{log.name}")
+            for difference in found["differences"]:
+                say(f"{difference}")
+                if left(difference) and not explained(difference):
+                    status = status or 1
+            say(f"{version} {name}: {found['results']} {found['counts']}")
+            run["suites"].append(found)
+            for environment in environments.values():
+                for file in environment._files:
+                    file.unlink(missing_ok=True)
+        runs.append(run)
+        if asked.json:
+            asked.json.write_text(json.dumps(runs, indent=1))
+    if asked.markdown:
+        write_page(asked.markdown, runs)
+    else:
+        print(page(runs))
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
