@@ -35,12 +35,19 @@ PROGRAMS = Path(__file__).resolve().parent.parent / "examples" / "servers"
 SEND = """
 import sys, time, tasks
 number, limit = int(sys.argv[1]), float(sys.argv[2])
-began = time.monotonic()
-left = [tasks.work.delay(n) for n in range(number)]
-while left and time.monotonic() - began < limit:
-    time.sleep(0.2)
-    left = [job for job in left if not job.ready()]
-print(number - len(left), time.monotonic() - began)
+left = [tasks.work.delay(n) for n in range(number)][::-1]
+began = last = None
+sent = time.monotonic()
+while left and time.monotonic() - (began or sent) < limit:
+    time.sleep(0.05)
+    before = len(left)
+    while left and left[-1].ready():
+        left.pop()
+    now = time.monotonic()
+    if len(left) < before:
+        began = began or now
+        last = now
+print(number - sum(not job.ready() for job in left), (last or 0) - (began or 0))
 """
 
 
@@ -91,45 +98,59 @@ def _celery(asked: argparse.Namespace) -> None:
     server = shutil.which("redis-server")
     if server is None:
         sys.exit("the Celery table needs redis-server (Debian's package of that name)")
+    print(f"\nCelery prefork, 4 children replaced after every task, {asked.tasks} tasks\n")
     print(
-        f"\nCelery prefork, 2 children replaced after every task, {asked.tasks} tasks, at most {asked.limit:.0f} s\n"
+        "|                         | done | hung or lost | seconds | tasks/s | forks | waited ms: p50 |   p99 |   max |"
     )
-    print("|           | done | not done | seconds | forks | waited ms: p50 |   p99 |   max |")
-    print("| --------- | ---- | -------- | ------- | ----- | -------------- | ----- | ----- |")
-    for name in ("bare", "forkproof"):
-        folder = Path(tempfile.mkdtemp(prefix="forkproof-servers-"))
-        port = _free_port()
-        redis = subprocess.Popen(
-            [server, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", folder],
-            stdout=subprocess.DEVNULL,
-        )
-        surroundings = {**os.environ, "BROKER": f"redis://127.0.0.1:{port}"}
-        options = ["--concurrency=2", "--max-tasks-per-child=1", "--loglevel=WARNING"]
-        with open(folder / "log", "wb") as log:
-            worker = subprocess.Popen(
-                [sys.executable, "-m", "celery", "-A", "tasks", "worker", "--pool=prefork", *options],
-                cwd=PROGRAMS,
-                env={**surroundings, **_switch(name, folder)},
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
+    print(
+        "| ----------------------- | ---- | ------------ | ------- | ------- | ----- | -------------- | ----- | ----- |"
+    )
+    for held in (True, False):
+        for name in ("bare", "forkproof"):
+            done, seconds, waits = _celery_row(server, name, asked, {} if held else {"QUIET": "1"})
+            rate = f"{done / seconds:7.2f}" if seconds else "     - "
+            title = name if held else f"{name}, nothing held"
+            print(
+                f"| {title:23} | {done:4} | {asked.tasks - done:12} | {seconds:7.1f} | {rate} | {waits} |",
+                flush=True,
             )
-        try:
-            command = [sys.executable, "-c", SEND, str(asked.tasks), str(asked.limit)]
-            told = subprocess.run(
-                command, cwd=PROGRAMS, env=surroundings, capture_output=True, text=True, check=True
-            )
-        finally:
-            os.killpg(worker.pid, signal.SIGKILL)
-            worker.wait()
-            redis.terminate()
-            redis.wait()
-        done, seconds = told.stdout.split()
-        missing = asked.tasks - int(done)
-        print(
-            f"| {name:9} | {done:>4} | {missing:8} | {float(seconds):7.1f} | {_waits(folder)} |", flush=True
+
+
+def _celery_row(
+    server: str, name: str, asked: argparse.Namespace, variables: dict[str, str]
+) -> tuple[int, float, str]:
+    """One worker: tasks done, seconds from the first of them to the last, and the waits of its forks."""
+    folder = Path(tempfile.mkdtemp(prefix="forkproof-servers-"))
+    port = _free_port()
+    redis = subprocess.Popen(
+        [server, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", folder],
+        stdout=subprocess.DEVNULL,
+    )
+    surroundings = {**os.environ, "BROKER": f"redis://127.0.0.1:{port}"}
+    options = ["--concurrency=4", "--max-tasks-per-child=1", "--loglevel=WARNING"]
+    with open(folder / "log", "wb") as log:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "celery", "-A", "tasks", "worker", "--pool=prefork", *options],
+            cwd=PROGRAMS,
+            env={**surroundings, **variables, **_switch(name, folder)},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
-        shutil.rmtree(folder)
+    try:
+        command = [sys.executable, "-c", SEND, str(asked.tasks), str(asked.limit)]
+        told = subprocess.run(
+            command, cwd=PROGRAMS, env=surroundings, capture_output=True, text=True, check=True
+        )
+    finally:
+        os.killpg(worker.pid, signal.SIGKILL)
+        worker.wait()
+        redis.terminate()
+        redis.wait()
+    done, seconds = told.stdout.split()
+    waits = _waits(folder)
+    shutil.rmtree(folder)
+    return int(done), float(seconds), waits
 
 
 def _throughput(asked: argparse.Namespace) -> None:
