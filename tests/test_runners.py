@@ -176,3 +176,43 @@ def test_rq_forks_for_every_job_and_ends_on_sigterm(run: Run, tmp_path: Path) ->
     forks = [fork for fork in _forks(events) if "rq" in fork["where"]["file"]]
     assert len(forks) >= 6
     assert {fork["risk"] for fork in forks} == {"none"}
+
+
+DAEMON = """
+    from pyspark.daemon import manager
+    manager()
+"""
+SPARK = """
+import os
+from pyspark import SparkConf, SparkContext
+def work(number):
+    import __main__ as daemon
+    with daemon.lock:
+        return os.getpid()
+settings = SparkConf().set("spark.python.daemon.module", "busy_daemon").set("spark.python.worker.reuse", "false")
+settings = settings.set("spark.ui.enabled", "false").set("spark.driver.bindAddress", "127.0.0.1")
+context = SparkContext("local[2]", "forkproof", conf=settings.set("spark.driver.host", "127.0.0.1"))
+context.setLogLevel("ERROR")
+print("workers", len(set(context.parallelize(range(4), 4).map(work).collect())))
+context.stop()
+"""
+
+
+def test_pysparks_daemon_forks_its_workers_beside_a_thread(run: Run, tmp_path: Path) -> None:
+    """A daemon module of one's own, as libraries that watch Spark's workers have it."""
+    pytest.importorskip("pyspark")
+    if shutil.which("java") is None:
+        pytest.skip("needs java")
+    events, script = tmp_path / "events.jsonl", tmp_path / "program.py"
+    (tmp_path / "busy_daemon.py").write_text(THREAD + DAEMON)
+    script.write_text(SPARK)
+    surroundings = {
+        "FORKPROOF": f"wait=30,events={events}",
+        "PYTHONPATH": str(tmp_path),
+        "PYSPARK_PYTHON": sys.executable,
+    }
+    ended = run(script, env=surroundings, limit=400)
+    assert (ended.status, ended.stdout) == (0, "workers 4\n"), ended.stderr
+    forks = [fork for fork in _forks(events) if fork["where"]["file"].endswith("pyspark/daemon.py")]
+    assert len(forks) >= 4
+    assert {fork["risk"] for fork in forks} == {"none"}
