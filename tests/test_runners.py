@@ -79,6 +79,7 @@ def test_pexpect_talks_with_its_program_and_interrupts_it(run: Run, tmp_path: Pa
     pytest.importorskip("pexpect")
     code = """
     import pexpect, signal
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and pass that on
     program = pexpect.spawn("cat", timeout=60)
     program.sendline("hello")
     program.expect("hello")
