@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -138,3 +141,59 @@ def test_celery_replaces_its_children_at_every_task(mark: str, tmp_path: Path) -
     forks = _forks(events)
     assert len(forks) >= 16
     assert {fork["risk"] for fork in forks} == {"none"}
+
+
+@contextmanager
+def _uwsgi(folder: Path, *options: str, **variables: str) -> Iterator[tuple[str, Path]]:
+    """A running uWSGI of two workers: its address and its log. It must end by itself on SIGTERM, in good order."""
+    program = shutil.which("uwsgi", path=os.path.dirname(sys.executable))
+    if program is None:
+        pytest.skip("needs uwsgi in the interpreter's environment")
+    command = [program, "--http-socket", "127.0.0.1:0", "--master", "--enable-threads", "--processes", "2"]
+    log = folder / "log"
+    with open(log, "wb") as file:
+        process = subprocess.Popen(
+            [*command, "--die-on-term", "--need-app", *options, "--module", "application:app"],
+            cwd=EXAMPLES,
+            env={**os.environ, "FORKPROOF": "on", **variables},
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
+    try:
+        while log.read_text().count("spawned uWSGI worker") < 2:
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.05)
+        found = re.search(r"bound to TCP address (127\.0\.0\.1:\d+)", log.read_text())
+        assert found
+        yield f"http://{found[1]}/", log
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+ADVICE = "uWSGI forks its workers in C"
+FORKED = "was forked by C code beside another thread"
+
+
+@pytest.mark.parametrize("options", [(), ("--py-call-osafterfork",)])
+def test_uwsgi_is_told_that_its_forks_are_not_seen(
+    mark: str, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    """At its start, and in each worker that was forked from a process with threads."""
+    with _uwsgi(tmp_path, *options, QUIET="1") as (address, log):
+        _ask(address)
+        while log.read_text().count(FORKED) < 2:
+            time.sleep(0.05)
+    text = log.read_text()
+    assert (text.count(ADVICE), text.count(FORKED)) == (1, 2)
+
+
+def test_uwsgi_with_lazy_apps_is_told_nothing_and_answers(mark: str, tmp_path: Path) -> None:
+    with _uwsgi(tmp_path, "--lazy-apps") as (address, log):
+        for _ in range(6):
+            _ask(address)
+    assert "forkproof" not in log.read_text()

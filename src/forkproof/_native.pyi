@@ -159,6 +159,9 @@ def code_units(code: CodeType) -> list[tuple[int, int, int]]:
     """For each code unit: stack depth (-1 unreachable, -2 inside an instruction), slot of the innermost `with` (-1 none),
     and the bits of locks whose release is still to come."""
 
+def unseen() -> int:
+    """How many other Python threads there were when C code forked this process without Python's hooks. Asked again, 0."""
+
 def forks(count: int = ..., /) -> int:
     """How many forks this process has made; with `count` it goes on from there."""
 

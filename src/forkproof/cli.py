@@ -314,6 +314,56 @@ def doctor_command(pid: int | None, **options: Any) -> int:
     return doctor(pid, **options)
 
 
+@commands.command("watch")
+@click.argument("pid", type=click.IntRange(min=1), required=False)
+@click.option("--pid-file", metavar="FILE", help="Where the service has written its id.")
+@_hang_after("How long a main thread stands still before its process is examined.")
+@click.option(
+    "--once",
+    is_flag=True,
+    help="For probes: watch for that long only, and say by the exit status whether one hangs.",
+)
+@click.option(
+    "--end", is_flag=True, help="End a forked process that hangs: SIGABRT, and SIGKILL 5 seconds later."
+)
+@click.option("--events", metavar="FILE", help="Append each hang to FILE, as JSON lines (docs/events.md).")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Show each as a JSON object, on a line of its own (docs/doctor.md).",
+)
+def watch_command(pid: int | None, pid_file: str | None, **options: Any) -> int:
+    """Watch a service from beside it: process PID and its descendants, with the doctor's means.
+
+    Says which process hangs, on what and why, and goes on. Made for systemd, Docker and Kubernetes (docs/watch.md).
+
+    \b
+      forkproof watch 4242
+      forkproof watch --end --events /var/log/hangs.jsonl --pid-file /run/app.pid
+      forkproof watch --once --hang-after 3 1
+
+    Exit status: 0 the service has ended, or the watch was ended by SIGTERM or SIGINT; 2 the service could not be looked at.
+    With --once: 0 nothing hangs, 1 something does (proven or likely), 2 the service could not be looked at.
+    """
+    if (pid is None) == (pid_file is None):
+        raise click.UsageError("give either the id of a process or --pid-file.")
+    if pid_file is not None:
+        try:
+            with open(pid_file) as file:
+                pid = int(file.read())
+        except OSError as error:
+            raise click.UsageError(f"{pid_file}: {error.strerror}.") from None
+        except ValueError:
+            raise click.UsageError(f"{pid_file} has no process id in it.") from None
+        if pid < 1:
+            raise click.UsageError(f"{pid_file} has no process id in it.")
+    assert pid is not None
+    from forkproof.doctor.service import watch
+
+    return watch(pid, **options)
+
+
 @commands.command("demo")
 @click.option("--act", "acts", type=click.IntRange(1, 6), multiple=True, help="Only this act (repeatable).")
 @click.option("--fast", is_flag=True, help="PyMongo's 30 s become 3, and the experiments half as many runs.")

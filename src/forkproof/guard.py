@@ -14,7 +14,7 @@ import threading
 import warnings
 import weakref
 
-from . import catalogue, sharing, watch
+from . import catalogue, embedded, sharing, watch
 from ._errors import ForkRiskError, ForkRiskWarning
 from ._events import Writer, now
 from .evidence import asking, coarse, mended, naming, pools, workers
@@ -178,6 +178,7 @@ def install(
     sharing.watch(connections, None if writer is None else writer.path)
     s.installed = True
     _refresh()
+    embedded.notice()
 
 
 def uninstall() -> None:
@@ -197,6 +198,16 @@ def uninstall() -> None:
 def installed() -> bool:
     """Whether the forks of this process are watched."""
     return _settings.installed
+
+
+def warns() -> bool:
+    """Whether it is on, and to say what is wrong."""
+    return _settings.installed and _settings.warn
+
+
+def unseen() -> int:
+    """How many other threads of Python's there were when C code forked this process without Python's hooks; asked again, 0."""
+    return 0 if _native is None else _native.unseen()
 
 
 def at_risk() -> list[Hazard]:
@@ -553,6 +564,9 @@ def _name(s: Sighting) -> str:
 
 def _after_in_child(message: tuple[Any, ...]) -> BaseException | None:
     stage, body = message
+    if stage == 3:
+        embedded.tell()
+        return None
     if stage == 2:
         found = workers.remember(body, _settings.workers)
         _settings.vanished = [gone for gone, _ in found]

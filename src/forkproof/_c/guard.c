@@ -108,6 +108,7 @@ static struct {
     int refresh_due;         /* observe: after this fork, where it changes nothing */
     int child_hooked;        /* the child's hooks are in their list, for this fork */
     int in_child;            /* set in the child handler if they are, cleared by the last of them */
+    int unseen;              /* other Python threads of the parent, where this process was forked without Python's hooks */
     uint32_t random;
     PyObject *exempt;        /* dict id -> None, of locks and of thread idents */
     PyObject *judged;        /* experiments: dict of the ids that `consider` has let stand; NULL: it is asked once a fork */
@@ -133,6 +134,9 @@ static struct {
     PyObject *locks[MAX_OWNED]; /* compared by address only */
     int n;
 } not_mine;
+
+/* The fork that is under way was announced by Python's hooks, but another one would not end. */
+static _Thread_local int announced;
 
 static int step_fails(void)
 {
@@ -278,9 +282,22 @@ static void disarm(void)
 
 static void in_parent(void)
 {
+    announced = 0;
     if (g.armed && g.armed == PyThread_get_thread_ident()) {
         disarm();
     }
+}
+
+/* In a child that C code has forked, with or without the GIL: reads only. */
+static int other_threads(void)
+{
+    int n = 0;
+    PyInterpreterState *interpreter = PyInterpreterState_Main();
+    PyThreadState *ts = interpreter == NULL ? NULL : PyInterpreterState_ThreadHead(interpreter);
+    for (; ts != NULL && n < 10000; ts = PyThreadState_Next(ts)) {
+        n += (unsigned long)ts->thread_id != PyThread_get_thread_ident();
+    }
+    return n;
 }
 
 static void in_child(void)
@@ -290,8 +307,11 @@ static void in_child(void)
     g.look.firm = 0; /* the threads that it is about are gone */
     connections_in_child(watched && g.on ? g.forks : 0);
     if (!watched) {
+        g.unseen = g.on && !announced ? other_threads() : 0;
+        announced = 0;
         return;
     }
+    g.unseen = 0;
     for (int i = 0; i < g.n_owned; i++) {
         reset(g.owned[i].object, g.owned[i].kind);
         /* the reference stays: dropping it could run a finalizer here */
@@ -1605,10 +1625,27 @@ static int something_to_say(void)
     return g.seen != NULL || g.left != NULL || g.workers != NULL || g.pools != NULL;
 }
 
+/* Python code has a turn again in a process that C code has forked. */
+static void tell_unseen(void)
+{
+    PyObject *argument = Py_BuildValue("(iO)", 3, Py_None);
+    if (argument == NULL) {
+        turn_off("child");
+        return;
+    }
+    if (g.after_child != NULL) {
+        call_python(g.after_child, argument, "after_in_child");
+    }
+    Py_DECREF(argument);
+}
+
 static PyObject *before(PyObject *module, PyObject *unused)
 {
     (void)module;
     (void)unused;
+    if (g.on && g.unseen) {
+        tell_unseen();
+    }
     if (!g.on) {
         Py_RETURN_NONE;
     }
@@ -1618,6 +1655,7 @@ static PyObject *before(PyObject *module, PyObject *unused)
         disarm(); /* a fork that never came */
     }
     if (!take_turn(ident)) {
+        announced = 1;
         Py_RETURN_NONE;
     }
     g.forks++;
@@ -1840,6 +1878,9 @@ static PyObject *child_last(PyObject *module, PyObject *unused)
     (void)module;
     (void)unused;
     int ours = g.in_child, watched = watch_settle();
+    if (g.on && g.unseen) {
+        tell_unseen();
+    }
     g.in_child = 0;
     g.look.n = 0;
     if (g.on && ours && (watched || something_to_say() || g.report_all) && g.after_child != NULL) {
@@ -2177,6 +2218,15 @@ static PyObject *last_clean(PyObject *module, PyObject *unused)
     return PyBool_FromLong(g.on && g.clean);
 }
 
+static PyObject *unseen_threads(PyObject *module, PyObject *unused)
+{
+    (void)module;
+    (void)unused;
+    int threads = g.unseen;
+    g.unseen = 0;
+    return PyLong_FromLong(threads);
+}
+
 static PyObject *forks(PyObject *module, PyObject *args)
 {
     (void)module;
@@ -2276,6 +2326,7 @@ PyMethodDef guard_methods[] = {
     {"child_callbacks", child_callbacks, METH_NOARGS, NULL},
     {"code_units", code_units, METH_O, NULL},
     {"forks", forks, METH_VARARGS, NULL},
+    {"unseen", unseen_threads, METH_NOARGS, NULL},
     {"follow_exec", follow_exec, METH_O, NULL},
     {"watch_connections", watch_connections, METH_VARARGS, NULL},
     {"inherited_connections", inherited_connections, METH_NOARGS, NULL},

@@ -25,14 +25,14 @@ def doctor(
         if core is not None:
             from forkproof.doctor.core import examine_core
 
-            return _show([examine_core(core)], as_json)
+            return show([examine_core(core)], as_json)
         if pid is None:
             return _fail("which process? Give its id, or a core file with --core")
         if watch:
             return _watch(pid, as_json, tree, hang_after)
         if tree:
-            return _show(_family(pid), as_json)
-        return _show([examine(pid)], as_json)
+            return show(_family(pid), as_json)
+        return show([examine(pid)], as_json)
     except DoctorError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
@@ -51,7 +51,8 @@ def _family(pid: int) -> Iterable[Diagnosis]:
             _say(str(error))
 
 
-def _show(found: Iterable[Diagnosis], as_json: bool) -> int:
+def show(found: Iterable[Diagnosis], as_json: bool) -> int:
+    """Print each; the exit status for what was found."""
     report = Doctor(sys.stdout)
     status = FINE
     for diagnosis in found:
@@ -75,7 +76,7 @@ def _watch(pid: int, as_json: bool, tree: bool, hang_after: float) -> int:
         while True:
             alarms = [alarm.diagnosis for alarm in lookout.look()]
             if alarms:
-                return _show(alarms, as_json)
+                return show(alarms, as_json)
             if not lookout.watched:
                 assert lookout.refused
                 if looks and isinstance(lookout.refused, Gone):
