@@ -59,7 +59,11 @@ ROADS = {
     "socket.getaddrinfo(host='localhost', port=80, flags=0)": 1,
     "socket.getaddrinfo('127.0.0.1', 80)": 1,  # CPython's lock was around numeric ones too
     "socket.gethostbyname('localhost')": 1,
+    "socket.gethostbyname('')": 1,
+    "socket.gethostbyname('127.0.0.1')": 0,
+    "socket.gethostbyname('<broadcast>')": 0,
     "socket.gethostbyname_ex('localhost')": 1,
+    "socket.gethostbyname_ex('127.0.0.1')": 1,  # around the C library's own, which is asked for numeric ones too
     "socket.gethostbyaddr('127.0.0.1')": 1,
     "socket.getnameinfo(('127.0.0.1', 80), 0)": 1,
     "tcp.connect_ex(('localhost', 1))": 1,
@@ -71,7 +75,9 @@ ROADS = {
     "udp.sendmsg([b'x'], [], 0, ('localhost', 9))": 1,
     "socket.create_connection(('localhost', listening.getsockname()[1]))": 1,  # connects to what it looked up
     "tcp.connect_ex(('127.0.0.1', 1))": 0,
-    "tcp.bind(('', 0))": 0,
+    "tcp.bind(('', 0))": 1,  # which address is any address of this machine is looked up as well
+    "tcp6.bind(('', 0))": 1,
+    "udp.sendto(b'x', (b'', 9))": 1,
     "tcp6.connect_ex(('::1', 1))": 0,
     "udp.sendto(b'x', ('127.0.0.1', 9))": 0,
     "udp.sendto(b'x', ('<broadcast>', 9))": 0,
@@ -167,6 +173,10 @@ print(attempt(socket.getaddrinfo, "." * 70, 80))
 print(attempt(socket.gethostbyname, "x.invalid"), attempt(socket.gethostbyname, 3))
 print(attempt(tcp.connect, ("x.invalid", 80)), attempt(tcp.connect, "nonsense"), attempt(tcp.connect))
 print(attempt(tcp.connect, ("localhost", "http")), attempt(tcp.bind, ("localhost", 0, 3)))
+print(attempt(tcp.bind, ("", 0)), attempt(tcp.getsockname)[0], attempt(socket.gethostbyname, ""))
+for family in socket.AF_INET, socket.AF_INET6:
+    other = socket.socket(family)
+    print(attempt(other.bind, (b"", 0)), other.getsockname()[0], attempt(other.connect, ("::1", 1)), attempt(other.connect, ("127.0.0.1", 1)))
 print(attempt(tcp.sendto, b"x"), attempt(tcp.sendmsg), attempt(socket.getnameinfo, ("localhost", 80), 0)[0] != "")
 """
 

@@ -7,6 +7,7 @@
     record.py     what Forkproof left there at the fork
     origin.py     which process it was forked from
     waits.py      what each thread waits for
+    workers.py    whose work that is, where the fork left them behind
     verdict.py    whether that is for ever, and the proof
     examine.py    all of it, in the order that costs the process least
 

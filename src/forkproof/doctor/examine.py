@@ -1,7 +1,8 @@
 """One look at one process: from its id to a diagnosis.
 
 In this order, because each step is dearer to the process than the one before: what /proc says, twice, a moment apart; then the
-stacks, for which the process is stopped only if a thread in it stands still on memory; then the words in its memory.
+stacks, for which the process is stopped only if a thread in it stands still on memory; then the words in its memory; and if a thread
+waits for what another is to do, the Python stacks of the process that it was forked from, which is not stopped.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from forkproof.doctor.process import DoctorError, Process, Region, Task, support
 from forkproof.doctor.stacks import Native, PythonFrame, Stack, Stacks, Unreadable
 from forkproof.doctor.verdict import STRENGTHS, Case, Finding
 from forkproof.doctor.waits import Wait, wait_of
+from forkproof.doctor.workers import lost
 from forkproof.model import Diagnosis, Frame, Hang, Thread, ThreadView, WaitsFor
 
 BETWEEN_LOOKS = 0.25
@@ -89,6 +91,8 @@ def diagnose(
     waits = {
         task.tid: wait_of(task, found.threads.get(task.tid), process, regions, objects) for task in tasks
     }
+    ancestry = lineage(process)
+    asks = objects is not None and any(wait.things for wait in waits.values())
     case = Case(
         process=process,
         tasks=tasks,
@@ -96,9 +100,10 @@ def diagnose(
         waits=waits,
         stacks=found.threads,
         regions=regions,
-        lineage=lineage(process),
+        lineage=ancestry,
         record=record.find(regions, process.read),
         objects=objects,
+        lost=lost(ancestry, {task.inner for task in tasks}, objects) if asks and objects else (),
     )
     findings = case.judge()
     if {task.tid for task in process.tasks()} != {task.tid for task in tasks}:
@@ -143,6 +148,8 @@ def _cause(task: Task, wait: Wait, finding: Finding, process: Process) -> str:
     if finding.verdict == "unknown":
         return f"{who} {wait.what} and stands still; {finding.because}"
     end = "no thread of this process can end that" if finding.proof else "probably for ever"
+    if finding.in_vain:
+        end = "in vain"
     return f"{who} {wait.what}, and {end}: {finding.because}"
 
 

@@ -17,6 +17,19 @@ _CHARACTERS = {(3, 11): 48, (3, 12): 40, (3, 13): 40, (3, 14): 40, (3, 15): 40}
 _TYPE, _NAME, _BASIC_SIZE, _FLAGS = 8, 24, 32, 168
 _INLINE_VALUES, _MANAGED_DICT = 1 << 2, 1 << 4
 _LONGEST = 200
+_MOST_ITEMS = 1000  # of a container; what lies behind them is not looked at
+# PyTypeObject.tp_members, tp_base (cpython/object.h); a PyMemberDef (descrobject.h) has 40 bytes, the type 6 is an object's or none.
+_MEMBERS, _BASE, _MEMBER = 240, 256, 40
+_SLOT = (6, 16)  # _Py_T_OBJECT, Py_T_OBJECT_EX
+_CLOSURE, _CODE, _VARIABLE_NAMES = (
+    72,
+    48,
+    96,
+)  # PyFunctionObject (cpython/funcobject.h), PyCodeObject (cpython/code.h)
+_BLOCK = 64  # objects in a block of a deque (_collectionsmodule.c)
+# TaskObj.task_coro (_asynciomodule.c); PyGenObject.gi_qualname and gi_iframe (cpython/genobject.h, pycore_interpframe_structs.h).
+_COROUTINE = {(3, 11): 136, (3, 12): 136, (3, 13): 120, (3, 14): 128, (3, 15): 128}
+_LONGEST_CHAIN = 20
 
 _RECURSIVE = ("RLock", "_thread.RLock")
 LOCKS = ("lock", "_thread.lock", *_RECURSIVE)
@@ -111,6 +124,137 @@ class Objects:
             if value and (name := self.text(self._word(entry))):
                 found[name] = value
         return found
+
+    # What objects refer to.
+
+    def inside(self, address: int, name: str) -> int:
+        """An attribute of an object, also one in a slot, or what a function encloses under that name; 0 where there is none."""
+        if self.kind(address) == "function":
+            return self._enclosed(address).get(name, 0)
+        return self.attributes(address).get(name, 0) or self._slots(address).get(name, 0)
+
+    def items(self, address: int) -> list[int]:
+        """What a container has in it: a list, tuple, set or deque, the values of a dict, what waits in a queue."""
+        kind = self.kind(address)
+        if kind == "list":
+            return self._words(self._word(address + 24), self._word(address + 16))
+        if kind == "tuple":
+            return self._words(address + 24, self._word(address + 16))
+        if kind == "dict":
+            return list(self._items(address).values())
+        if (
+            kind == "set"
+        ):  # setobject.h: pairs of key and hash; the type object of a deleted one has no type of that name
+            table = self._words(self._word(address + 40), 2 * (self._word(address + 32) + 1))
+            return [key for key in table[::2] if key and self.kind(key)]
+        if kind == "collections.deque":
+            return self._deque(address)
+        if kind == "_queue.SimpleQueue":
+            return self._simple_queue(address)
+        queue = self.attributes(address).get("queue", 0)
+        return self.items(queue) if queue else []
+
+    def follow(self, path: str, variables: Mapping[str, int]) -> list[int]:
+        """All that a path (evidence/paths.py) leads to from variables, which are given by their addresses."""
+        first, *steps = path.replace("[]", ".[]").split(".")
+        found = [variables[first]] if first in variables else []
+        for step in steps:
+            inner = (self.items(thing) if step == "[]" else [self.inside(thing, step)] for thing in found)
+            found = [address for addresses in inner for address in addresses if address]
+        return found
+
+    def bound_to(self, address: int) -> int:
+        """The object whose method this is; 0 if it is none."""
+        return (
+            self._word(address + 24) if self.kind(address) in ("method", "builtin_function_or_method") else 0
+        )
+
+    def referent(self, address: int) -> int:
+        """What a weak reference refers to (weakrefobject.h: wr_object); 0 for none."""
+        return self._word(address + 16) if self.kind(address) in ("weakref", "weakref.ReferenceType") else 0
+
+    def loop_of(self, address: int) -> int:
+        """The event loop of a future or task of asyncio's (_asynciomodule.c: fut_loop); 0 for what is none."""
+        return self._word(address + 16) if self.kind(address) in ("_asyncio.Future", "_asyncio.Task") else 0
+
+    def task_of(self, future: int) -> int:
+        """The task that awaits a future of asyncio's; 0 if there is none."""
+        tasks = (self.bound_to(callback) for callback in self.callbacks_of(future))
+        return next((task for task in tasks if self.kind(task) == "_asyncio.Task"), 0)
+
+    def callbacks_of(self, future: int) -> list[int]:
+        """What is called when a future of asyncio's is done (fut_callback0, and fut_callbacks: pairs of callback and context)."""
+        pairs = [self.items(pair) for pair in self.items(self._word(future + 40))]
+        return [self._word(future + 24), *(pair[0] for pair in pairs if pair)]
+
+    def awaits(self, task: int) -> tuple[list[str], int]:
+        """The coroutines of a task of asyncio's, outermost first, and the future that the innermost awaits (0: none is seen)."""
+        names: list[str] = []
+        inner = self._word(task + _COROUTINE[self._version]) if self.kind(task) == "_asyncio.Task" else 0
+        while self.kind(inner) in ("coroutine", "generator") and len(names) < _LONGEST_CHAIN:
+            names.append(self.text(self._word(inner + (40 if self._version == (3, 11) else 32))) or "?")
+            inner = self._on_top_of_stack(inner)
+        # futureiterobject: fi_future
+        return names, self._word(inner + 16) if self.kind(inner) == "_asyncio.FutureIter" else 0
+
+    def _on_top_of_stack(self, coroutine: int) -> int:
+        """What a coroutine that is suspended awaits."""
+        frame = coroutine + (80 if self._version == (3, 11) else 72)
+        if self._version >= (3, 14):  # stackpointer; the two lowest bits of a _PyStackRef are tags
+            return self._word(self._word(frame + 64) - 8) & ~3
+        count = int.from_bytes(self._read(frame + 64, 4), "little")  # stacktop, of localsplus
+        return self._word(frame + 72 + 8 * (count - 1)) if 0 < count < _MOST_ITEMS else 0
+
+    def length(self, address: int) -> int | None:
+        """How many things are in a set (setobject.h: used); None for what is none."""
+        return self._word(address + 24) if self.kind(address) == "set" else None
+
+    def _slots(self, address: int) -> Mapping[str, int]:
+        found: dict[str, int] = {}
+        kind = self._word(address + _TYPE)
+        while kind:
+            at = self._word(kind + _MEMBERS)
+            while at and (member := self._read(at, _MEMBER)):
+                name, what, offset = struct.unpack_from("@Qixxxxq", member)
+                if not name or not 0 < offset < 4096:
+                    break
+                if what in _SLOT and (value := self._word(address + offset)):
+                    found.setdefault(self._c_string(name), value)
+                at += _MEMBER
+            kind = self._word(kind + _BASE)
+        return found
+
+    def _enclosed(self, function: int) -> Mapping[str, int]:
+        """The last of a code object's variables are those that it encloses."""
+        cells = self.items(self._word(function + _CLOSURE))
+        names = self.items(self._word(self._word(function + _CODE) + _VARIABLE_NAMES))
+        if not cells:
+            return {}
+        return {
+            self.text(name): self._word(cell + 16)
+            for name, cell in zip(names[-len(cells) :], cells, strict=False)
+            if self.kind(cell) == "cell"
+        }
+
+    def _deque(self, address: int) -> list[int]:
+        count, block, at = (self._word(address + offset) for offset in (16, 24, 40))
+        found: list[int] = []
+        while len(found) < min(count, _MOST_ITEMS) and block and at < _BLOCK:
+            found += self._words(block + 8 + 8 * at, min(count - len(found), _BLOCK - at))
+            block, at = self._word(block + 8 + 8 * _BLOCK), 0
+        return found
+
+    def _simple_queue(self, address: int) -> list[int]:
+        """_queuemodule.c: a list and where it begins up to 3.12, a ring buffer from 3.13 on."""
+        if self._version < (3, 13):
+            return self.items(self._word(address + 32))[self._word(address + 40) :]
+        first, items, size, count = (self._word(address + offset) for offset in (32, 40, 48, 56))
+        ring = self._words(items, size)
+        return [ring[(first + at) % size] for at in range(min(count, size))] if ring else []
+
+    def _words(self, address: int, count: int) -> list[int]:
+        data = self._read(address, 8 * count) if 0 < count <= 2 * _MOST_ITEMS else b""
+        return list(struct.unpack(f"@{len(data) // 8}Q", data))
 
     # Locks.
 

@@ -23,6 +23,8 @@ class Lineage:
     """The ids of the threads that forked it and its forebears: what these held, its main thread now has."""
     complete: bool
     """No other thread can have forked: all forebears are known, up to the program's start."""
+    left: frozenset[int] = frozenset()
+    """The threads of `origin.parent`, as this side knows them, that were there at the fork, without the one that forked."""
 
 
 def lineage(process: Process) -> Lineage:
@@ -30,6 +32,7 @@ def lineage(process: Process) -> Lineage:
     forking: set[int] = set()
     complete = True
     origin: Origin | None = None
+    left: frozenset[int] = frozenset()
     child = process
     opened: list[Process] = []
     try:
@@ -49,19 +52,20 @@ def lineage(process: Process) -> Lineage:
             forking |= {task.inner for task in found}
             complete &= len(found) == 1
             if child is process:
-                others = [task for task in tasks if task not in found]
+                # Ids are given in order: of two that were started in the same tick the thread came first.
+                older = [task for task in tasks if (task.started, task.tid) < (process.started, process.pid)]
+                left = frozenset(task.tid for task in older if found and task not in found)
                 origin = _origin(
                     process,
                     parent=parent.pid,
                     command=parent.command,
                     threads=tuple(Thread(task.name, None, task.tid) for task in tasks),
-                    # Ids are given in order: of two that were started in the same tick the thread came first.
-                    vanished=sum((task.started, task.tid) < (process.started, process.pid) for task in others)
+                    vanished=len(left)
                     if found
                     else max(0, sum(task.started < process.started for task in tasks) - 1),
                 )
             child = parent
-        return Lineage(origin or _origin(process), frozenset(forking), complete)
+        return Lineage(origin or _origin(process), frozenset(forking), complete, left)
     finally:
         for parent in opened:
             parent.close()

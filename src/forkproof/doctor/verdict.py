@@ -7,14 +7,16 @@ Three proofs, the strongest first:
     closed-world  every thread of the process waits, without a time limit, on memory that only threads of the process can
                   change; and it was forked, and has not exec'd since, from a process that had more threads
 
-What has the shape of a proof and a hole in it is `likely`: the forebears are not all known, a signal handler might let go.
+What has the shape of a proof and a hole in it is `likely`: the forebears are not all known, a signal handler might let go. So
+is a wait for what a worker of the parent was to do that the fork left behind (workers.py), and a wait that ends by its time limit
+alone because what it waits for cannot come.
 A thread that waits on purpose (for work, for an event that a signal sets, for another process) is in no deadlock: `none`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from forkproof.doctor.objects import Objects
@@ -23,7 +25,8 @@ from forkproof.doctor.process import Process, Region, Task
 from forkproof.doctor.record import Record
 from forkproof.doctor.stacks import Stack
 from forkproof.doctor.symbols import nearest
-from forkproof.doctor.waits import Wait
+from forkproof.doctor.waits import Wait, in_words
+from forkproof.doctor.workers import Lost, knows, served
 from forkproof.model import Hazard
 
 # Of glibc (cancelling, setuid), of faults of the program's own (faulthandler), and Ctrl-C.
@@ -44,6 +47,8 @@ class Finding:
     proof: Proof | None = None
     because: str = ""
     hazard: Hazard | None = None
+    in_vain: bool = False
+    """The wait ends, by its time limit, and not by what is waited for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,8 @@ class Case:
     lineage: Lineage
     record: Record | None
     objects: Objects | None
+    lost: Sequence[Lost]
+    """The workers that the fork left behind."""
 
     def judge(self) -> dict[int, Finding]:
         """The finding on each thread."""
@@ -68,16 +75,30 @@ class Case:
 
     def _judge(self, task: Task, closed: bool) -> Finding:
         wait = self.waits[task.tid]
-        if task.tid not in self.still:
-            return Finding()
-        if not wait.for_ever:  # what it joins may yet end; but nobody forks in order to wait for that
-            return self._inside_fork(task, wait) or Finding()
+        if task.tid not in self.still or not wait.for_ever:
+            # What it joins may yet end; but nobody forks in order to wait for that.
+            handler = self._inside_fork(task, wait) if task.tid in self.still else None
+            return handler or self._in_vain(task, wait) or Finding()
         found = self._by_owner(wait) or self._by_record(wait)
         if found and found.verdict == "proven":
             return found
+        found = found or self._by_worker(task, wait)
+        if found and found.verdict == "proven":
+            return found
         if closed and (last := self._by_closed_world(task, wait)):
+            if found and found.hazard:
+                last = replace(last, because=f"{found.because}; {last.because}", hazard=found.hazard)
             return last if not found or last.verdict == "proven" else found
         return found or self._inside_fork(task, wait) or self._otherwise(wait)
+
+    def _in_vain(self, task: Task, wait: Wait) -> Finding | None:
+        """It waits for a time, or in an event loop, for what cannot come."""
+        if wait.kind == "system":
+            return self._by_worker(task, wait)
+        if not task.call or not task.call.is_futex or not task.call.timed:
+            return None
+        found = self._by_owner(wait) or self._by_record(wait) or self._by_worker(task, wait)
+        return found and replace(found, verdict="likely", proof=None, in_vain=True)
 
     # Proof by owner.
 
@@ -160,6 +181,34 @@ class Case:
             )
             return Finding("proven" if certain else "likely", "record", because, hazard)
         return None
+
+    # By a worker that the fork left behind.
+
+    def _by_worker(self, task: Task, wait: Wait) -> Finding | None:
+        gone = next((one for one in self.lost if (one.serves | one.waiters) & wait.things), None)
+        if not gone or not self.objects:
+            return None
+        mine = gone.never and gone.serves & wait.things
+        for tid, stack in self.stacks.items():
+            if tid == task.tid:
+                continue
+            if served(stack, self.objects) & (gone.serves | wait.things):
+                return None
+            relies = tid == self.process.pid or self.waits[tid].things & wait.things
+            if not mine and not relies and knows(stack, wait.things, self.objects):
+                return None
+        assert gone.hazard.thread
+        whose = f"the {gone.hazard.what} of the parent (thread {gone.hazard.thread.native_id}), which no child has"
+        because = f"that is the work of {whose}"
+        if wait.kind == "system":
+            loop = wait.things
+            tasks = {self.objects.task_of(one) for one in gone.waiters if self.objects.loop_of(one) in loop}
+            names = "; ".join(sorted(in_words(task, self.objects) for task in tasks if task))
+            because = f"a task of its loop{f' ({names})' if names else ''} awaits the work of {whose}"
+        if mine:
+            because += "; its executor starts no more threads, and none of those that it has is here"
+            return Finding("proven", "owner", because, gone.hazard)
+        return Finding("likely", None, because, gone.hazard)
 
     # Proof by a closed world.
 

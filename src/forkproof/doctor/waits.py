@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -47,6 +47,8 @@ class Wait:
     native: NativeLock | None = None
     parked: int = 0
     """The address that CPython (3.13 on) has parked the thread at."""
+    things: frozenset[int] = frozenset()
+    """The objects of which one has to answer, where another thread is to see to it: a future, a queue, an event loop."""
 
     @property
     def is_lock(self) -> bool:
@@ -59,13 +61,64 @@ def wait_of(
 ) -> Wait:
     """What `task` waits for, given its stack (None where there is none)."""
     stack = stack or Stack(task.tid)
+    named, frame = _named(stack.python)
+    wait = _wait(task, stack, process, regions, objects, named)
+    if not objects or not named or not frame or wait.kind not in (named["kind"], "system"):
+        return wait
+    variables = {name: variable.address for name, variable in frame.variables.items()}
+    things = {thing for path in named.get("things", ()) for thing in objects.follow(path, variables)}
+    answering = {
+        other
+        for path in named.get("by", ())
+        for thing in things
+        for other in objects.follow(f"thing.{path}", {"thing": thing})
+    }
+    entry = next((frame for frame in stack.python if frame.function == "run_until_complete"), None)
+    if entry and wait.kind == "system" and (future := entry.variables.get("future")):
+        wait = replace(wait, what=_with_await(wait.what, future.address, objects))
+    return replace(wait, things=frozenset(things | answering))
+
+
+def in_words(task: int, objects: Objects) -> str:
+    """The coroutines of a task of asyncio's: `main() > fetch()`; "" where they cannot be read."""
+    return " > ".join(f"{name}()" for name in objects.awaits(task)[0])
+
+
+def _with_await(what: str, task: int, objects: Objects) -> str:
+    """A loop's wait, with what the task awaits that it was started for."""
+    names, future = objects.awaits(task)
+    if not names:
+        return what
+    kind = objects.kind(future)
+    if kind in ("_asyncio.Task", "Task"):
+        awaited = f"another task, {in_words(future, objects) or 'of another kind'}"
+    elif any(objects.kind(objects.inside(callback, "source")) for callback in objects.callbacks_of(future)):
+        awaited = "a Future that a thread or a process is to complete"
+    else:
+        awaited = (
+            "several tasks or futures"
+            if kind == "_GatheringFuture"
+            else "a future of the loop"
+            if future
+            else "something"
+        )
+    return f"{what}; {in_words(task, objects)} awaits {awaited}"
+
+
+def _wait(
+    task: Task,
+    stack: Stack,
+    process: Process,
+    regions: Sequence[Region],
+    objects: Objects | None,
+    named: dict[str, Any] | None,
+) -> Wait:
     if task.state == "T" or task.state == "t":
         return Wait("system", "is stopped by a signal or a debugger")
     if task.call is None:
         return Wait("running", "runs" if task.state == "R" else "waits for the disk or the kernel")
     if stack.is_inside("take_gil"):
         return Wait("gil", "waits for the GIL, which another thread has")
-    named = _named(stack.python)
     if not task.call.is_futex:
         return Wait("system", _in_words(task, process, named))
     native = lock_at(task.call.address, stack.native, regions, process.read)
@@ -127,10 +180,10 @@ def _table() -> tuple[tuple[dict[str, Any], ...], tuple[str, ...], tuple[str, ..
     return tuple(entries), tuple(data["machinery"]), tuple(data["machinery_folders"])
 
 
-def _named(frames: Sequence[PythonFrame]) -> dict[str, Any] | None:
-    """The entry of `waits.toml` for these frames."""
+def _named(frames: Sequence[PythonFrame]) -> tuple[dict[str, Any] | None, PythonFrame | None]:
+    """The entry of `waits.toml` for these frames, and the frame that it is for."""
     entries, machinery, folders = _table()
-    found = None
+    found: tuple[dict[str, Any] | None, PythonFrame | None] = (None, None)
     for frame in frames:
         mine = frame.variables.get("self")
         matches = (
@@ -141,7 +194,7 @@ def _named(frames: Sequence[PythonFrame]) -> dict[str, Any] | None:
             and ("self" not in entry or (mine and mine.kind == entry["self"]))
         )
         if entry := next(matches, None):
-            found = entry
+            found = (entry, frame)
         elif not frame.file.endswith(machinery) and not any(folder in frame.file for folder in folders):
             break
     return found

@@ -17,6 +17,7 @@
 #include <time.h>
 #include <unistd.h>
 #include <arpa/inet.h>
+#include <netdb.h>
 #include <sys/socket.h>
 
 static pthread_mutex_t netdb_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -143,18 +144,9 @@ static PyObject *host_of(PyObject *args, PyObject *keywords)
     return keywords ? PyDict_GetItemString(keywords, "host") : NULL;
 }
 
-static PyObject *look_up(int which, PyObject *args, PyObject *keywords)
-{
-    Who who;
-    import_codec(host_of(args, keywords), which == GETADDRINFO);
-    enter(&who);
-    PyObject *result = PyObject_Call(functions[which], args, keywords);
-    leave(&who);
-    return result;
-}
-
-/* Whether the address's host is looked up: a string or bytes that are no numeric address, nor one of the two special names. */
-static int is_name(PyObject *host)
+/* Whether CPython's setipaddr() asks the resolver for a host: not for a numeric address of that family, nor for "<broadcast>". For
+ * an empty one it does. */
+static int is_asked_for(PyObject *host, long family)
 {
     const char *text = PyUnicode_Check(host)   ? PyUnicode_AsUTF8(host)
                        : PyBytes_Check(host)     ? PyBytes_AS_STRING(host)
@@ -165,21 +157,34 @@ static int is_name(PyObject *host)
         PyErr_Clear();
         return 0;
     }
-    return *text && strcmp(text, "<broadcast>") != 0 && inet_pton(AF_INET, text, packed) != 1 &&
-           inet_pton(AF_INET6, text, packed) != 1;
+    return strcmp(text, "<broadcast>") != 0 && inet_pton((int)family, text, packed) != 1;
 }
 
-/* A new reference: the address with its name looked up under the lock, or the address itself where there is no name. */
+static PyObject *look_up(int which, PyObject *args, PyObject *keywords)
+{
+    Who who;
+    PyObject *host = host_of(args, keywords);
+    if (which == GETHOSTBYNAME && host != NULL && !is_asked_for(host, AF_INET)) {
+        return PyObject_Call(functions[which], args, keywords);
+    }
+    import_codec(host, which == GETADDRINFO);
+    enter(&who);
+    PyObject *result = PyObject_Call(functions[which], args, keywords);
+    leave(&who);
+    return result;
+}
+
+/* A new reference: the address with its host looked up under the lock, or the address itself where nothing is looked up. */
 static PyObject *resolve(PyObject *self, PyObject *address)
 {
-    if (!PyTuple_Check(address) || PyTuple_GET_SIZE(address) < 2 || !is_name(PyTuple_GET_ITEM(address, 0))) {
+    if (!PyTuple_Check(address) || PyTuple_GET_SIZE(address) < 2) {
         return Py_NewRef(address);
     }
     PyObject *host = PyTuple_GET_ITEM(address, 0), *resolved = NULL, *found = NULL;
     PyObject *family = PyObject_GetAttrString(self, "family");
     long af = family ? PyLong_AsLong(family) : -1;
     Py_XDECREF(family);
-    if (af != AF_INET && af != AF_INET6) {
+    if ((af != AF_INET && af != AF_INET6) || !is_asked_for(host, af)) {
         PyErr_Clear();
         return Py_NewRef(address);
     }
@@ -187,7 +192,14 @@ static PyObject *resolve(PyObject *self, PyObject *address)
     PyObject *bytes = !PyUnicode_Check(host)     ? Py_NewRef(host)
                       : PyUnicode_IS_ASCII(host) ? PyUnicode_AsASCIIString(host)
                                                  : PyUnicode_AsEncodedString(host, "idna", NULL);
-    PyObject *args = bytes ? Py_BuildValue("(NOl)", bytes, Py_None, af) : NULL;
+    PyObject *args = NULL;
+    if (bytes != NULL && PyObject_Length(bytes) > 0) {
+        args = Py_BuildValue("(NOl)", bytes, Py_None, af);
+    }
+    else if (bytes != NULL) { /* an empty host: any address of this machine */
+        Py_DECREF(bytes);
+        args = Py_BuildValue("(Osliii)", Py_None, "0", af, SOCK_DGRAM, 0, AI_PASSIVE);
+    }
     if (args != NULL) {
         found = look_up(GETADDRINFO, args, NULL);
         Py_DECREF(args);

@@ -27,11 +27,12 @@ class Doctor(Terminal):
         if worst and found.verdict != "none":
             self._say((clean(found.cause), ""), indent=2)
             self._frames(worst.stack, shown=8)
-            if found.hazard:
+            if found.hazard and found.hazard.stack:
+                gone = found.hazard.kind == "vanished-worker"
                 self._say(
-                    ("at the fork, ", "dim"),
+                    ("in the parent, " if gone else "at the fork, ", "dim"),
                     (clean(found.hazard.what), "bold"),
-                    (" was held here:", ""),
+                    (" is at work here:" if gone else " was held here:", ""),
                     indent=2,
                 )
                 self._stack(found.hazard.stack)
