@@ -1,6 +1,6 @@
 """Servers for the programs, each in processes of its own, that live as long as a `with`.
 
-PostgreSQL and Redis are Debian's (`apt-get install postgresql redis-server`); SecantusDB comes with forkproof[lab]; the HTTP
+PostgreSQL, MariaDB, Redis, memcached and RabbitMQ are Debian's; SecantusDB comes with forkproof[lab]; the HTTP
 server is Python's own. `lacking(kind)` says what is not there.
 """
 
@@ -22,8 +22,14 @@ def lacking(kind):
     """What has to be installed for that server, in a sentence; None if nothing."""
     if kind == "postgresql" and not _postgresql():
         return "needs PostgreSQL: apt-get install postgresql"
-    if kind == "redis" and not shutil.which("redis-server"):
-        return "needs Redis: apt-get install redis-server"
+    for needed, program, package in (
+        ("redis", "redis-server", "redis-server"),
+        ("memcached", "memcached", "memcached"),
+        ("mariadb", "mariadb-install-db", "mariadb-server"),
+        ("rabbitmq", "epmd", "rabbitmq-server"),
+    ):
+        if kind == needed and not shutil.which(program):
+            return f"needs {program}: apt-get install {package}"
     if kind == "mongodb" and importlib.util.find_spec("secantus") is None:
         return "needs SecantusDB: pip install 'forkproof[lab]'"
     return None
@@ -32,7 +38,7 @@ def lacking(kind):
 @contextlib.contextmanager
 def server(kind):
     """Its address, as the programs take it: "127.0.0.1:PORT"."""
-    with {"postgresql": postgresql, "redis": redis, "mongodb": mongodb, "http": web}[kind]() as address:
+    with SERVERS[kind]() as address:
         yield address
 
 
@@ -113,6 +119,57 @@ def redis():
 
 
 @contextlib.contextmanager
+def memcached():
+    port = _free_port()
+    with _running(["memcached", "-l", "127.0.0.1", "-p", str(port), "-U", "0", *_as("nobody")], port) as address:
+        yield address
+
+
+def _as(person):
+    """Servers that refuse to run as root take this option."""
+    return ["-u", person] if os.geteuid() == 0 else []
+
+
+@contextlib.contextmanager
+def mariadb():
+    """A new database, whose root has no password."""
+    port = _free_port()
+    with tempfile.TemporaryDirectory(prefix="forkproof-") as folder:
+        data = [f"--datadir={folder}/data"]
+        if os.geteuid() == 0:
+            person = pwd.getpwnam("mysql")
+            os.chown(folder, person.pw_uid, person.pw_gid)
+            data += ["--user=mysql"]
+        subprocess.run(
+            ["mariadb-install-db", "--no-defaults", *data, "--auth-root-authentication-method=normal"],
+            check=True, capture_output=True,
+        )  # fmt: skip
+        program = shutil.which("mariadbd") or "/usr/sbin/mariadbd"
+        command = [program, "--no-defaults", *data, f"--port={port}", "--bind-address=127.0.0.1"]
+        command += [f"--socket={folder}/socket", f"--pid-file={folder}/pid"]
+        with _running(command, port) as address:
+            yield address
+
+
+@contextlib.contextmanager
+def rabbitmq():
+    """A broker with an Erlang port mapper of its own, for that outlives the server which starts it."""
+    port, mapper, dist = _free_port(), _free_port(), _free_port()
+    with tempfile.TemporaryDirectory(prefix="forkproof-") as folder:
+        environment = {
+            "PATH": os.environ["PATH"], "HOME": folder, "ERL_EPMD_PORT": str(mapper), "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1", "RABBITMQ_NODE_PORT": str(port), "RABBITMQ_DIST_PORT": str(dist),
+            "RABBITMQ_NODENAME": f"forkproof{port}@localhost", "RABBITMQ_MNESIA_BASE": folder,
+            "RABBITMQ_LOG_BASE": folder, "RABBITMQ_PID_FILE": f"{folder}/pid", "RABBITMQ_ENABLED_PLUGINS_FILE": f"{folder}/plugins",
+        }  # fmt: skip
+        with (
+            _running(["epmd", "-address", "127.0.0.1", "-port", str(mapper)], mapper, env=environment),
+            _running(["/usr/lib/rabbitmq/bin/rabbitmq-server"], port, env=environment) as address,
+        ):
+            yield address
+
+
+@contextlib.contextmanager
 def mongodb():
     from forkproof.lab.server import mongodb
 
@@ -137,6 +194,17 @@ class _Echo(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+
+SERVERS = {
+    "postgresql": postgresql,
+    "mariadb": mariadb,
+    "redis": redis,
+    "memcached": memcached,
+    "mongodb": mongodb,
+    "rabbitmq": rabbitmq,
+    "http": web,
+}
 
 
 if __name__ == "__main__":

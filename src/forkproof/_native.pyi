@@ -112,6 +112,9 @@ def native_threads() -> list[tuple[int, str, list[str]]]:
     """Each thread that Python does not know: thread id, name, and the libraries that its stack leads into, innermost first;
     none where it was running or the system forbids looking."""
 
+def watchdog_was_reset() -> bool:
+    """Whether this process is a child in which the lock that faulthandler's watchdog held in the parent was let go of."""
+
 def libraries_of_thread(native_id: int) -> list[str]:
     """The same libraries for one thread of this process, if it is blocked."""
 

@@ -588,6 +588,8 @@ def _after_in_child(message: tuple[Any, ...]) -> BaseException | None:
     watch.settled()
     reset = _reset(remaining)
     mended_here, _settings.mended = _settings.mended, []
+    if _watchdog_was_reset():
+        mended_here.append("faulthandler's watchdog: none in this child; it can be cancelled and started here")
     if _settings.writer is not None:
         born = {
             "v": 1,
@@ -610,6 +612,10 @@ def _after_in_child(message: tuple[Any, ...]) -> BaseException | None:
     return None
 
 
+def _watchdog_was_reset() -> bool:
+    return _native is not None and _native.watchdog_was_reset()
+
+
 def _begin_watch(body: tuple[Any, ...], frame: FrameType | None) -> None:
     """What this child was left without is kept, for the watch and for whoever looks from outside."""
     forks, seen, left, waited, polls, outcome, _clean, _working, _native_threads = body
@@ -618,7 +624,8 @@ def _begin_watch(body: tuple[Any, ...], frame: FrameType | None) -> None:
     told = [(s, _hazard(s, cleared=cleared)) for s, cleared in _sorted(seen, left)]
     reset = _reset(left)
     gone, _settings.vanished = _settings.vanished, []
-    missing = [v.hazard() for v in gone if not v.mended and v.can_be_awaited()] + pools.leave_behind()
+    missing = [v.hazard() for v in gone if not v.mended and v.can_be_awaited()]
+    missing += pools.leave_behind(but=pools.PYTHON if _watchdog_was_reset() else None)
     if _settings.hang_after == float("inf"):
         missing = []  # it is for the watch
     record = None

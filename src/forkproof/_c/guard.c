@@ -21,6 +21,7 @@
 #include "reach.h"
 #include "task.h"
 #include "watch.h"
+#include "watchdog.h"
 #include "pools.h"
 #include "workers.h"
 #include <pthread.h>
@@ -318,6 +319,7 @@ static void in_child(void)
     }
     g.n_owned = 0;
     forget_parked();
+    watchdog_in_child(g.repair && g.policy == POLICY_WAIT);
     if (g.repair && g.policy == POLICY_WAIT) {
         reset_warnings();
         for (int i = 0; i < g.look.n; i++) {
@@ -2311,6 +2313,7 @@ PyMethodDef guard_methods[] = {
     {"variables_of", variables_of, METH_VARARGS, NULL},
     {"users_of", users_of, METH_O, NULL},
     {"expect_pools", expect_pools, METH_O, NULL},
+    {"watchdog_was_reset", watchdog_was_reset, METH_NOARGS, NULL},
     {"native_threads", native_threads_now, METH_NOARGS, NULL},
     {"libraries_of_thread", libraries_of_thread, METH_O, NULL},
     {"set_semaphore", set_semaphore, METH_O, NULL},

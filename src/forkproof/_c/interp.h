@@ -14,6 +14,7 @@
  *   the GIL's struct       cond, to see that a thread waits for it; interval; switch_number          (pycore_gil.h)
  *   pending calls          3.12: ceval.pending.busy; 3.13+: .handling_thread                (pycore_ceval_state.h)
  *   PyInterpreterState     3.14+: warnings.lock                                         (pycore_interp_structs.h)
+ *   _PyRuntime             3.12+: faulthandler.thread.running, the lock of its watchdog             (pycore_faulthandler.h)
  *   trace functions        3.11: c_tracefunc, c_profilefunc, tracing, cframe->use_tracing       (cpython/pystate.h)
  *   recursion              3.11: recursion_remaining; 3.12+: py_recursion_remaining             (cpython/pystate.h)
  *   _PyRuntimeState        main_thread                                                          (pycore_runtime.h)

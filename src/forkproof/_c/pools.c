@@ -11,6 +11,7 @@
 #endif
 #include "pools.h"
 #include "task.h"
+#include "watchdog.h"
 
 #ifndef FORKPROOF_UNKNOWN_INTERPRETER
 
@@ -107,7 +108,7 @@ static int find_range(struct dl_phdr_info *info, size_t size, void *data)
     return 0;
 }
 
-static ssize_t read_memory(uintptr_t address, void *into, size_t size)
+ssize_t read_memory(uintptr_t address, void *into, size_t size)
 {
     int memory = open("/proc/self/mem", O_RDONLY | O_CLOEXEC);
     if (memory < 0) {
@@ -223,6 +224,9 @@ static PyObject *libraries_of(long native_id, int of_python)
             return NULL;
         }
         Py_DECREF(name);
+    }
+    if (futex != 0 && !others) {
+        watchdog_seen(futex);
     }
     if (!of_python && !others && (futex == 0 || is_gil(the_gil(), futex)) && PyList_SetSlice(list, 0, n, NULL) < 0) {
         Py_CLEAR(list); /* as above, of one that has no control block yet, or no more */

@@ -126,8 +126,10 @@ def here() -> list[dict[str, Any]]:
     return list(_here.values())
 
 
-def leave_behind() -> list[dict[str, Any]]:
-    """In a child that has just been forked: what its parent had, and it has not."""
+def leave_behind(*, but: str | None = None) -> list[dict[str, Any]]:
+    """In a child that has just been forked: what its parent had, and it has not; without that of one library, which is mended."""
+    if but is not None:
+        _here.pop(but, None)
     left = here()
     _gone.update(_here)
     _here.clear()
