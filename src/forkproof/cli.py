@@ -52,6 +52,7 @@ def commands(ctx: click.Context) -> None:
       forkproof run --policy observe app.py
                                       only watched: nothing about it changes
       forkproof verify app.py         which change makes its hang come and go
+      forkproof hunt app.py           again and again, until the rare hang comes
     """
     if ctx.invoked_subcommand == "run":
         return  # its streams are the program's, and to touch them would show what was written to them so far
@@ -260,6 +261,93 @@ def verify_command(program: tuple[str, ...], as_json: bool, jobs: int | None, **
     conclusion = conclude(lab)
     (print_json if as_json else print_report)(lab, conclusion, sys.stdout)
     return {"acquitted": 0, "impossible": 2}.get(conclusion.verdict, 1)
+
+
+def _settings(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    from forkproof.lab.settings import Settings
+
+    try:
+        return None if value is None else str(Settings.parse(value))
+    except ValueError as error:
+        raise click.BadParameter(f"{error}.", ctx, param) from None
+
+
+@commands.command("hunt", cls=_ProgramCommand)
+@click.option("--runs", type=click.IntRange(1), help="At most so many runs.")
+@click.option("--until-hang", is_flag=True, help="Without end, until a run hangs. [default, without --runs]")
+@click.option("--keep-on", is_flag=True, help="Do not stop at the first hang: count them.")
+@click.option(
+    "--policy",
+    type=click.Choice(["observe", "wait", "none"]),
+    default="observe",
+    show_default=True,
+    help="As of run; wait: whether it still hangs where forks are made safe; none: without Forkproof inside.",
+)
+@click.option(
+    "--wait",
+    metavar="SECONDS",
+    type=_Seconds(min=0),
+    default=1.0,
+    show_default=True,
+    help="How long one fork may wait for a safe moment, under policy wait.",
+)
+@click.option(
+    "--limit",
+    metavar="SECONDS",
+    type=_Seconds(min=0.1),
+    help="What stands still then hangs. [default: 10, or 10 times what the slowest good run took, from 3 on]",
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(1),
+    help="How many runs may work at once, on this machine. [default: processors]",
+)
+@click.option(
+    "--seed", type=click.IntRange(0), help="Of what is drawn at random. [default: another each time]"
+)
+@click.option(
+    "--settings",
+    metavar="NAME=VALUE,...",
+    callback=_settings,
+    help="The same in all runs, as a hunt has printed them; '' changes nothing.",
+)
+@click.option(
+    "--again",
+    type=click.IntRange(0),
+    default=20,
+    show_default=True,
+    help="Runs made then with the settings of the one that hung.",
+)
+@click.option(
+    "--dask", metavar="ADDRESS", help="Make the runs on the workers of this scheduler (docs/hunt.md)."
+)
+@click.option("--events", metavar="FILE", help="Write the events of the run that hung to FILE.")
+@click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
+def hunt_command(program: tuple[str, ...], **asked: Any) -> int:
+    """Run a program again and again, its threads scheduled otherwise in each run, until it hangs, and explain that hang.
+
+    Threads are switched more or less often; the program gets one processor, and company on it; forks, and
+    lines at which a lock may be held, are held up for a moment. One run in five is left as it is. What hung
+    is told as run tells it, with the settings that make it come again, and how often they do; what has not
+    hung, with how rare a hang must be to have been missed.
+
+    \b
+      forkproof hunt app.py
+      forkproof hunt --runs 5000 --limit 5 -m package.module
+      forkproof hunt --settings seed=37,switch=1.2e-05,cores=1 --runs 100 --keep-on app.py
+      forkproof hunt --dask tcp://10.0.0.5:8786 app.py
+
+    The program must end by itself. It gets no input; its output is not shown. Nothing is left running.
+
+    Exit status: 0 no run hung, 1 one did, 2 the program cannot be run, 130 interrupted.
+    """
+    try:
+        from forkproof.lab.hunted import command
+    except ModuleNotFoundError as error:
+        if error.name != "psutil":
+            raise
+        raise LaunchError("hunt needs psutil; install it with: pip install 'forkproof[cli]'") from None
+    return command(Target(program), **asked)
 
 
 @commands.command("report")

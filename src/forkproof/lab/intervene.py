@@ -13,6 +13,7 @@ import sys
 from .. import _native, guard
 from .._events import Writer
 from ..evidence import naming
+from .disturb import disturb
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def intervene(change: dict[str, Any]) -> None:
     folder        where the program's own modules are, for `preload`
     only          names of hazards: of what is there when the program comes to fork, the policy waits for these alone
     without       names of hazards: the policy waits for all but these
+    disturb       what `disturb.py` varies
     start_method  of multiprocessing, in the place of "fork"
     facts         a file, always with `only` and `without`, for what the events do not tell: `_observe`, `_wait_for`
     """
@@ -38,6 +40,8 @@ def intervene(change: dict[str, Any]) -> None:
         _preload(change["preload"], change.get("folder"))
     if "start_method" in change:
         _replace_fork(change["start_method"])
+    if "disturb" in change:
+        disturb(change["disturb"])
     if "pause" in change:
         _pause(change["pause"])
     if facts is None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import selectors
 import statistics
 import sys
 import tempfile
@@ -21,11 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from forkproof.lab.statistics import fewer, runs_to_show, wilson
-from forkproof.lab.trial import Ended, Limit, Run
+from forkproof.lab.trial import Ended, Limit, Run, Runs, events_of
 from forkproof.launch.launcher import Options, check_interpreter, environment, interpreter_options
 from forkproof.launch.target import Target
 from forkproof.model import Fork, Hazard
-from forkproof.report import EventLines
 
 RUNS, MOST_RUNS = 8, 24
 LIMIT = 10.0
@@ -172,35 +170,17 @@ class Laboratory:
                 self.run(changes)
 
     def _run_all(self, waiting: list[Row], folder: Path) -> None:
-        going: dict[Run, tuple[Row, Path]] = {}
         waiting.reverse()
-        with selectors.DefaultSelector() as selector:
-            try:
-                while waiting or going:
-                    while waiting and self._has_room(going):
-                        row = waiting.pop()
-                        files = folder / f"{len(waiting)}"
-                        files.mkdir()
-                        run = self._start(row.change, files)
-                        going[run] = row, files
-                        selector.register(run, selectors.EVENT_READ)
-                    for key, _ in selector.select(0.5):
-                        found = key.fileobj
-                        assert isinstance(found, Run)
-                        found.read()
-                        if found.ended:
-                            selector.unregister(found)
-                            self._take(found.ended, *going.pop(found))
-                            found.kill()
-                    self._show(self)
-            finally:
-                for run in going:
-                    run.kill()
-
-    def _has_room(self, going: Mapping[Run, object]) -> bool:
-        """A run that hangs needs no processor; but with one job nothing else is to go on beside it."""
-        working = len(going) if self.asked.jobs == 1 else sum(not run.idle for run in going)
-        return working < self.asked.jobs and len(going) < 16 * self.asked.jobs
+        with Runs[tuple[Row, Path]](self.asked.jobs) as runs:
+            while waiting or runs:
+                while waiting and runs.has_room():
+                    row = waiting.pop()
+                    files = folder / f"{len(waiting)}"
+                    files.mkdir()
+                    runs.add(self._start(row.change, files), (row, files))
+                for key, ended in runs.ended(0.5):
+                    self._take(ended, *key)
+                self._show(self)
 
     def _start(self, change: Change, files: Path) -> Run:
         options = Options(
@@ -325,11 +305,7 @@ def _nests(fork: Fork) -> Iterator[list[Hazard]]:
 
 
 def _forks(path: Path) -> Iterator[Fork]:
-    if path.exists():
-        lines = EventLines()
-        with open(path, "rb") as file:
-            events = [*lines.feed(file.read()), *lines.close()]
-        yield from (event for event in events if isinstance(event, Fork))
+    yield from (event for event in events_of(path) if isinstance(event, Fork))
 
 
 def _facts(path: Path) -> Iterator[dict[str, Any]]:
