@@ -44,7 +44,7 @@ def markdown(rows: list[Row], python: str) -> str:
     lines = [
         "# ForkBench",
         "",
-        f"Made by `python -m forkbench --markdown docs/forkbench.md` on {datetime.now(timezone.utc):%Y-%m-%d}, {python}, "
+        f"Made by `python -m forkbench --markdown docs/reference/forkbench.md` on {datetime.now(timezone.utc):%Y-%m-%d}, {python}, "
         f"{platform.system()} {platform.machine()}; the libraries' versions are in `forkbench/requirements*.txt`. One run a cell: "
         "races come out differently now and then, above all on a busy machine.",
         "",

@@ -126,9 +126,9 @@ def test_a_shared_connection_is_marked_and_told_beside_its_fork(show: Show) -> N
     shown.locator("#lanes [data-use]").hover()
     assert "worker of 4243 writes to TCP connection" in shown.locator("#tip").inner_text()
     shown.get_by_role("button", name="import of encodings.idna").click()
-    assert detail.locator(".user").count() == 0
+    assert detail.locator(".sides .user").count() == 0
     shown.locator("#lanes [data-use]").click()
-    assert detail.locator(".user").count() == 1
+    assert detail.locator(".sides .user").count() == 1
     shown.get_by_role("button", name="shares a connection").click()
     assert shown.locator("#groups .group").count() == 2
 

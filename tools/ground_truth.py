@@ -3,7 +3,7 @@
     python tools/ground_truth.py [--examples N] [--seed N] [--way running|blocking|forking|stepping] [--policy observe|wait]
 
 `running` and `blocking` look at interrupted and waiting threads, `forking` at children, `stepping` before every bytecode, as
-only a trace function that waits can stop a thread (see docs/ground-truth.md). Needs the `test` extra. Exit status 1 if anything said
+only a trace function that waits can stop a thread (see docs/explanation/ground-truth.md). Needs the `test` extra. Exit status 1 if anything said
 was not the truth.
 """
 

@@ -1,4 +1,4 @@
-"""A child and its parent on one connection, bare and under Forkproof; the table of docs/connections.md.
+"""A child and its parent on one connection, bare and under Forkproof; the table of docs/reference/connections.md.
 
     python experiments/connections/run.py [--only TEXT] [--markdown]
 

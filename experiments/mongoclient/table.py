@@ -1,4 +1,4 @@
-"""The table of docs/mongoclient.md: which design of a MongoClient is at risk when, seen by Forkproof.
+"""The table of docs/story/mongoclient.md: which design of a MongoClient is at risk when, seen by Forkproof.
 
     python experiments/mongoclient/table.py [RUNS]
 

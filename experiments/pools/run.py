@@ -1,4 +1,4 @@
-"""What a child of a fork gets of what the native threads of a library did in the parent; the table of docs/pools.md.
+"""What a child of a fork gets of what the native threads of a library did in the parent; the table of docs/reference/pools.md.
 
     python experiments/pools/run.py [--only TEXT] [--markdown]
 

@@ -1,4 +1,4 @@
-"""What a child of a fork gets of what the Python threads of a library did in the parent; the table of docs/workers.md.
+"""What a child of a fork gets of what the Python threads of a library did in the parent; the table of docs/reference/workers.md.
 
     python experiments/workers/run.py [--only TEXT] [--markdown]
 

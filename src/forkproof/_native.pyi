@@ -206,4 +206,4 @@ def is_taken(lock: Any, /) -> bool:
     """What is true of it, also where a thread got it without the GIL and vanished before it could say so."""
 
 def keep_record(text: bytes, /) -> bool:
-    """Keeps the fork's event where a reader from outside finds it (docs/events.md); False where that cannot be."""
+    """Keeps the fork's event where a reader from outside finds it (docs/reference/events.md); False where that cannot be."""

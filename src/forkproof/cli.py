@@ -91,7 +91,7 @@ def _page_options(command: _Function) -> _Function:
     html = click.option(
         "--html",
         metavar="FILE",
-        help="Write a page for a browser: timeline, stacks side by side, source lines (docs/reports.md).",
+        help="Write a page for a browser: timeline, stacks side by side, source lines (docs/reference/reports.md).",
     )
     perfetto = click.option("--perfetto", metavar="FILE", help="Write a trace for ui.perfetto.dev.")
     return html(perfetto(command))
@@ -148,7 +148,9 @@ class _ProgramCommand(click.Command):
     show_default=True,
     help="What to do then; kill: end it with SIGABRT, be the hang proven or likely.",
 )
-@click.option("--events", metavar="FILE", help="Write every fork to FILE, as JSON lines (docs/events.md).")
+@click.option(
+    "--events", metavar="FILE", help="Write every fork to FILE, as JSON lines (docs/reference/events.md)."
+)
 @_page_options
 @click.option(
     "--emulate",
@@ -157,7 +159,7 @@ class _ProgramCommand(click.Command):
     multiple=True,
     help="Behave as another platform does. getaddrinfo-lock: one lock of the process around name look-ups, as in "
     "CPython 2.7 to 2.7.11 and 3.0 to 3.5.1 on macOS, OpenBSD and NetBSD (Modules/socketmodule.c, lines 188-192 in "
-    "v3.5.1; later and others: docs/emulate.md); held DELAY_MS longer.",
+    "v3.5.1; later and others: docs/reference/emulate.md); held DELAY_MS longer.",
 )
 @click.option(
     "--trace-lookups",
@@ -172,7 +174,7 @@ class _ProgramCommand(click.Command):
 @click.option(
     "--no-connections",
     is_flag=True,
-    help="Leave children alone that use a connection which their parent has open too (docs/connections.md).",
+    help="Leave children alone that use a connection which their parent has open too (docs/reference/connections.md).",
 )
 @click.option(
     "--strict",
@@ -287,7 +289,7 @@ def report_command(files: tuple[str, ...], html: str | None, perfetto: str | Non
     "--json",
     "as_json",
     is_flag=True,
-    help="One JSON object a process, on a line of its own (docs/doctor.md).",
+    help="One JSON object a process, on a line of its own (docs/reference/doctor.md).",
 )
 @click.option("--tree", is_flag=True, help="Look at the process's descendants too.")
 @click.option("--watch", is_flag=True, help="Look again and again, until one hangs or all have ended.")

@@ -106,15 +106,15 @@ def install(
     hang_after  seconds after which a thread of a child that waits for what the fork left behind is reported as hanging.
                 Children of forks that left something behind (a risk; a worker or native threads that the child may wait
                 for) have a thread in C that watches for it, and no other process has; float("inf") for none.
-    events      a file to append one JSON object a line to (docs/events.md). Without it hangs are told on stderr.
+    events      a file to append one JSON object a line to (docs/reference/events.md). Without it hangs are told on stderr.
     warn        issue ForkRiskWarning at a fork that went ahead at risk.
     hide_moot_warnings  hide what CPython (3.12 on) and libraries say about every fork with threads, in the parent or in the
                 child, where nothing was at risk (catalogue/warnings.toml).
     on_hang     "kill" ends a child with SIGABRT after a hang of it was reported, proven or likely, so that its supervisor
                 starts another; "sigkill" leaves no core file and lets no faulthandler print.
     watch_all   with an events file: watch children of forks at which nothing was at risk as well.
-    connections report a child that uses a connection which it has inherited and a process it descends from still has open
-                (docs/connections.md). In children that inherit one, calls of read(), send() and the like lead through
+    connections  report a child that uses a connection which it has inherited and a process it descends from still has open
+                (docs/reference/connections.md). In children that inherit one, calls of read(), send() and the like lead through
                 Forkproof. Linux with glibc, x86-64 and arm64.
 
     Called again it replaces the settings. Raises ValueError for a setting that makes no sense and OSError for an events

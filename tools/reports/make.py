@@ -1,4 +1,4 @@
-"""Make the pages of docs/reports.md anew, and with a Chromium the pictures of them.
+"""Make the pages of docs/reference/reports.md anew, and with a Chromium the pictures of them.
 
     python tools/reports/make.py              the events and the pages, into build/reports/
     python tools/reports/make.py --pictures   and docs/images/*.png
@@ -141,7 +141,7 @@ def render(events: Path, title: str) -> Path:
 
 
 def photograph(pages: Mapping[str, Path]) -> None:
-    """What docs/reports.md shows: each page on a desk, the last also in the dark, on a phone and on paper."""
+    """What docs/reference/reports.md shows: each page on a desk, the last also in the dark, on a phone and on paper."""
     from playwright.sync_api import sync_playwright
 
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -635,7 +635,7 @@ static const char *advice_of(const Note *n)
     return n->remedy >= 0 ? remedies[n->remedy].advice : general_advice;
 }
 
-/* As docs/events.md has it. */
+/* As docs/reference/events.md has it. */
 static void put_event(Text *t, const Note *n)
 {
     const Connection *c = n->connection;

@@ -1,7 +1,7 @@
 """What a fork left in its child for the doctor: the `fork` event, in a mapping that can be found from outside.
 
 The mapping shows in /proc/PID/maps as `/memfd:forkproof-record`. Eight bytes of magic, the length (32 bits, little-endian),
-then the event as in docs/events.md, whose hazards have one more key, `address`: of the lock object, hexadecimal.
+then the event as in docs/reference/events.md, whose hazards have one more key, `address`: of the lock object, hexadecimal.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ ADVICE_FILE = (
 
 
 def hazard(s: Sighting, calls: list[Call], foreign: dict[int, Any], *, cleared: bool) -> dict[str, Any]:
-    """The JSON form of a hazard (docs/events.md)."""
+    """The JSON form of a hazard (docs/reference/events.md)."""
     ident, native_id, state, kind, certain = s[0], s[1], s[2], s[3], s[4]
     code, offset, named_at, stack = s[10], s[11], s[12], s[14]
     result: dict[str, Any] = {

@@ -37,7 +37,7 @@ def table(workers: list[Worker]) -> dict[str, tuple[tuple[str, int, bool], ...]]
 
 
 def hazards(seen: list[Seen], workers: list[Worker]) -> list[dict[str, Any]]:
-    """Hazards in their JSON form (docs/events.md), one for each executor, queue or loop that the threads serve."""
+    """Hazards in their JSON form (docs/reference/events.md), one for each executor, queue or loop that the threads serve."""
     groups: dict[tuple[int, int], list[Seen]] = {}
     for s in seen:
         worker = workers[s[0]]

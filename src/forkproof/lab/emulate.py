@@ -1,7 +1,7 @@
 """Another platform's behaviour on this one: `forkproof run --emulate`.
 
 The one there is, `getaddrinfo-lock`, is the lock around name resolution that CPython had on macOS, OpenBSD and NetBSD when
-PyMongo met it (docs/emulate.md says in which versions). It runs inside the program, so nothing is imported here that the
+PyMongo met it (docs/reference/emulate.md says in which versions). It runs inside the program, so nothing is imported here that the
 program might have imported itself.
 """
 

@@ -57,7 +57,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture
 def fork_torture(request: pytest.FixtureRequest) -> Torture:
     """`fork_torture(call, threads=2, forks=100, check=None, limit=30.0)`: forks at every bad moment of `call`, and fails if a
-    child of one of them does not get through `check` (docs/pytest.md)."""
+    child of one of them does not get through `check` (docs/how-to/pytest.md)."""
     from .torture import Torture
 
     class Failing(Torture):
