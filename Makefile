@@ -1,5 +1,6 @@
 # make demo    the story of one hang, in six acts
 # make test    format, lint, types, then the tests on every CPython 3.11 to 3.15 that is found
+# make docs    the documentation as a site, links checked: build/site/index.html
 # make bench   what a fork costs, bare and armed
 #
 # Needs a C compiler and a Python 3.11+ with headers; everything else goes into .venv and .venvs.
@@ -15,7 +16,7 @@ VENV ?= .venv
 bin := $(VENV)/bin
 sources := $(shell find src -type f -not -name '*.pyc' -not -name '*.so') pyproject.toml setup.py README.md LICENSE
 
-.PHONY: demo test matrix lint format bench clean
+.PHONY: demo test matrix lint format docs bench clean
 
 demo: $(VENV)/lab.stamp
 	@$(bin)/forkproof demo
@@ -33,6 +34,11 @@ lint: $(VENV)/dev.stamp
 format: $(VENV)/dev.stamp
 	$(bin)/ruff format .
 	$(bin)/ruff check --fix .
+
+docs: $(VENV)/docs.stamp
+	$(bin)/python tools/docs/generate.py
+	NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs build --strict --quiet
+	@echo 'build/site/index.html; with its search: python3 -m http.server --directory build/site'
 
 bench: $(VENV)/cli.stamp
 	$(bin)/python benchmarks/fork_overhead.py

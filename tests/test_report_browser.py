@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_model import SHARED
 from test_report import HAZARD, LOOKUP, WAITED
-from test_report_pages import BORN, FORK, HANG, SCRIPT, at, page
+from test_report_pages import BORN, FORK, HANG, SAFE, SCRIPT, USE, at, page
 
 from forkproof.model import Event, Frame, Thread
 
@@ -112,6 +113,24 @@ def test_a_click_on_a_fork_and_on_what_recurs(show: Show) -> None:
     assert "Fork 1: 4242 → 4243" in shown.locator("#detail").inner_text()
     shown.locator("#lanes .span.hang").first.click()
     assert "waits for" in shown.locator("#detail").inner_text()
+
+
+def test_a_shared_connection_is_marked_and_told_beside_its_fork(show: Show) -> None:
+    shown = show(FORK, BORN, USE, replace(SAFE, time=at(5), fork=2, child=4300))
+    shown.get_by_role("button", name="TCP connection to 127.0.0.1:5432").click()
+    detail = shown.locator("#detail")
+    assert "Fork 1: 4242 → 4243" in detail.inner_text()
+    assert "worker writes to TCP connection to 127.0.0.1:5432" in detail.locator(".user").inner_text()
+    assert "proven, by both-used: process 4242 has it open too" in detail.locator(".user").inner_text()
+    assert SHARED.advice in detail.locator(".advice").inner_text()
+    shown.locator("#lanes [data-use]").hover()
+    assert "worker of 4243 writes to TCP connection" in shown.locator("#tip").inner_text()
+    shown.get_by_role("button", name="import of encodings.idna").click()
+    assert detail.locator(".sides .user").count() == 0
+    shown.locator("#lanes [data-use]").click()
+    assert detail.locator(".sides .user").count() == 1
+    shown.get_by_role("button", name="shares a connection").click()
+    assert shown.locator("#groups .group").count() == 2
 
 
 def test_all_of_it_works_by_keyboard(show: Show) -> None:

@@ -18,10 +18,10 @@ import pytest
 from conftest import Run
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_model import events
+from test_model import SHARED, events
 from test_report import AT_RISK, HAZARD, WAITED
 
-from forkproof.model import Born, Event, Fault, Fork, Frame, Hang, Resolved, Thread, WaitsFor
+from forkproof.model import Born, Connection, Event, Fault, Fork, Frame, Hang, Resolved, Thread, WaitsFor
 from forkproof.report._story import Story
 from forkproof.report.html import Html
 from forkproof.report.perfetto import Perfetto
@@ -47,6 +47,8 @@ HANG = Hang(
     hazard=HAZARD,
 )
 BORN = Born(time=at(1.1), pid=4243, parent=4242, fork=1)
+SAFE = replace(FORK, risk="none", hazards=(), outcome="clear")
+USE = replace(SHARED, time=at(2), pid=4243, parent=4242, held_by=4242, thread=Thread("worker", 9, 4244))
 
 
 def page(*told: Event, notes: Sequence[str] = (), title: str = "forks.jsonl") -> str:
@@ -139,6 +141,16 @@ def texts_in(text: str) -> list[str]:
             "a child that needs it waits for ever.",
         ),
         (
+            [SAFE, BORN, USE],
+            "Process 4243 writes to TCP connection to 127.0.0.1:5432 (psycopg, Connection), which process 4242 has open "
+            "too: what was meant for one may reach the other.",
+        ),
+        (
+            [USE, replace(USE, pid=4245), replace(USE, pid=4246, connection=Connection(kind="pipe", fd=3))],
+            "2 processes use TCP connection to 127.0.0.1:5432 (psycopg, Connection), which process 4242 has open "
+            "too: what was meant for one may reach the other. 1 other process does the like.",
+        ),
+        (
             [replace(FORK, hazards=(replace(HAZARD, kind="shared-connection", what="a socket"),))],
             "When the fork went ahead, a socket stayed behind: a child that needs it waits for ever.",
         ),
@@ -190,6 +202,29 @@ def test_a_hang_whose_forks_line_is_lost_is_shown() -> None:
     assert data["forks"][0][4] == "lost"
 
 
+def test_a_shared_connection_belongs_to_the_fork_that_shared_it() -> None:
+    data = data_in(page(SAFE, BORN, USE))
+    (fork,), (use,), (group,) = data["forks"], data["shared"], data["groups"]
+    assert fork[-1] == [0]
+    assert data["processes"][use["p"]][0] == 4243
+    assert [data["texts"][part] for part in group] == [
+        "shared-connection",
+        "TCP connection to 127.0.0.1:5432 (psycopg, Connection)",
+        "psycopg",
+    ]
+    assert data["texts"][use["why"]].startswith(
+        "process 4242 has it open too, and since the fork others have"
+    )
+    text = Elements(page(SAFE, BORN, USE)).text
+    assert "shared-connection, 1 use" in text  # for who has no scripts
+    assert SHARED.advice in text
+
+
+def test_two_connections_that_are_shared_without_a_forks_line_are_of_one_fork() -> None:
+    told = story(USE, replace(USE, connection=Connection(kind="pipe", fd=3)))
+    assert [(occasion.fork, occasion.shared) for occasion in told.occasions] == [(None, [0, 1])]
+
+
 def test_a_daemons_hang_belongs_to_the_fork_that_left_it_behind() -> None:
     second: list[Event] = [
         replace(FORK, pid=4243, fork=2, child=4244, risk="none", hazards=()),
@@ -218,13 +253,24 @@ def test_any_events_make_a_page_and_a_trace(told: list[Event]) -> None:
     data = data_in(page(*told))
     count = {
         name: len(data[name])
-        for name in ("texts", "frames", "groups", "lanes", "stacks", "hazards", "processes", "hangs")
+        for name in (
+            "texts",
+            "frames",
+            "groups",
+            "lanes",
+            "stacks",
+            "hazards",
+            "processes",
+            "hangs",
+            "shared",
+        )
     }
     for fork in data["forks"]:
         assert 0 <= fork[1] < count["processes"]
         assert all(0 <= hazard < count["hazards"] for hazard in fork[7])
         assert all(0 <= hang < count["hangs"] for hang in fork[9])
-    for item in [*data["hazards"], *data["hangs"]]:
+        assert all(0 <= use < count["shared"] for use in fork[13])
+    for item in [*data["hazards"], *data["hangs"], *data["shared"]]:
         assert 0 <= item["group"] < count["groups"]
         assert -1 <= item["stack"] < count["stacks"]
         assert -1 <= item["lane"] < count["lanes"]
@@ -247,6 +293,7 @@ def test_what_came_from_the_program_is_shown_and_not_run() -> None:
     text = page(
         fork,
         replace(HANG, hazard=hazard, note=SCRIPT),
+        replace(USE, connection=Connection(kind=SCRIPT, fd=1, peer=SCRIPT, library=SCRIPT), advice=SCRIPT),
         Fault(time=SCRIPT, pid=1, message=SCRIPT),
         notes=[SCRIPT],
         title=SCRIPT,
@@ -352,6 +399,16 @@ def test_the_trace_has_fork_hold_wait_and_arrow() -> None:
     assert (start["cat"], start["name"], start["id"]) == (end["cat"], end["name"], end["id"])
 
 
+def test_the_trace_marks_the_use_of_a_shared_connection() -> None:
+    items = trace(SAFE, BORN, USE)
+    (use,) = (item for item in items if item["ph"] == "i")
+    assert use["name"] == "writes to a shared TCP connection to 127.0.0.1:5432 (psycopg, Connection)"
+    assert (use["s"], use["ts"] - items[-1]["ts"], use["pid"]) == ("t", 0, 4243)
+    names = {item["tid"]: item["args"]["name"] for item in items if item["name"] == "thread_name"}
+    assert names[use["tid"]] == "worker"
+    assert use["args"]["because"].startswith("process 4242 has it open too")
+
+
 def test_the_trace_keeps_the_format() -> None:
     """As the importer of Perfetto reads it: whole numbers, a name for each track, tracks that no two processes share, slices
     that lie in each other or apart, arrows that begin and end inside a slice."""
@@ -361,7 +418,7 @@ def test_the_trace_keeps_the_format() -> None:
         )
         for number in range(1, 50)
     ]
-    items = trace(*busy, BORN, HANG, Fault(time=at(9), pid=4242, message="x"))
+    items = trace(*busy, BORN, HANG, USE, Fault(time=at(9), pid=4242, message="x"))
     named = Counter(item["tid"] for item in items if item["name"] == "thread_name")
     assert set(named.values()) == {1}
     of: dict[int, set[int]] = {}

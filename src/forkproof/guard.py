@@ -113,7 +113,7 @@ def install(
     on_hang     "kill" ends a child with SIGABRT after a hang of it was reported, proven or likely, so that its supervisor
                 starts another; "sigkill" leaves no core file and lets no faulthandler print.
     watch_all   with an events file: watch children of forks at which nothing was at risk as well.
-    connections report a child that uses a connection which it has inherited and a process it descends from still has open
+    connections  report a child that uses a connection which it has inherited and a process it descends from still has open
                 (docs/connections.md). In children that inherit one, calls of read(), send() and the like lead through
                 Forkproof. Linux with glibc, x86-64 and arm64.
 
@@ -589,7 +589,9 @@ def _after_in_child(message: tuple[Any, ...]) -> BaseException | None:
     reset = _reset(remaining)
     mended_here, _settings.mended = _settings.mended, []
     if _watchdog_was_reset():
-        mended_here.append("faulthandler's watchdog: none in this child; it can be cancelled and started here")
+        mended_here.append(
+            "faulthandler's watchdog: none in this child; it can be cancelled and started here"
+        )
     if _settings.writer is not None:
         born = {
             "v": 1,

@@ -1,7 +1,8 @@
-"""What the events tell, put in order: processes, forks, what was held around each, and who waits for what never comes.
+"""What the events tell, put in order: processes, forks, what was held around each, who waits for what never comes, and who
+uses a connection that another process has as well.
 
 For the renderers that show a run as a whole. Processes are told apart by incarnation, because pids come back in a
-long day, and each hang belongs to the fork that left it behind, even if that fork's own line was lost.
+long day, and what befell a child belongs to the fork that left it behind, even if that fork's own line was lost.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from statistics import median
 
-from forkproof.model import Born, Event, Fault, Fork, Frame, Hang, Hazard, Resolved
-from forkproof.report._words import duration, had, is_had, is_machinery, number
+from forkproof.model import Born, Event, Fault, Fork, Frame, Hang, Hazard, Resolved, SharedConnection
+from forkproof.report._words import USES, connection, duration, had, is_had, is_machinery, number
 
 PYTHON, PROGRAM, NATIVE = "Python", "the program", "native code"
 _PACKAGE = re.compile(r"/(?:site|dist)-packages/([^/]+?)(?:\.py|\.abi3\.so|\.so|$|/)")
@@ -40,9 +41,10 @@ class Occasion:
     process: int
     at: int
     fork: Fork | None
-    """None: its line was lost, or was never written; only the hang that it left behind is known."""
+    """None: its line was lost, or was never written; only what befell its child is known."""
     child: int | None = None
     hangs: list[int] = field(default_factory=list)
+    shared: list[int] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -56,6 +58,15 @@ class Standstill:
     """When it went on after all."""
 
 
+@dataclass(slots=True)
+class Use:
+    """A child's first use of a connection that another process has open as well."""
+
+    process: int
+    at: int
+    event: SharedConnection
+
+
 class Story:
     """Takes events in the order of their file; `close()` before it is read."""
 
@@ -63,6 +74,7 @@ class Story:
         self.processes: list[Process] = []
         self.occasions: list[Occasion] = []
         self.hangs: list[Standstill] = []
+        self.shared: list[Use] = []
         self.faults: list[tuple[int, Fault]] = []
         self.first: int | None = None
         self.last: int | None = None
@@ -88,6 +100,8 @@ class Story:
                 if self.processes[process].born:
                     since = max(since, self.processes[process].at)
                 self.hangs.append(Standstill(process, since, event))
+            case SharedConnection():
+                self.shared.append(Use(self._process(event.pid, at), at, event))
             case Resolved():
                 known = self._living.get(event.pid)
                 for hang in reversed(self.hangs):
@@ -100,7 +114,7 @@ class Story:
                 self.faults.append((at, event))
 
     def close(self) -> None:
-        """No more events come: tell each fork its child, and each hang its fork."""
+        """No more events come: tell each fork its child and what befell that."""
         of: dict[tuple[int, int], Occasion] = {}
         for occasion in self.occasions:
             if occasion.fork is None or not occasion.fork.fork:
@@ -111,14 +125,9 @@ class Story:
             if occasion.child is None and occasion.fork.child is not None:
                 occasion.child = self._unborn(occasion.fork.child, occasion)
         for index, hang in enumerate(self.hangs):
-            parent = self._parent(hang)
-            found = of.get((parent, hang.event.fork or 0)) if parent is not None else None
-            if found is None:
-                owner = hang.process if parent is None else parent
-                found = Occasion(owner, hang.since, None, hang.process)
-                self.occasions.append(found)
-                of[owner, hang.event.fork or 0] = found
-            found.hangs.append(index)
+            self._occasion(of, hang, hang.since).hangs.append(index)
+        for index, use in enumerate(self.shared):
+            self._occasion(of, use, use.at).shared.append(index)
         self.occasions.sort(key=lambda occasion: occasion.at)
 
     # What it comes to.
@@ -137,12 +146,15 @@ class Story:
         refused = sum(fork.outcome == "refused" for fork in forks)
         at_risk = sum(fork.risk != "none" and fork.outcome != "refused" for fork in forks)
         waits = [fork.waited_ms for fork in forks if fork.waited_ms > 0]
+        users = len({use.process for use in self.shared})
         hung = len({(hang.process) for hang in self.hangs if hang.until is None})
         rows = [
             (str(len(forks)), "fork" if len(forks) == 1 else "forks", ""),
             (str(at_risk), "at risk", "bad" if at_risk else "good"),
             (str(hung), "hung", "bad" if hung else "good"),
         ]
+        if users:
+            rows.append((str(users), "on a connection that another process has too", "bad"))
         if waits:
             times = (
                 f"waited for a safe moment: median {duration(median(waits))}, longest {duration(max(waits))}"
@@ -162,6 +174,8 @@ class Story:
         hung = self.hung()
         if hung:
             return _why_hung(hung)
+        if self.shared:
+            return _who_shares([use.event for use in self.shared])
         forks = [fork for fork in self.forks if fork.outcome != "refused"]
         remained = [_remaining(fork) for fork in forks if fork.risk != "none"]
         if remained:
@@ -218,14 +232,24 @@ class Story:
         self.processes[index].parent = occasion.process
         return index
 
-    def _parent(self, hang: Standstill) -> int | None:
-        """The process whose fork left the hang behind: the parent, or the parent's parent (a daemon forks twice)."""
-        process: int | None = hang.process
+    def _occasion(self, known: dict[tuple[int, int], Occasion], found: Standstill | Use, at: int) -> Occasion:
+        """The fork that left this behind; one that is made up where its line is lost."""
+        parent = self._parent(found)
+        owner = found.process if parent is None else parent
+        key = (~owner if parent is None else owner), found.event.fork or 0  # ~: no fork of its own
+        if key not in known:
+            known[key] = Occasion(owner, at, None, found.process)
+            self.occasions.append(known[key])
+        return known[key]
+
+    def _parent(self, found: Standstill | Use) -> int | None:
+        """The process whose fork left it behind: the parent, or the parent's parent (a daemon forks twice)."""
+        process: int | None = found.process
         while process is not None:
-            if self.processes[process].pid == hang.event.parent:
+            if self.processes[process].pid == found.event.parent:
                 return process
             process = self.processes[process].parent
-        return None if hang.event.parent is None else self._living.get(hang.event.parent)
+        return None if found.event.parent is None else self._living.get(found.event.parent)
 
 
 def origin(frame: Frame) -> str:
@@ -291,3 +315,20 @@ def _why_hung(hung: list[Hang]) -> str:
         else ""
     )
     return f"{who} for {what}{why}.{more}"
+
+
+def _who_shares(uses: list[SharedConnection]) -> str:
+    what, _ = Counter(connection(use.connection) for use in uses).most_common(1)[0]
+    same = [use for use in uses if connection(use.connection) == what]
+    first = next((use for use in same if use.verdict == "proven"), same[0])
+    others = len({use.pid for use in uses} - {use.pid for use in same})
+    pids = {use.pid for use in same}
+    who = f"Process {first.pid} {USES[first.operation]}" if len(pids) == 1 else f"{len(pids)} processes use"
+    whose = f"process {first.held_by}" if first.held_by is not None else "another process"
+    has = "has" if first.verdict == "proven" else "may have"
+    more = (
+        f" {number(others, 'other process', 'es')} {'does' if others == 1 else 'do'} the like."
+        if others
+        else ""
+    )
+    return f"{who} {what}, which {whose} {has} open too: what was meant for one may reach the other.{more}"

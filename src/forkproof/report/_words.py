@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from functools import cache
 
-from forkproof.model import Fork, Frame, Hazard
+from forkproof.model import Connection, Fork, Frame, Hazard, SharedConnection
 from forkproof.report._text import clean
 
 _HELD = {  # how a thread had what it had: (certain, possible)
@@ -34,6 +34,10 @@ PROOFS = {
     "closed-world": "no thread of this process can ever wake it",
     None: "no record of who has it",
 }
+
+
+USES = {"read": "reads from", "write": "writes to", "shutdown": "shuts down"}
+_CONNECTIONS = {"tcp": "TCP connection", "unix": "Unix socket", "pipe": "pipe", "socket": "socket"}
 
 
 def had(hazard: Hazard) -> str:
@@ -90,6 +94,26 @@ def ending(fork: Fork, hazard: Hazard) -> str:
     if fork.waited_ms > 0:
         return f"{waited} in vain; still so when the fork went ahead"
     return "not waited for; so when the fork went ahead"
+
+
+def connection(of: Connection) -> str:
+    """A connection by its sort, its other end, and whose it is."""
+    peer = f" to {of.peer}" if of.peer else ""
+    owner = ", ".join(filter(None, (of.library, of.owner)))
+    return f"{_CONNECTIONS.get(of.kind, 'connection')}{peer}{f' ({owner})' if owner else ''}"
+
+
+def sharing(shared: SharedConnection) -> str:
+    """What is known of the other process."""
+    if shared.held_by is None:
+        held = "another process has it too"
+    elif shared.proof is None and shared.connection.kind != "pipe":
+        return f"process {shared.held_by} may have it open too: this process may not look"
+    else:
+        held = f"process {shared.held_by} has it open too"
+    amounts = ((shared.others_wrote, "written"), (shared.others_read, "read"))
+    did = " and ".join(f"{verb} {number(count, 'byte')}" for count, verb in amounts if count)
+    return f"{held}, and since the fork others have {did}" if did else f"{held}, and kept it"
 
 
 def place(frame: Frame) -> str:

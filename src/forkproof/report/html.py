@@ -19,10 +19,21 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, TextIO
 
-from forkproof.model import Event, Frame, Hazard, Thread, WaitsFor
-from forkproof.report._story import PROGRAM, Occasion, Standstill, Story, library, origin
+from forkproof.model import Event, Frame, Hazard, Thread
+from forkproof.report._story import PROGRAM, Occasion, Standstill, Story, Use, library, origin
 from forkproof.report._text import clean
-from forkproof.report._words import PROOFS, ending, had, is_machinery, number, short, verdict
+from forkproof.report._words import (
+    PROOFS,
+    USES,
+    connection,
+    ending,
+    had,
+    is_machinery,
+    number,
+    sharing,
+    short,
+    verdict,
+)
 from forkproof.report.base import Renderer
 
 _AROUND = 2
@@ -62,7 +73,7 @@ class Html(Renderer):
         page = self._jinja.from_string(folder.joinpath("page.html.j2").read_text("utf-8")).render(
             title=clean(self._title),
             sentence=clean(story.sentence(), 2000),
-            bad=bool(story.hung())
+            bad=bool(story.hung() or story.shared)
             or any(fork.risk != "none" and fork.outcome != "refused" for fork in story.forks),
             totals=story.totals(),
             notes=[clean(note) for note in self._notes],
@@ -121,6 +132,7 @@ class _Page:
             ],
             "forks": forks,
             "hangs": hangs,
+            "shared": [self._use(use) | {"at": max(use.at - start, 0)} for use in story.shared],
             "hazards": self._hazards.rows,
             "groups": self._groups.rows,
             "lanes": self._lanes.rows,
@@ -147,6 +159,7 @@ class _Page:
                 self._text("went ahead; its own line is not in this file"),
                 [],
                 -1,
+                occasion.shared,
             ]
         how, style = verdict(fork)
         return [
@@ -163,6 +176,7 @@ class _Page:
             self._text(how),
             [self._text(what) for what in dict.fromkeys((*fork.repaired, *self._repaired(occasion)))],
             self._text(fork.note),
+            occasion.shared,
         ]
 
     def _repaired(self, occasion: Occasion) -> Iterable[str]:
@@ -196,9 +210,8 @@ class _Page:
         group = (
             (hang.hazard.kind, hang.hazard.what, library(hang.hazard))
             if hang.hazard
-            else (hang.waits_for.kind, hang.waits_for.what, _library(hang.waits_for))
+            else (hang.waits_for.kind, hang.waits_for.what, _library(hang.waits_for.stack))
         )
-        how = f"{hang.verdict}, by {hang.proof}" if hang.proof else hang.verdict
         return {
             "group": self._group(*group),
             "thread": self._text(hang.thread.name),
@@ -206,8 +219,7 @@ class _Page:
             "seconds": hang.seconds,
             "what": self._text(hang.waits_for.what),
             "stack": self._stack(hang.waits_for.stack),
-            "verdict": self._text(how),
-            "sure": hang.verdict == "proven",
+            "verdict": self._text(_how(hang.verdict, hang.proof)),
             "why": self._text(
                 PROOFS.get(hang.proof, "")
                 if hang.hazard is None or hang.proof
@@ -216,6 +228,22 @@ class _Page:
             "hazard": -1 if hang.hazard is None else self._hazard(hang.hazard, None),
             "advice": self._text(hang.advice),
             "note": self._text(hang.note),
+        }
+
+    def _use(self, use: Use) -> dict[str, Any]:
+        shared = use.event
+        kind, what = _about(use)
+        return {
+            "p": use.process,
+            "group": self._group(kind, what, shared.connection.library or _library(shared.stack)),
+            "thread": self._text(shared.thread.name),
+            "lane": self._lane(use.process, shared.thread),
+            "did": self._text(USES[shared.operation]),
+            "what": self._text(what),
+            "stack": self._stack(shared.stack),
+            "verdict": self._text(_how(shared.verdict, shared.proof)),
+            "why": self._text(sharing(shared)),
+            "advice": self._text(shared.advice),
         }
 
     def _group(self, kind: str, what: str, of: str) -> int:
@@ -289,33 +317,52 @@ def _lines(file: str) -> list[str]:
         return []
 
 
-def _library(waits_for: WaitsFor) -> str:
-    names = [origin(frame) for frame in waits_for.stack if not is_machinery(frame)]
+def _how(verdict: str, proof: str | None) -> str:
+    return f"{verdict}, by {proof}" if proof else verdict
+
+
+def _about(use: Use) -> tuple[str, str]:
+    return "shared-connection", connection(use.event.connection)
+
+
+def _library(stack: tuple[Frame, ...]) -> str:
+    names = [origin(frame) for frame in stack if not is_machinery(frame)]
     return next((name for name in names if name != "Python"), names[0] if names else "native code")
 
 
 def _listed(story: Story) -> list[dict[str, str]]:
     """What was held or waited for, in words: for a reader of the page whose scripts are off."""
-    counts: dict[tuple[str, str], list[Any]] = {}
+    counts: dict[tuple[str, str], list[Any]] = {}  # forks, hung, using, advice
     for fork in story.forks:
         for kind, what, advice in dict.fromkeys((h.kind, h.what, h.advice) for h in fork.hazards):
-            counts.setdefault((kind, what), [0, 0, advice])[0] += 1
+            counts.setdefault((kind, what), [0, 0, 0, advice])[0] += 1
     for hang in story.hung():
         about = (
             (hang.hazard.kind, hang.hazard.what)
             if hang.hazard
             else (hang.waits_for.kind, hang.waits_for.what)
         )
-        counts.setdefault(about, [0, 0, hang.advice])[1] += 1
+        counts.setdefault(about, [0, 0, 0, hang.advice])[1] += 1
+    for use in story.shared:
+        counts.setdefault(_about(use), [0, 0, 0, use.event.advice])[2] += 1
     return [
         {
             "kind": kind,
             "what": clean(what),
             "advice": clean(advice),
-            "count": number(forks, "fork") + (f", {hung} hung" if hung else ""),
+            "count": ", ".join(
+                filter(
+                    None,
+                    (
+                        number(forks, "fork") if forks or not using else "",
+                        f"{hung} hung" if hung else "",
+                        number(using, "use") if using else "",
+                    ),
+                )
+            ),
         }
-        for (kind, what), (forks, hung, advice) in sorted(
-            counts.items(), key=lambda item: (-item[1][1], -item[1][0])
+        for (kind, what), (forks, hung, using, advice) in sorted(
+            counts.items(), key=lambda item: (-item[1][1], -item[1][2], -item[1][0])
         )
     ]
 

@@ -1,6 +1,6 @@
 /* Draws the page from the JSON beside it; all text goes in as text, never as markup.
 
-   fork:    [at, process, child, number, style, where, waited ms, hazards, endings, hangs, verdict, repaired, note]
+   fork:    [at, process, child, number, style, where, waited ms, hazards, endings, hangs, verdict, repaired, note, shared]
    process: [pid, parent, born]     lane (a thread): [process, name, native id]     group: [kind, what, library]
    stack:   [frames, the one that matters, those that are the interpreter's own]    frame: [file, line, function, own]
    Times are microseconds since `start`; -1 stands for none; texts and frames are numbers of rows in their tables. */
@@ -9,7 +9,7 @@
 const D = JSON.parse(document.getElementById("data").textContent);
 const $ = id => document.getElementById(id);
 const text = n => n < 0 ? "" : D.texts[n];
-const [AT, PROCESS, CHILD, NUMBER, STYLE, WHERE, WAITED, HAZARDS, ENDINGS, HANGS, VERDICT, REPAIRED, NOTE] = D.forks.length ? D.forks[0].keys() : Array(13).keys();
+const [AT, PROCESS, CHILD, NUMBER, STYLE, WHERE, WAITED, HAZARDS, ENDINGS, HANGS, VERDICT, REPAIRED, NOTE, SHARED] = D.forks.length ? D.forks[0].keys() : Array(14).keys();
 const SPAN = Math.max(D.end, 1000);
 
 function h(tag, props, ...children) {
@@ -35,9 +35,9 @@ const length = us => us < 1e3 ? `${us.toFixed(0)} µs` : us < 1e4 ? `${(us / 1e3
 
 const forks = D.forks.map((row, index) => {
   const hangs = row[HANGS].filter(n => D.hangs[n].until === null);
-  const groups = new Set([...row[HAZARDS].map(n => D.hazards[n].group), ...row[HANGS].map(n => D.hangs[n].group)]);
-  const outcomes = [hangs.length && "hung", (row[STYLE] === "bad" || row[STYLE] === "doubt") && "at risk", row[WAITED] > 0 && "waited", row[STYLE] === "good" && !row[WAITED] && "refused", !groups.size && "clear"].filter(Boolean);
-  return { index, row, groups, outcomes: new Set(outcomes), hung: hangs.length > 0, weight: hangs.length ? 4 : { bad: 3, lost: 3, doubt: 2, good: 1 }[row[STYLE]] || 0 };
+  const groups = new Set([...row[HAZARDS].map(n => D.hazards[n].group), ...row[HANGS].map(n => D.hangs[n].group), ...row[SHARED].map(n => D.shared[n].group)]);
+  const outcomes = [hangs.length && "hung", row[SHARED].length && "shares a connection", (row[STYLE] === "bad" || row[STYLE] === "doubt") && "at risk", row[WAITED] > 0 && "waited", row[STYLE] === "good" && !row[WAITED] && "refused", !groups.size && "clear"].filter(Boolean);
+  return { index, row, groups, outcomes: new Set(outcomes), hung: hangs.length > 0, weight: hangs.length ? 4 : row[SHARED].length ? 3.5 : { bad: 3, lost: 3, doubt: 2, good: 1 }[row[STYLE]] || 0 };
 });
 const hangFork = new Map();
 forks.forEach(fork => fork.row[HANGS].forEach(n => hangFork.set(n, fork.index)));
@@ -54,6 +54,7 @@ function haystack(fork) {
     const stack = n => { if (n >= 0) D.stacks[n][0].forEach(f => words.add(D.frames[f][0]).add(D.frames[f][2])); };
     for (const n of fork.row[HAZARDS]) { const z = D.hazards[n]; words.add(z.what).add(z.thread); stack(z.stack); }
     for (const n of fork.row[HANGS]) { const z = D.hangs[n]; words.add(z.what).add(z.thread); stack(z.stack); }
+    for (const n of fork.row[SHARED]) { const z = D.shared[n]; words.add(z.what).add(z.thread); stack(z.stack); }
     if (fork.row[WHERE] >= 0) words.add(D.frames[fork.row[WHERE]][0]).add(D.frames[fork.row[WHERE]][2]);
     haystacks.set(fork.index, [...words].map(text).join("\n").toLowerCase());
   }
@@ -105,13 +106,13 @@ function tally(of) {
 }
 function setUpFilters() {
   const outcomes = tally(fork => fork.outcomes);
-  chips("outcomes", ["hung", "at risk", "waited", "refused", "clear"].map(name => [name, outcomes.get(name) || 0]), wanted.outcomes);
+  chips("outcomes", ["hung", "shares a connection", "at risk", "waited", "refused", "clear"].map(name => [name, outcomes.get(name) || 0]), wanted.outcomes);
   chips("kinds", [...tally(fork => [...fork.groups].map(n => text(D.groups[n][0])))].sort((a, b) => b[1] - a[1]), wanted.kinds);
   const libraries = tally(fork => [...fork.groups].map(n => text(D.groups[n][2])));
   $("library").append(h("option", { value: "" }, "any"), ...[...libraries].sort().map(([name, n]) => h("option", { value: name }, `${name} (${n.toLocaleString("en")})`)));
   $("library").parentNode.hidden = libraries.size < 2;
   const pids = new Map();
-  for (const fork of forks) for (const p of [fork.row[PROCESS], fork.hung ? fork.row[CHILD] : null]) if (p !== null) pids.set(D.processes[p][0], (pids.get(D.processes[p][0]) || 0) + 1);
+  for (const fork of forks) for (const p of [fork.row[PROCESS], fork.weight > 3 ? fork.row[CHILD] : null]) if (p !== null) pids.set(D.processes[p][0], (pids.get(D.processes[p][0]) || 0) + 1);
   $("pids").append(...[...pids].sort((a, b) => b[1] - a[1]).slice(0, 200).map(([pid]) => h("option", { value: String(pid) })));
   $("process").parentNode.hidden = D.processes.length < 3;
   $("find").parentNode.hidden = forks.length < 2;
@@ -139,16 +140,17 @@ function drawGroups() {
   for (const fork of shown) for (const n of fork.groups) {
     if (!groupFits(n)) continue;
     let one = found.get(n);
-    if (!one) found.set(n, one = { n, forks: 0, hung: 0, risk: 0, cleared: 0, times: [] });
+    if (!one) found.set(n, one = { n, forks: 0, hung: 0, shared: 0, risk: 0, cleared: 0, times: [] });
     one.forks++;
     one.times.push(fork);
     const hung = fork.row[HANGS].some(k => D.hangs[k].group === n && D.hangs[k].until === null);
     const mine = fork.row[HAZARDS].map(k => D.hazards[k]).filter(hazard => hazard.group === n);
     one.hung += hung;
+    one.shared += fork.row[SHARED].some(k => D.shared[k].group === n);
     if (mine.some(hazard => !hazard.cleared && hazard.counts) && fork.weight > 1) one.risk++;
     else if (mine.length && mine.every(hazard => hazard.cleared)) one.cleared++;
   }
-  groupsShown = [...found.values()].sort((a, b) => b.hung - a.hung || b.risk - a.risk || b.forks - a.forks || a.n - b.n);
+  groupsShown = [...found.values()].sort((a, b) => b.hung - a.hung || b.shared - a.shared || b.risk - a.risk || b.forks - a.forks || a.n - b.n);
   const limit = 200;
   $("groups").replaceChildren(...groupsShown.slice(0, limit).map(one => {
     const [kind, what, of] = D.groups[one.n].map(text);
@@ -158,6 +160,7 @@ function drawGroups() {
       h("span", { className: "counts" },
         h("span", {}, count(one.forks, "fork")),
         one.hung ? h("span", { className: "bad" }, `${one.hung.toLocaleString("en")} hung`) : null,
+        one.shared ? h("span", { className: "bad" }, `${one.shared.toLocaleString("en")} used by both`) : null,
         one.risk ? h("span", { className: "bad" }, `${one.risk.toLocaleString("en")} at risk`) : null,
         one.cleared ? h("span", { className: "good" }, `${one.cleared.toLocaleString("en")} made safe`) : null,
         one.forks > 2 ? spark(one) : null));
@@ -236,18 +239,21 @@ function detail(fork, about, among) {
   const waiter = hangs.find(hang => about === null || hang.group === about) || (about === null ? hangs[0] : undefined);
   const weight = ([hazard]) => (hazard.cleared ? 4 : 0) + (hazard.certain ? 0 : 2) + (text(hazard.had).includes("acquiring") ? 1 : 0);
   mine.sort((a, b) => weight(a) - weight(b));
+  const uses = row[SHARED].map(n => D.shared[n]);
+  const use = waiter ? undefined : uses.find(one => about === null || one.group === about);
   let main = mine[0] || null;
   if (!main && waiter && waiter.hazard >= 0) main = [D.hazards[waiter.hazard], -1];
   const sides = h("div", { className: "sides" });
   if (main) sides.append(holder(main, row));
   if (waiter) sides.append(waiting(waiter));
-  if (!waiter && main && row[WHERE] >= 0) sides.append(h("div", { className: "side" }, h("h3", {}, row[NUMBER] ? "The thread that forked" : "The thread that would have forked"),
-    h("p", { className: "lead" }, row[CHILD] !== null ? `made process ${pid(row[CHILD])}, in which no thread was seen to hang` : row[NUMBER] ? "made a child, in which no thread was seen to hang" : "got an exception instead"), stack([[row[WHERE]], 0, []])));
+  if (!waiter && (main && !use || use && !main) && row[WHERE] >= 0) sides.append(h("div", { className: "side" }, h("h3", {}, row[NUMBER] ? "The thread that forked" : "The thread that would have forked"),
+    h("p", { className: "lead" }, use ? `made process ${pid(use.p)}, with this connection in it` : row[CHILD] !== null ? `made process ${pid(row[CHILD])}, in which no thread was seen to hang` : row[NUMBER] ? "made a child, in which no thread was seen to hang" : "got an exception instead"), stack([[row[WHERE]], 0, []])));
+  if (use) sides.append(using(use));
   if (sides.childNodes.length) parts.push(sides);
   else if (row[WHERE] >= 0) parts.push(stack([[row[WHERE]], 0, []]));
 
   const told = new Set();
-  const help = (waiter && waiter.advice >= 0) ? waiter.advice : main ? main[0].advice : -1;
+  const help = (waiter && waiter.advice >= 0) ? waiter.advice : use ? use.advice : main ? main[0].advice : -1;
   if (help >= 0) { told.add(help); parts.push(h("p", { className: "advice" }, h("b", {}, "What to do:"), " ", text(help))); }
   if (waiter && waiter.note >= 0) parts.push(h("p", { className: "aside" }, text(waiter.note)));
   if (row[REPAIRED].length) parts.push(h("p", { className: "aside" }, "Reset in the child: ", row[REPAIRED].map(text).join("; ")));
@@ -261,6 +267,7 @@ function detail(fork, about, among) {
   });
   if (rest.length > 30) parts.push(h("p", { className: "aside" }, `and ${rest.length - 30} more`));
   hangs.filter(hang => hang !== waiter).slice(0, 30).forEach(hang => parts.push(h("details", {}, h("summary", {}, text(hang.thread), h("span", { className: "bad" }, " waits too, for "), text(hang.what)), waiting(hang))));
+  uses.filter(one => one !== use).slice(0, 30).forEach(one => parts.push(h("details", {}, h("summary", {}, text(one.thread), h("span", { className: "bad" }, ` ${text(one.did)} `), text(one.what)), using(one))));
   return parts;
 }
 function lead(hazard) {
@@ -281,6 +288,13 @@ function waiting(hang) {
     h("p", { className: "lead" }, h("b", {}, text(hang.thread)), " ", h("span", { className: over ? "good" : "bad" }, over ? `waited ${length(hang.until - hang.since)} for` : "waits for"), " ", h("b", {}, text(hang.what))),
     h("p", { className: "because" }, over ? "and went on after all" : `${text(hang.verdict)}${hang.why >= 0 ? `: ${text(hang.why)}` : ""}; since ${clock(hang.since)}, for ${length(hang.seconds * 1e6)} when it was told`),
     hang.stack >= 0 ? stack(D.stacks[hang.stack]) : h("p", { className: "quiet" }, "Where it stands is not known."));
+}
+function using(use) {
+  return h("div", { className: "side user" },
+    h("h3", {}, `In the child, process ${pid(use.p)}`),
+    h("p", { className: "lead" }, h("b", {}, text(use.thread)), " ", h("span", { className: "bad" }, text(use.did)), " ", h("b", {}, text(use.what))),
+    h("p", { className: "because" }, `${text(use.verdict)}: ${text(use.why)}; at ${clock(use.at)}`),
+    use.stack >= 0 ? stack(D.stacks[use.stack]) : h("p", { className: "quiet" }, "Where it stood is not known."));
 }
 function place(n) {
   const [file, line, name] = D.frames[n];
@@ -341,6 +355,11 @@ function arrange() {
       const hang = D.hangs[n];
       told.add(hang.p);
       put(`l${hang.lane}`, [hang.since, hang.until === null ? D.end + SPAN : hang.until, hang.until === null ? "hang" : "over", fork.index, n]);
+    }
+    for (const n of row[SHARED]) {
+      const use = D.shared[n];
+      told.add(use.p);
+      put(`l${use.lane}`, [use.at, use.at, "use", fork.index, -1, n]);
     }
   }
   for (const p of told) for (let up = D.processes[p][1]; up !== null && !told.has(up); up = D.processes[up][1]) parents.add(up);
@@ -447,8 +466,13 @@ function grid(G, right, tall) {
 }
 function drawSpans(layer, list, y, tall, right) {
   let last = {};
-  for (const [from, to, style, fork, hang] of list) {
+  for (const [from, to, style, fork, hang, used] of list) {
     if (to < view[0] || from > view[1]) continue;
+    if (style === "use") {
+      const X = x(from), t = tall / 2 - 1;
+      layer.spans.push(s("path", { class: "use", d: `M${X - 3} ${y - t}l6 ${2 * t}M${X + 3} ${y - t}l-6 ${2 * t}` }), s("rect", { x: X - 8, y: y - 10, width: 16, height: 20, opacity: 0, "data-fork": fork, "data-use": used }));
+      continue;
+    }
     let a = Math.max(x(from), gutter() - 8), b = Math.min(x(to), right + EDGE + 8);
     if (b - a < 6 && hang < 0) a = b - 6;
     if (last[style] !== undefined && hang < 0 && b - last[style] < 1.5) continue; /* no wider than a hair apart */
@@ -495,7 +519,7 @@ function drawArrows(layer, y, from, to, tall) {
     if (row[AT] < view[0] || row[AT] > view[1] || row[STYLE] === "lost" && row[PROCESS] === row[CHILD]) continue;
     const a = rowOf.get(row[PROCESS]), b = row[CHILD] === null ? undefined : rowOf.get(row[CHILD]);
     const X = Math.round(x(row[AT])), isChosen = fork === chosen;
-    const style = fork.hung || row[STYLE] === "bad" && b !== undefined ? "bad" : "";
+    const style = fork.weight > 3 || row[STYLE] === "bad" && b !== undefined ? "bad" : "";
     if (b === undefined || b === a) {
       if (a < from || a >= to || ends.has(`${a} ${X >> 2}`) && !isChosen) continue;
       ends.add(`${a} ${X >> 2}`);
@@ -549,7 +573,7 @@ function zoom(by, around = chosen && chosen.row[AT] >= view[0] && chosen.row[AT]
 function bringIntoView(fork) {
   const at = fork.row[AT];
   if (at < view[0] || at > view[1]) show(at - (view[1] - view[0]) / 2, at + (view[1] - view[0]) / 2);
-  const box = $("timeline"), row = rowOf.get(fork.hung ? fork.row[CHILD] : fork.row[PROCESS]);
+  const box = $("timeline"), row = rowOf.get(fork.weight > 3 ? fork.row[CHILD] : fork.row[PROCESS]);
   if (row === undefined) return;
   const top = row * ROW, room = box.clientHeight - HEAD - ROW;
   if (top < box.scrollTop || top > box.scrollTop + room - ROW) box.scrollTop = Math.max(top - room / 2, 0);
@@ -595,7 +619,7 @@ function setUpTimeline() {
     if (drag && !drag.moved && drag.on !== undefined) {
       const spot = event.target, fork = forks[Number(drag.on)];
       if (Number(spot.dataset.n) > 12) zoom(.3, fork.row[AT]);
-      group = spot.dataset.hang >= 0 ? D.hangs[spot.dataset.hang].group : fork.groups.has(group) ? group : null;
+      group = spot.dataset.hang >= 0 ? D.hangs[spot.dataset.hang].group : spot.dataset.use ? D.shared[spot.dataset.use].group : fork.groups.has(group) ? group : null;
       choose(fork, false);
       mark();
     }
@@ -629,13 +653,14 @@ function setUpTimeline() {
   });
 }
 function tip(event) {
-  const box = $("tip"), { fork: index, hang, n, tip: plain } = event.target.dataset;
+  const box = $("tip"), { fork: index, hang, n, use, tip: plain } = event.target.dataset;
   if (index === undefined && !plain) { box.hidden = true; return; }
   if (plain) box.textContent = plain;
   else {
     const fork = forks[Number(index)], row = fork.row;
     const lines = hang !== undefined && Number(hang) >= 0
       ? [`${text(D.hangs[hang].thread)} of ${pid(D.hangs[hang].p)} waits for ${text(D.hangs[hang].what)}`, `since ${clock(D.hangs[hang].since)}`]
+      : use !== undefined ? [`${text(D.shared[use].thread)} of ${pid(D.shared[use].p)} ${text(D.shared[use].did)} ${text(D.shared[use].what)}`, text(D.shared[use].why)]
       : [`${clock(row[AT])}  ${row[NUMBER] ? `fork ${row[NUMBER]}` : "fork"} of ${pid(row[PROCESS])} ${text(row[VERDICT])}`,
         ...row[HAZARDS].slice(0, 4).map(k => { const z = D.hazards[k]; return z.thread >= 0 ? `${text(z.thread)} ${text(z.had)} ${text(z.what)}` : `${text(z.what)} ${text(z.had)}`; })];
     if (n) lines.push(`and ${count(Number(n) - 1, "more fork")} here`);

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from typing import Any, TextIO
 
 from forkproof.model import Event, Frame, Thread
-from forkproof.report._story import Occasion, Story
+from forkproof.report._story import Occasion, Story, Use
 from forkproof.report._text import clean
-from forkproof.report._words import ending, had, place, verdict
+from forkproof.report._words import USES, connection, ending, had, place, sharing, verdict
 from forkproof.report.base import Renderer
 
 _FORKS = 1 << 30
@@ -98,10 +98,12 @@ class Perfetto(Renderer):
                 "stack": _places(hang.waits_for.stack),
             }
             self._slice(standstill.process, track, name, standstill.since, until, about)
+        uses = [self._use(use) for use in story.shared]
         yield from self._names
         for slices in self._slices.values():
             yield from _nested(slices)
         yield from flows
+        yield from uses
         for at, fault in story.faults:
             yield {
                 "ph": "i",
@@ -140,6 +142,25 @@ class Perfetto(Renderer):
             self._slice(
                 occasion.process, on, f"{had(hazard)} {clean(hazard.what)}", since, occasion.at + 1, about
             )
+
+    def _use(self, use: Use) -> _Slice:
+        shared = use.event
+        return {
+            "ph": "i",
+            "s": "t",
+            "name": f"{USES[shared.operation]} a shared {clean(connection(shared.connection))}",
+            "cat": "shared-connection",
+            "ts": use.at,
+            "pid": self._pid(use.process),
+            "tid": self._track(use.process, shared.thread),
+            "args": {
+                "verdict": shared.verdict,
+                "proof": shared.proof,
+                "because": sharing(shared),
+                "advice": clean(shared.advice),
+                "stack": _places(shared.stack),
+            },
+        }
 
     def _slice(
         self, process: int, track: int, name: str, since: int, until: int, args: dict[str, Any]

@@ -19,11 +19,14 @@ from forkproof.model import Born, Event, Fault, Fork, Frame, Hang, Hazard, Resol
 from forkproof.report._text import Segment, clean, cut, wrap
 from forkproof.report._words import (
     PROOFS,
+    USES,
+    connection,
     duration,
     ending,
     had,
     number,
     place,
+    sharing,
     source_line,
     trimmed,
     verdict,
@@ -34,9 +37,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _COLOURS = {"bad": "bold red", "doubt": "bold yellow", "good": "bold green", "code": "cyan", "dim": "dim"}
-
-_DID = {"read": "reads from", "write": "writes to", "shutdown": "shuts down"}
-_SORTS = {"tcp": "TCP connection", "unix": "Unix socket", "pipe": "pipe", "socket": "socket"}
 
 _Key = tuple[str, int | None, str, str, bool]
 
@@ -207,15 +207,12 @@ class Terminal(Renderer):
         )
         spot = place(known) if known else "unknown place"
         who = f": process {shared.pid} (fork {shared.fork} of {shared.parent}) "
-        did = f"{_DID[shared.operation]} a connection that it shares with another process"
+        did = f"{USES[shared.operation]} a connection that it shares with another process"
         self._say(("forkproof: ", ""), (spot, "bold"), (who, ""), (did, "bad"))
-        connection = shared.connection
-        peer = f" to {connection.peer}" if connection.peer else ""
-        owner = ", ".join(filter(None, (connection.library, connection.owner)))
-        what = clean(f"{_SORTS.get(connection.kind, 'connection')}{peer}{f' ({owner})' if owner else ''}")
+        what = clean(connection(shared.connection))
         self._say((clean(shared.thread.name, 100), "bold"), (" used ", ""), (what, "bold"), indent=2)
         how = f"{shared.verdict} (by {shared.proof}): " if shared.proof else f"{shared.verdict}: "
-        self._say((how, "doubt"), (_sharing(shared), ""), indent=2)
+        self._say((how, "doubt"), (sharing(shared), ""), indent=2)
         self._stack(shared.stack)
         if shared.advice:
             self._say(("help: ", "good"), (clean(shared.advice), ""), indent=2)
@@ -302,19 +299,6 @@ def _reason(hazard: Hazard, style: str) -> list[Segment]:
     if not hazard.thread:
         return [(what, "bold"), (" ", ""), (verb, style)]
     return [(clean(hazard.thread.name, 100), "bold"), (" ", ""), (verb, style), (": ", ""), (what, "bold")]
-
-
-def _sharing(shared: SharedConnection) -> str:
-    """What is known of the other process."""
-    if shared.held_by is None:
-        held = "another process has it too"
-    elif shared.proof is None and shared.connection.kind != "pipe":
-        return f"process {shared.held_by} may have it open too: this process may not look"
-    else:
-        held = f"process {shared.held_by} has it open too"
-    amounts = ((shared.others_wrote, "written"), (shared.others_read, "read"))
-    did = " and ".join(f"{verb} {number(count, 'byte')}" for count, verb in amounts if count)
-    return f"{held}, and since the fork others have {did}" if did else f"{held}, and kept it"
 
 
 def _is_milestone(count: int) -> bool:
