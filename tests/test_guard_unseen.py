@@ -290,9 +290,13 @@ def test_the_heap_is_not_searched_at_every_fork(run: Run, tmp_path: Path) -> Non
     go.set()
     there.wait()
     assert forked(lambda: None) == 0
-    time.sleep(4.5)
-    assert forked(lambda: None) == 0
+    for _ in range(60): # a search takes as long as the machine makes it, and the next is due 200 times later
+        time.sleep(1)
+        assert forked(lambda: None) == 0
+        if '"certain"' in open('events.jsonl').read():
+            break
     os._exit(0)
     """
-    succeeds(run("-c", program(body, install=OBSERVE), cwd=tmp_path))
-    assert [fork["risk"] for fork in forks(tmp_path)] == ["none", "none", "certain"]
+    succeeds(run("-c", program(body, install=OBSERVE), cwd=tmp_path, limit=300))
+    risks = [fork["risk"] for fork in forks(tmp_path)]
+    assert (risks[:2], risks[-1]) == (["none", "none"], "certain")
