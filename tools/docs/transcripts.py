@@ -58,6 +58,11 @@ def article_hang_told() -> str:
         return _until("proven (by record)", folder, command, seconds=8).partition("\nforkproof: 1 fork,")[0]
 
 
+def article_hang() -> str:
+    """Only what is said of the child, in short."""
+    return f"forkproof: {article_hang_told().split(chr(10) + 'forkproof: ')[2].partition(chr(10) + '  it waits')[0]}\n"
+
+
 def lookups() -> str:
     """The lock of other platforms, traced as the article's authors did."""
     with _folder(ARTICLE.with_name("article_imported.py")) as folder:
@@ -224,7 +229,7 @@ def _neutral(text: str, folder: Path) -> str:
 SCENES: dict[str, Callable[[], str]] = {
     made.__name__.replace("_", "-"): made
     for made in (
-        article, article_hangs, article_observed, article_hang_told, article_waits, article_page, article_verified, lookups, doctor,
+        article, article_hangs, article_observed, article_hang, article_hang_told, article_waits, article_page, article_verified, lookups, doctor,
         warning, warning_judged, warning_mended, processes, gunicorn,
     )
 }  # fmt: skip
