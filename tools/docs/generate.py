@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
+import os
 import re
 import sys
 import textwrap
@@ -47,12 +48,11 @@ def commands() -> str:
     for name, command in group.commands.items():
         page += [f"## forkproof {name}", _usage(group, name, command), _help(command), _options(command)]
     text = "\n\n".join(filter(None, page)) + "\n"
-    return re.sub(r"docs/([\w-]+)/([\w-]+)\.md", _page, text)
+    return re.sub(r"docs/([\w/-]+)\.md", _page, text)
 
 
 def _page(found: re.Match[str]) -> str:
-    folder = "" if found[1] == "reference" else f"../{found[1]}/"
-    return f"[{found[2]}]({folder}{found[2]}.md)"
+    return f"[{Path(found[1]).name}]({os.path.relpath(f'{found[1]}.md', 'reference')})"
 
 
 def _usage(group: click.Group, name: str, command: click.Command) -> str:
@@ -92,7 +92,7 @@ def _options(command: click.Command) -> str:
 def events() -> str:
     """The page on events, its tables made anew from the JSON Schema."""
     kinds = json.loads((PACKAGE / "events.schema.json").read_text("utf-8"))["$defs"]
-    page = (REFERENCE / "events.md").read_text("utf-8")
+    page = (ROOT / "docs" / "events.md").read_text("utf-8")
 
     def table(found: re.Match[str]) -> str:
         return f"{found[1]}\n\n{_keys(kinds, kinds[found[2]])}\n\n<!-- end -->"
@@ -273,7 +273,7 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 
 PAGES: dict[Path, Callable[[], str]] = {
     REFERENCE / "commands.md": commands,
-    REFERENCE / "events.md": events,
+    ROOT / "docs" / "events.md": events,
     REFERENCE / "hazards.md": hazards,
 }
 
