@@ -228,6 +228,8 @@ def terminal() -> Iterator[tuple[int, int]]:
 
 def _environment(changes: Mapping[str, str | None] | None) -> dict[str, str]:
     merged = {**os.environ, **(changes or {})}
+    if (first := os.environ.get("LD_PRELOAD")) and changes and changes.get("LD_PRELOAD"):
+        merged["LD_PRELOAD"] = f"{first}:{changes['LD_PRELOAD']}"  # a sanitizer's runtime (tools/sanitize.py)
     return {name: value for name, value in merged.items() if value is not None}
 
 

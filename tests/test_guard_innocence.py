@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 from textwrap import dedent
 
 import pytest
 from conftest import Run
 from forking import BUSY, HELD, events, watched
+
+import forkproof
 
 # The lists that CPython keeps at-fork callbacks in are found by a callback that is in them.
 CALLBACKS = """
@@ -490,6 +495,36 @@ def test_without_the_extension_it_says_once_that_it_sees_less(run: Run) -> None:
     assert ended.stdout == "0\n", ended.stderr
     assert ended.stderr.count("RuntimeWarning: forkproof: evidence is not exact here") == 1
     assert ended.stderr.startswith("<string>:"), ended.stderr
+
+
+def test_where_frames_are_not_known_the_extension_builds_and_refuses(run: Run, tmp_path: Path) -> None:
+    """As on a free-threaded build: it must compile there, or the package could not be installed."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    sources = sorted(Path(__file__).parent.parent.glob("src/forkproof/_c/*.c"))
+    if compiler is None or not sys.platform.startswith("linux"):
+        pytest.skip("needs a C compiler, and its options are those of Linux")
+    package = tmp_path / "forkproof"
+    ignored = shutil.ignore_patterns("__pycache__", "_native*")
+    shutil.copytree(Path(forkproof.__file__).parent, package, ignore=ignored)
+    include = [f"-I{sysconfig.get_path(where)}" for where in ("include", "platinclude")]
+    options = [
+        "-shared",
+        "-fPIC",
+        "-O0",
+        "-Wall",
+        "-Wextra",
+        "-Wno-unused-parameter",
+        "-Wno-missing-field-initializers",
+    ]
+    options += ["-Werror", "-DFORKPROOF_UNKNOWN_INTERPRETER=1"]
+    subprocess.run([compiler, *options, *include, *sources, "-o", package / "_native.so"], check=True)
+    body = "print(_native, forked(int)); found = forkproof.assess(); print(found.exact, found.note)"
+    install = "from forkproof.guard import _native; forkproof.install()"
+    ended = run("-c", watched(body, install=install), env={"PYTHONPATH": str(tmp_path)})
+    assert ended.stdout.startswith(
+        "None 0\nFalse forkproof reads the frames of CPython 3.11 to 3.15, not of"
+    ), ended
+    assert ended.stderr.count("RuntimeWarning: forkproof: evidence is not exact here") == 1
 
 
 def test_without_the_extension_imports_are_still_waited_for(run: Run, tmp_path: Path) -> None:

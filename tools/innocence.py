@@ -204,10 +204,13 @@ class Suite:
 
 
 class CPythonSuite(Suite):
-    """regrtest, two files at once."""
+    """regrtest, `jobs` files at once."""
+
+    tests = CPYTHON
+    jobs = 1
 
     def whole(self, environment: Environment, scratch: Path) -> dict[str, str]:
-        results, told = self._run(environment, scratch, ["-j2", *CPYTHON], 3600)
+        results, told = self._run(environment, scratch, [f"-j{self.jobs}", *self.tests], 7200)
         # A file that crashed or was stopped has no results of its own: what regrtest says of it.
         for line in told.splitlines():
             found = re.match(
@@ -412,6 +415,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--python", action="append", default=[], metavar="PYTHON", help="may be repeated")
     parser.add_argument("--suites", default="cpython,gunicorn,billiard,celery", metavar="NAMES")
+    parser.add_argument(
+        "--tests", default=",".join(CPYTHON), metavar="NAMES", help="of CPython's, only these"
+    )
+    parser.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="of CPython's, N at once in each of the two"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="docs/innocence.md")
     parser.add_argument(
@@ -420,6 +429,7 @@ def main() -> int:
     parser.add_argument("--logs", type=Path, metavar="FOLDER", help="keep what the suites printed")
     asked = parser.parse_args()
     runs: list[dict[str, Any]] = [run for file in asked.results for run in json.loads(file.read_text())]
+    CPythonSuite.tests, CPythonSuite.jobs = tuple(asked.tests.split(",")), asked.jobs
     status = 0
     for python in asked.python or ([] if runs else [sys.executable]):
         version = version_of(python)

@@ -33,7 +33,10 @@
 #include <Python.h>
 #include <pthread.h>
 
-#if PY_VERSION_HEX < 0x030B0000 || PY_VERSION_HEX >= 0x03100000 || defined(Py_GIL_DISABLED) || defined(PYPY_VERSION)
+typedef struct _PyInterpreterFrame Frame;
+
+#if defined(FORKPROOF_UNKNOWN_INTERPRETER) /* asked for, by a test */
+#elif PY_VERSION_HEX < 0x030B0000 || PY_VERSION_HEX >= 0x03100000 || defined(Py_GIL_DISABLED) || defined(PYPY_VERSION)
 #define FORKPROOF_UNKNOWN_INTERPRETER 1
 #else
 
@@ -50,8 +53,6 @@
 #endif
 
 #define PY_AT_LEAST(major, minor) (PY_VERSION_HEX >= (((major) << 24) | ((minor) << 16)))
-
-typedef struct _PyInterpreterFrame Frame;
 
 static inline Frame *thread_top(PyThreadState *ts)
 {
