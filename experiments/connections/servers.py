@@ -121,7 +121,9 @@ def redis():
 @contextlib.contextmanager
 def memcached():
     port = _free_port()
-    with _running(["memcached", "-l", "127.0.0.1", "-p", str(port), "-U", "0", *_as("nobody")], port) as address:
+    with _running(
+        ["memcached", "-l", "127.0.0.1", "-p", str(port), "-U", "0", *_as("nobody")], port
+    ) as address:
         yield address
 
 

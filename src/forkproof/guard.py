@@ -561,7 +561,9 @@ def _after_in_child(message: tuple[Any, ...]) -> BaseException | None:
     reset = _reset(remaining)
     mended_here, _settings.mended = _settings.mended, []
     if _watchdog_was_reset():
-        mended_here.append("faulthandler's watchdog: none in this child; it can be cancelled and started here")
+        mended_here.append(
+            "faulthandler's watchdog: none in this child; it can be cancelled and started here"
+        )
     if _settings.writer is not None:
         born = {
             "v": 1,
