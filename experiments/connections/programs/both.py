@@ -3,8 +3,8 @@
     both(ask, before_fork=, in_child=, looks_first=)
                 `ask(word)` asks the server to say the word, and returns what it answers; the others are the remedy, done only
                 where the program is given the word "remedy" after the address. `looks_first`: the library looks, before it
-                asks, whether something has come over a connection, and leaves that one alone then: so whether the child uses
-                it is who asks first, and here that is the child
+                asks, whether something has come over a connection, and makes a new one then: so whether the two come to use the same
+                is who asks first. Here that is the child, and the parent lets PAUSE seconds pass before it
 
 Each process asks TIMES times, with words of its own, and prints one line: `right`, `mixed` (an answer to the other process's
 question) or `error` (the library found something that the protocol does not allow), and after how many right answers. It ends
@@ -13,8 +13,10 @@ at its first wrong one, without another word to the server. One that waits for a
 
 import os
 import sys
+import time
 
 TIMES = 300
+PAUSE = 1.5  # Forkproof waits a second for the parent to close a connection that it may have handed over
 
 
 def both(ask, before_fork=None, in_child=None, looks_first=False):
@@ -32,6 +34,7 @@ def both(ask, before_fork=None, in_child=None, looks_first=False):
             in_child()
         if looks_first:
             assert ask("first") == "first"
+            time.sleep(PAUSE)
         os.write(ready[1], b"x")
         os.read(go[0], 1)
     line = f"{name}: {_ask_all(ask, name)}\n"
