@@ -1,8 +1,9 @@
 """What Forkproof adds to `os.fork()`, in one process, bare and armed in turn.
 
-    python benchmarks/fork_overhead.py [--pairs N] [--threads 1,10,50,200] [--depths 7,14,40] [--json FILE] [--no-methods]
+    python benchmarks/fork_overhead.py [--pairs N] [--threads 1,10,50,200] [--depths 7,14,40] [--native 20] [--json FILE] [--no-methods]
 
-Nothing is at risk: every thread waits in `Condition.wait` under the given number of Python frames. Two situations:
+Nothing is at risk: every thread waits in `Condition.wait` under the given number of Python frames; with native threads, those wait
+on a semaphore of the C library's, of a program that Python does not know. Two situations:
 
 still  no other thread has run since the fork before, as when a pool starts its workers one after the other
 awake  every other thread has run, and waits again, since the fork before
@@ -19,6 +20,7 @@ takes the time to its first result.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
 import platform
@@ -53,6 +55,7 @@ class Row:
     situation: str
     threads: int
     frames: int
+    native: int
     bare_us: float
     armed_us: float
     added_us: float
@@ -110,6 +113,25 @@ class Population:
             worker.join()
 
 
+class NativePopulation:
+    """`threads` threads of the C library that wait on a semaphore, as the workers of a pool do."""
+
+    def __init__(self, threads: int) -> None:
+        self._c = ctypes.PyDLL(None)
+        self._semaphore = ctypes.create_string_buffer(64)  # of sem_t: 32 bytes with glibc
+        self._c.sem_init(self._semaphore, 0, 0)
+        self._threads = [ctypes.c_ulong() for _ in range(threads)]
+        for thread in self._threads:
+            self._c.pthread_create(ctypes.byref(thread), None, self._c.sem_wait, self._semaphore)
+        time.sleep(0.05)
+
+    def end(self) -> None:
+        for _ in self._threads:
+            self._c.sem_post(self._semaphore)
+        for thread in self._threads:
+            self._c.pthread_join(thread, None)
+
+
 def fork_once() -> Fork:
     faults = getrusage(RUSAGE_SELF).ru_minflt
     start, begin = time.perf_counter_ns(), time.thread_time_ns()
@@ -135,8 +157,10 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return medians[25], medians[-26]
 
 
-def measure(situation: str, threads: int, frames: int, pairs: int, progress: Callable[[int], None]) -> Row:
-    population = Population(threads, frames)
+def measure(
+    situation: str, threads: int, frames: int, native: int, pairs: int, progress: Callable[[int], None]
+) -> Row:
+    population, pool = Population(threads, frames), NativePopulation(native)
     between = population.stir if situation == "awake" else lambda: None
     bare: list[list[Fork]] = []
     armed: list[list[Fork]] = []
@@ -148,6 +172,7 @@ def measure(situation: str, threads: int, frames: int, pairs: int, progress: Cal
             blocks.append(block(between))
             forkproof.uninstall()
     population.end()
+    pool.end()
 
     def medians(blocks: list[list[Fork]], figure: str) -> list[float]:
         return [statistics.median(getattr(fork, figure) for fork in forks) for forks in blocks]
@@ -164,6 +189,7 @@ def measure(situation: str, threads: int, frames: int, pairs: int, progress: Cal
         situation=situation,
         threads=threads,
         frames=frames,
+        native=native,
         bare_us=statistics.median(bare_us),
         armed_us=statistics.median(armed_us),
         added_us=statistics.median(a - b for a, b in zip(armed_us, bare_us, strict=True)),
@@ -225,6 +251,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=40, help=f"pairs of blocks of {BLOCK} forks a row (40)")
     parser.add_argument("--threads", type=numbers, default=[1, 10, 50, 200])
     parser.add_argument("--depths", type=numbers, default=[7, 14, 40], help="frames, at 50 threads")
+    parser.add_argument("--native", type=numbers, default=[20], help="native threads, at 50 threads")
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--no-methods", action="store_true")
     args = parser.parse_args()
@@ -232,8 +259,9 @@ def main() -> None:
         "ignore", DeprecationWarning
     )  # CPython's own at each bare fork, seen once at most anyway
 
-    cases = [(threads, 14) for threads in args.threads]
-    cases += [(50, depth) for depth in args.depths if (50, depth) not in cases]
+    cases = [(threads, 14, 0) for threads in args.threads]
+    cases += [(50, depth, 0) for depth in args.depths if (50, depth, 0) not in cases]
+    cases += [(50, 14, native) for native in args.native if native]
     rows_wanted = [(situation, *case) for situation in ("still", "awake") for case in cases]
     trial = statistics.median(fork_once().whole for _ in range(20)) / 1e6
     # With threads a fork takes about twice as long, and waking them as long as a fork.
@@ -243,21 +271,23 @@ def main() -> None:
         f"{args.pairs} pairs of blocks of {BLOCK} forks a row; takes about {max(1, round(seconds))} s"
     )
     print(
-        f"{'':6}{'threads':>8} {'frames':>7} {'bare us':>9} {'armed us':>9} {'+us':>6} {'ratio':>7}  {'95 %':>13} "
+        f"{'':6}{'threads':>8} {'frames':>7} {'native':>7} {'bare us':>9} {'armed us':>9} {'+us':>6} {'ratio':>7}  {'95 %':>13} "
         f"{'faults':>7} {'clock':>7} {'to exit':>8}",
         flush=True,
     )
     rows = []
-    for situation, threads, frames in rows_wanted:
+    for situation, threads, frames, native in rows_wanted:
 
-        def progress(pair: int, text: str = f"{situation}, {threads} threads, {frames} frames") -> None:
+        def progress(
+            pair: int, text: str = f"{situation}, {threads} threads, {frames} frames, {native} native"
+        ) -> None:
             if sys.stderr.isatty():
                 sys.stderr.write(f"\r{text}: {pair} of {args.pairs} \r")
 
-        row = measure(situation, threads, frames, args.pairs, progress)
+        row = measure(situation, threads, frames, native, args.pairs, progress)
         rows.append(row)
         print(
-            f"{row.situation:6}{row.threads:8} {row.frames:7} {row.bare_us:9.1f} {row.armed_us:9.1f} {row.added_us:6.1f} "
+            f"{row.situation:6}{row.threads:8} {row.frames:7} {row.native:7} {row.bare_us:9.1f} {row.armed_us:9.1f} {row.added_us:6.1f} "
             f"{row.ratio:7.3f}  {row.low:6.3f}-{row.high:6.3f} {row.added_faults:7.1f} {row.clock_ratio:7.3f} "
             f"{row.whole_ratio:8.3f}",
             flush=True,

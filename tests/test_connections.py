@@ -231,6 +231,25 @@ def test_that_both_have_used_it_is_known_from_the_kernels_counters(told: Told, t
     assert (event["proof"], event["others_wrote"], event["others_read"]) == ("both-used", 7, 7)
 
 
+def test_that_both_have_used_it_is_known_while_the_child_waits_for_an_answer(told: Told, tcp: Any) -> None:
+    body = """
+    c, s = connected(), Signal()
+    def child():
+        c.sendall(b"silent\\n")
+        s.give()
+        c.recv(100)
+    pid = child_of(child)
+    s.wait()
+    c.sendall(b"silent\\nsilent\\n")
+    c.close()  # as a library does that finds the answer of another one in it
+    until(told)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    """
+    (event,) = told(tcp, body)
+    assert (event["verdict"], event["proof"], event["others_wrote"]) == ("proven", "both-used", 14)
+
+
 def test_inside_tls(told: Told, tls: Any) -> None:
     (event,) = told(
         tls,

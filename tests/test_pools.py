@@ -119,6 +119,69 @@ faulthandler.dump_traceback_later(100); named("faulthandler"); forked(int); fork
     assert "libodd.so" in first["what"] and "faulthandler" in second["what"]
 
 
+WATCHDOG = """
+import faulthandler, json, os, signal, sys, forkproof
+forkproof.install({policy!r}, warn=False, events={file!r})
+faulthandler.dump_traceback_later(1000)
+def until_asleep():
+    "The watchdog is where 3.11 can tell which lock it has."
+    while not any("faulthandler" in hazard.what for hazard in forkproof.assess().hazards):
+        pass
+def child(body):
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(20)
+        body()
+        os._exit(0)
+    return os.waitpid(pid, 0)[1]
+until_asleep()
+"""
+
+
+def test_the_watchdog_of_faulthandler_is_mended_in_the_child(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "events.jsonl"
+    body = """
+def start_anew():
+    faulthandler.cancel_dump_traceback_later()
+    faulthandler.dump_traceback_later(1000)
+    assert child(faulthandler.cancel_dump_traceback_later) == 0  # once known it needs no look
+assert [child(start_anew), child(lambda: sys.exit(0))] == [0, 0]  # the end of the interpreter cancels as well
+os.write(1, b"well")
+"""
+    assert run("-c", WATCHDOG.format(policy="wait", file=str(file)) + body).stdout == "well"
+    born = [e for e in map(json.loads, file.read_text("utf-8").splitlines()) if e["event"] == "born"]
+    assert len(born) == 3 and all("watchdog" in text for e in born for text in e["repaired"])
+
+
+def test_the_parent_keeps_its_watchdog(run: Run, tmp_path: Path) -> None:
+    body = """
+assert child(lambda: None) == 0
+with open({written!r}, "w+") as file:
+    faulthandler.dump_traceback_later(0.05, file=file)
+    child(lambda: None)
+    while not os.path.getsize({written!r}):
+        pass
+faulthandler.cancel_dump_traceback_later()
+os.write(1, b"well")
+"""
+    body = body.format(written=str(tmp_path / "dump"))
+    file = tmp_path / "events.jsonl"
+    assert run("-c", WATCHDOG.format(policy="wait", file=str(file)) + body).stdout == "well"
+
+
+def test_observe_leaves_the_watchdogs_lock_as_it_was(run: Run, tmp_path: Path) -> None:
+    body = """
+def hang():
+    signal.alarm(2)
+    faulthandler.cancel_dump_traceback_later()
+assert os.WTERMSIG(child(hang)) == signal.SIGALRM
+os.write(1, b"well")
+"""
+    file = tmp_path / "events.jsonl"
+    assert run("-c", WATCHDOG.format(policy="observe", file=str(file)) + body).stdout == "well"
+    assert '"repaired":[' not in file.read_text("utf-8").partition('"born"')[2]
+
+
 def test_a_harmless_pool_is_not_told(library: Path, run: Run, tmp_path: Path) -> None:
     body = "odd.start_idle(b'jemalloc_bg_thd'); time.sleep(0.1); forked(int)"
     assert told(body, library, run, tmp_path) == [[]]

@@ -10,4 +10,4 @@ def make():
 
 
 make()
-both(lambda word: client.get(f"http://{ADDRESS}/{word}").text, in_child=make)
+both(lambda word: client.get(f"http://{ADDRESS}/{word}").text, in_child=make, looks_first=True)

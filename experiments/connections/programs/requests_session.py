@@ -4,4 +4,4 @@ import requests
 from both import ADDRESS, both
 
 session = requests.Session()
-both(lambda word: session.get(f"http://{ADDRESS}/{word}").text, in_child=session.close)
+both(lambda word: session.get(f"http://{ADDRESS}/{word}").text, in_child=session.close, looks_first=True)

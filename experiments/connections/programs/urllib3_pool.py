@@ -10,4 +10,4 @@ def ask(word):
     return pool.request("GET", f"http://{ADDRESS}/{word}", retries=False).data.decode()
 
 
-both(ask, in_child=pool.clear)
+both(ask, in_child=pool.clear, looks_first=True)

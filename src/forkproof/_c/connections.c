@@ -84,7 +84,7 @@ typedef struct {
     ino_t inode;
     int accepted, counted;
     Counts at_fork, own; /* own: what this process did to it since */
-    int under_way;       /* calls of this process */
+    int reading, writing; /* calls of this process that are under way */
     int asked;           /* of one that was accepted: whether others use it */
     int noted;
     char local[128], peer[128];
@@ -141,7 +141,7 @@ static double monotonic_now(void)
  * The calls
  */
 
-static Connection *begin(int fd);
+static Connection *begin(int fd, int operation);
 static void end(Connection *c, int fd, int operation, int64_t bytes, const void *caller, const char *call);
 static void at_end(void);
 
@@ -150,7 +150,7 @@ static void at_end(void);
     static type(*real_##name) parameters;                                                                              \
     static type lead_##name parameters                                                                                 \
     {                                                                                                                  \
-        Connection *c = begin(fd);                                                                                     \
+        Connection *c = begin(fd, operation);                                                                                     \
         type result = real_##name arguments;                                                                           \
         if (c != NULL) {                                                                                               \
             end(c, fd, operation, (int64_t)(done), __builtin_return_address(0), #name);                                \
@@ -240,17 +240,24 @@ static int count(int fd, Counts *counts)
     return 0;
 }
 
-/* What others have done to it since the fork. The end of a stream counts as a byte: less than two prove nothing. */
+/* What others have done to it since the fork. The end of a stream counts as a byte: less than two prove nothing. Of what this
+ * process is in the middle of nothing is known: while it waits for an answer, only what others wrote. */
 static int others_used(Connection *c, int fd, int64_t *wrote, int64_t *took)
 {
     Counts own = c->own, now;
     *wrote = *took = 0;
-    if (!c->counted || __atomic_load_n(&c->under_way, __ATOMIC_SEQ_CST) != 0 || !is_still(c, fd) || !count(fd, &now) ||
-        __atomic_load_n(&c->under_way, __ATOMIC_SEQ_CST) != 0 || own.written != c->own.written || own.taken != c->own.taken) {
+    int writes = __atomic_load_n(&c->writing, __ATOMIC_SEQ_CST), reads = __atomic_load_n(&c->reading, __ATOMIC_SEQ_CST);
+    if (!c->counted || !is_still(c, fd) || !count(fd, &now)) {
         return 0;
     }
-    *wrote = (int64_t)(now.written - c->at_fork.written - own.written);
-    *took = (int64_t)(now.taken - c->at_fork.taken - own.taken);
+    writes |= __atomic_load_n(&c->writing, __ATOMIC_SEQ_CST);
+    reads |= __atomic_load_n(&c->reading, __ATOMIC_SEQ_CST);
+    if (!writes && own.written == c->own.written) {
+        *wrote = (int64_t)(now.written - c->at_fork.written - own.written);
+    }
+    if (!reads && own.taken == c->own.taken) {
+        *took = (int64_t)(now.taken - c->at_fork.taken - own.taken);
+    }
     *wrote = *wrote > 1 ? *wrote : 0;
     *took = *took > 1 ? *took : 0;
     return *wrote || *took;
@@ -526,13 +533,18 @@ static void describe_thread(Note *n)
 
 static void begin_judge(void);
 
-static Connection *begin(int fd)
+static int *under_way(Connection *c, int operation)
+{
+    return operation == READ ? &c->reading : &c->writing;
+}
+
+static Connection *begin(int fd, int operation)
 {
     if (fd < 0 || fd >= MOST_FDS || number_of[fd] == 0) {
         return NULL;
     }
     Connection *c = &connections[number_of[fd] - 1];
-    __atomic_add_fetch(&c->under_way, 1, __ATOMIC_SEQ_CST);
+    __atomic_add_fetch(under_way(c, operation), 1, __ATOMIC_SEQ_CST);
     return c;
 }
 
@@ -585,7 +597,7 @@ static void end(Connection *c, int fd, int operation, int64_t bytes, const void 
     if (bytes > 0) {
         __atomic_add_fetch(operation == READ ? &c->own.taken : &c->own.written, (uint64_t)bytes, __ATOMIC_SEQ_CST);
     }
-    __atomic_sub_fetch(&c->under_way, 1, __ATOMIC_SEQ_CST);
+    __atomic_sub_fetch(under_way(c, operation), 1, __ATOMIC_SEQ_CST);
     /* A small write to a pipe is never mixed with another (POSIX, PIPE_BUF): programs share pipes so. */
     int matters = bytes > 0 && (c->kind != PIPE || operation == READ || bytes > PIPE_BUF);
     if (matters && !c->noted && getpid() == known_from) {

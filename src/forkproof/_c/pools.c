@@ -225,7 +225,7 @@ static PyObject *libraries_of(long native_id, int of_python)
         }
         Py_DECREF(name);
     }
-    if (futex != 0 && !others) {
+    if (futex != 0 && (!others || began_in_python(native_id, &range))) { /* old words of a stack may be another library's */
         watchdog_seen(futex);
     }
     if (!of_python && !others && (futex == 0 || is_gil(the_gil(), futex)) && PyList_SetSlice(list, 0, n, NULL) < 0) {

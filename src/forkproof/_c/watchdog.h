@@ -4,7 +4,7 @@
 
 #include "interp.h"
 
-/* A native thread of no other library sleeps at that address until a time limit: it may be the watchdog. */
+/* A native thread that the interpreter may have started sleeps at that address until a time limit. */
 void watchdog_seen(uintptr_t futex);
 
 /* In the child, inside a fork() with the GIL held: let go of the lock that the watchdog had, if `mend`. */
