@@ -139,7 +139,9 @@ class Objects:
         if kind == "list":
             return self._words(self._word(address + 24), self._word(address + 16))
         if kind == "tuple":
-            return self._words(address + 24, self._word(address + 16))
+            # 3.14 put the hash before the items (cpython/tupleobject.h).
+            items = address + (24 if self._version < (3, 14) else 32)
+            return self._words(items, self._word(address + 16))
         if kind == "dict":
             return list(self._items(address).values())
         if (
