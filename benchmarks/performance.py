@@ -38,15 +38,34 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str
 
 def fork_cost(quick: bool) -> Iterator[str]:
     pairs = 8 if quick else 40
-    cases = [(1, 14), (10, 14), (50, 14), (200, 14), (500, 14), (50, 7), (50, 40)]
+    cases = [
+        (1, 14, 0),
+        (10, 14, 0),
+        (50, 14, 0),
+        (50, 14, 20),
+        (200, 14, 0),
+        (500, 14, 0),
+        (50, 7, 0),
+        (50, 40, 0),
+    ]
     rows = []
     for situation in ("still", "awake"):
-        for threads, frames in cases:
-            say(f"fork cost: {situation}, {threads} threads of {frames} frames")
-            row = fork_overhead.measure(situation, threads, frames, pairs, lambda _: None)
+        for threads, frames, native in cases:
+            say(f"fork cost: {situation}, {threads} threads of {frames} frames, {native} native ones")
+            row = fork_overhead.measure(situation, threads, frames, native, pairs, lambda _: None)
             ratio = f"{row.ratio:.3f} ({row.low:.3f} to {row.high:.3f})"
             rows.append(
-                (situation, threads, frames, row.bare_us, row.armed_us, row.added_us, ratio, row.added_faults)
+                (
+                    situation,
+                    threads,
+                    frames,
+                    native,
+                    row.bare_us,
+                    row.armed_us,
+                    row.added_us,
+                    ratio,
+                    row.added_faults,
+                )
             )
     yield from table(
         (
