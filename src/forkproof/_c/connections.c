@@ -275,7 +275,7 @@ static pid_t holder_of(const Connection *c, int *known)
         int folder = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         DIR *list = folder < 0 ? NULL : fdopendir(folder);
         if (list == NULL) {
-            int denied = errno == EACCES || errno == EPERM;
+            int denied = errno == EACCES || errno == EPERM || errno == ENOENT; /* hidepid: it is as if it were not there */
             if (folder >= 0) {
                 close(folder);
             }
