@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sys
 import time
 from _json import encode_basestring as _quoted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+
+_SAY_WHENCE = ("fork", "hang")
+"""Events that are counted where the files of many programs and hosts come together."""
 
 
 class Writer:
@@ -23,8 +28,10 @@ class Writer:
     sure that the descriptor still is the events file, and it is opened again if not.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Raises OSError where the file cannot be opened for appending."""
+    def __init__(self, path: str | os.PathLike[str], program: str | None = None) -> None:
+        """`program` is whose events these are; None: this process's. Raises OSError where the file cannot be opened for
+        appending."""
+        self._origin = {"host": os.uname().nodename, "program": program or _program(sys.orig_argv)}
         self.path = os.path.abspath(os.fspath(path))
         self.lost = 0
         self._fd = -1
@@ -52,6 +59,8 @@ class Writer:
         return (status.st_dev, status.st_ino) == self._identity
 
     def write(self, event: dict[str, Any]) -> None:
+        if event.get("event") in _SAY_WHENCE:
+            event = {**event, **self._origin}
         line = (_encoded(event) + "\n").encode("utf-8", "backslashreplace")
         try:
             if not self._is_still_ours():
@@ -68,6 +77,21 @@ class Writer:
         if self._is_still_ours():
             os.close(self._fd)
         self._fd = -1
+
+
+def _program(line: list[str]) -> str:
+    """What a person would call the program that python was started with by `line`; none of its arguments."""
+    rest = iter(line[1:])
+    for argument in rest:
+        if argument[:2] == "-m":
+            return argument[2:] or next(rest, "?")
+        if argument[:2] == "-c" or argument == "-":
+            return argument[:2]
+        if argument in ("-W", "-X", "--check-hash-based-pycs"):
+            next(rest, None)
+        elif argument[:1] != "-":
+            return os.path.basename(argument.rstrip("/"))
+    return "?"
 
 
 def _encoded(value: Any) -> str:

@@ -353,20 +353,48 @@ def hunt_command(program: tuple[str, ...], **asked: Any) -> int:
 @commands.command("report")
 @click.argument("files", metavar="FILE...", nargs=-1, required=True)
 @_page_options
-def report_command(files: tuple[str, ...], html: str | None, perfetto: str | None) -> int:
+@click.option(
+    "--overview",
+    is_flag=True,
+    help="All files as one: which locks, in which programs, on which hosts, since when, how long the waits were "
+    "(docs/overview.md).",
+)
+@click.option("--json", "as_json", is_flag=True, help="With --overview: the answer as JSON.")
+@click.option(
+    "--database",
+    metavar="FILE",
+    help="With --overview: keep the tables in FILE, a DuckDB database, for your SQL.",
+)
+def report_command(
+    files: tuple[str, ...],
+    html: str | None,
+    perfetto: str | None,
+    overview: bool,
+    as_json: bool,
+    database: str | None,
+) -> int:
     """Show the events in FILE (from run --events) as run would have.
 
-    FILE may be several, plain or gzip, a folder of *.jsonl and *.jsonl.gz, or - for stdin. What is damaged,
-    foreign or of a later version is left out, and a line says so.
+    FILE may be several, plain or gzip, a folder (with those below it) of *.jsonl and *.jsonl.gz, a pattern, or
+    - for stdin. What is damaged, foreign or of a later version is left out, and a line says so.
 
     \b
       forkproof report forks.jsonl
       forkproof report --html forks.html forks.jsonl
       zcat forks.jsonl.gz | forkproof report -
+      forkproof report --overview '/var/log/*/forks-*.jsonl.gz' /srv/logs
 
     Exit status: 0, or 2 if there was nothing to read.
     """
-    return report(files, html=html, perfetto=perfetto)
+    if not overview:
+        if as_json or database is not None:
+            raise ReportError("--json and --database belong to --overview")
+        return report(files, html=html, perfetto=perfetto)
+    if html is not None or perfetto is not None:
+        raise ReportError("--overview is text or JSON; --html and --perfetto show single forks")
+    from forkproof.report.overview import overview as answer
+
+    return answer(files, database=database, as_json=as_json)
 
 
 @commands.command("doctor")

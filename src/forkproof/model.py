@@ -118,6 +118,9 @@ class Fork(_Record):
     policy: str | None = _extra()
     outcome: Outcome | None = _extra()
     note: str | None = _extra()
+    host: str | None = _extra()
+    program: str | None = _extra()
+    """What python was started with: a script's name, or a module's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,6 +202,9 @@ class Hang(_Record):
     hazard: Hazard | None = None
     advice: str = ""
     note: str | None = _extra()
+    host: str | None = _extra()
+    program: str | None = _extra()
+    """What python was started with: a script's name, or a module's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,9 +7,9 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, TextIO
+from typing import TextIO
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -19,7 +19,7 @@ from forkproof.lab.conclude import Conclusion
 from forkproof.lab.statistics import wilson
 from forkproof.lab.verify import Laboratory, Row
 from forkproof.report._text import clean
-from forkproof.report.terminal import is_coloured, width_of, within
+from forkproof.report.terminal import console
 
 _COLOURS = {
     "convicted": "bold red",
@@ -27,14 +27,6 @@ _COLOURS = {
     "open": "bold yellow",
     "impossible": "bold yellow",
 }
-
-
-def console(stream: TextIO) -> Console:
-    """As wide and as coloured as the other reports."""
-    colours: Literal["auto"] | None = "auto" if is_coloured(stream) else None
-    return Console(
-        file=stream, width=within(width_of(stream)), color_system=colours, highlight=False, soft_wrap=False
-    )
 
 
 class Watcher:

@@ -59,7 +59,7 @@ def run(target: Target, options: Options) -> NoReturn:
     with _events_file(options.events) as (path, file), ExitStack() as opened:
         files = to_files(opened, options.html, options.perfetto, title=target.name)
         follower = _Follower(file, [Terminal(sys.stderr), *files])
-        outside = Outside(path, options.hang_after, options.on_hang == "kill", follower.has_hung)
+        outside = Outside(path, target.name, options.hang_after, options.on_hang == "kill", follower.has_hung)
         command = [sys.executable, *interpreter_options(), *target.line]
 
         def tick() -> None:

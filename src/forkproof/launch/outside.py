@@ -22,9 +22,12 @@ _HEAD_START = 2.0
 class Outside:
     """Watches the launched program; `start` is to be called once it runs, `stop` when it has ended."""
 
-    def __init__(self, events: str, hang_after: float, kill: bool, is_known: Callable[[int], bool]) -> None:
+    def __init__(
+        self, events: str, program: str, hang_after: float, kill: bool, is_known: Callable[[int], bool]
+    ) -> None:
         """`is_known(pid)` says whether a hang of that process has been reported already."""
         self._events = events
+        self._program = program
         self._hang_after = hang_after
         self._kill = kill
         self._is_known = is_known
@@ -49,7 +52,7 @@ class Outside:
 
         me = os.getpid()
         lookout = Lookout(lambda: [pid for pid in family(me) if pid != me], self._hang_after + _HEAD_START)
-        writer = Writer(self._events)
+        writer = Writer(self._events, self._program)
         # Whatever goes wrong in here, the program is not to notice: it is then watched from inside only.
         with suppress(Exception):
             while not self._ended.wait(_EVERY):

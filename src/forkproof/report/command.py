@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import glob
 import io
 import os
 import stat
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import TextIO
 
 from forkproof.report import Renderer, Terminal, events_in
@@ -34,7 +36,7 @@ def report(files: Sequence[str], *, html: str | None, perfetto: str | None) -> i
         notes: list[str] = []
         read = 0
         try:
-            for file in _all(files, notes):
+            for file in all_files(files, notes):
                 read += _take(
                     file, renderers, notes, prefix=f"{file}: " if len(files) > 1 or file not in files else ""
                 )
@@ -82,20 +84,31 @@ def _writable(opened: ExitStack, name: str) -> TextIO:
         raise ReportError(f"cannot write to {name!r}: {error.strerror}; name another file") from None
 
 
-def _all(names: Sequence[str], notes: list[str]) -> Iterator[str]:
-    """The files themselves: of a folder, those in it whose name says that they have events."""
+def all_files(names: Sequence[str], notes: list[str]) -> Iterator[str]:
+    """The files themselves: of a folder, those in and below it whose name says that they have events; of a pattern that is no
+    file (`logs/**/*.jsonl`), those that it fits."""
     for name in names:
-        if not os.path.isdir(name):
+        if os.path.isdir(name):
+            inside = sorted(
+                os.path.join(folder, entry)
+                for folder, _, entries in os.walk(name, onerror=partial(_note, notes))
+                for entry in entries
+                if entry.endswith((".jsonl", ".jsonl.gz"))
+            )
+            if not inside:
+                notes.append(f"no *.jsonl and no *.jsonl.gz in {name!r}")
+            yield from inside
+        elif glob.has_magic(name) and not os.path.lexists(name):
+            found = sorted(path for path in glob.iglob(name, recursive=True) if not os.path.isdir(path))
+            if not found:
+                notes.append(f"no file fits {name!r}; check the pattern")
+            yield from found
+        else:
             yield name
-            continue
-        try:
-            inside = sorted(entry for entry in os.listdir(name) if entry.endswith((".jsonl", ".jsonl.gz")))
-        except OSError as error:
-            notes.append(f"cannot read {name!r}: {error.strerror}")
-            continue
-        if not inside:
-            notes.append(f"no *.jsonl and no *.jsonl.gz in {name!r}")
-        yield from (os.path.join(name, entry) for entry in inside)
+
+
+def _note(notes: list[str], error: OSError) -> None:
+    notes.append(f"cannot read {error.filename!r}: {error.strerror}")
 
 
 def _take(name: str, renderers: Sequence[Renderer], notes: list[str], prefix: str) -> bool:

@@ -13,7 +13,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from statistics import median
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Literal, TextIO
 
 from forkproof.model import Born, Event, Fault, Fork, Frame, Hang, Hazard, Resolved, SharedConnection
 from forkproof.report._text import Segment, clean, cut, wrap
@@ -323,6 +323,16 @@ def is_coloured(stream: TextIO) -> bool:
     """Whether a person watches who wants colours."""
     plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") in ("dumb", "unknown")
     return stream.isatty() and not plain
+
+
+def console(stream: TextIO) -> Console:
+    """For tables: as wide and as coloured as the other reports. Needs rich."""
+    from rich.console import Console
+
+    colours: Literal["auto"] | None = "auto" if is_coloured(stream) else None
+    return Console(
+        file=stream, width=within(width_of(stream)), color_system=colours, highlight=False, soft_wrap=False
+    )
 
 
 def _console(stream: TextIO, width: int) -> Console | None:
