@@ -123,6 +123,7 @@ def test_a_shared_connection_is_marked_and_told_beside_its_fork(show: Show) -> N
     assert "worker writes to TCP connection to 127.0.0.1:5432" in detail.locator(".user").inner_text()
     assert "proven, by both-used: process 4242 has it open too" in detail.locator(".user").inner_text()
     assert SHARED.advice in detail.locator(".advice").inner_text()
+    assert "its child uses a connection that both have" in detail.locator(".top").inner_text()
     shown.locator("#lanes [data-use]").hover()
     assert "worker of 4243 writes to TCP connection" in shown.locator("#tip").inner_text()
     shown.get_by_role("button", name="import of encodings.idna").click()

@@ -156,7 +156,7 @@ def hazards() -> str:
         "## Calls that hold a native lock",
         "Kind `native-call`: a thread may hold a lock of the C library, of another library or of a file while it is inside one of "
         "these. The measurements are in [native-calls.md](native-calls.md).",
-        *_entries(calls["call"], _call),
+        *_entries(sorted(calls["call"], key=lambda entry: "emulated" in entry), _call),
         "## Locks of libraries, taken in compiled code",
         "Kind `held-lock`.",
         *_entries(locks["lock"], _lock),

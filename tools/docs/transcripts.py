@@ -162,7 +162,7 @@ def gunicorn() -> str:
         before, hangs, after = said.partition(" hangs: ")
         warned = [line for line in before.splitlines() if "ForkRiskWarning" in line][:1]
         told = f"{before.rpartition(chr(10))[2]}{hangs}{after.partition(chr(10))[0]}"
-        folded = [textwrap.fill(line, 110, subsequent_indent="    ") for line in (*warned, told)]
+        folded = [textwrap.fill(line, 96, subsequent_indent="    ") for line in (*warned, told)]
         return "\n...\n".join((f"$ FORKPROOF={settings} {command}", *folded)) + "\n"
 
 

@@ -229,6 +229,7 @@ function detail(fork, about, among) {
     h("h2", {}, `${heading}${pid(row[PROCESS])}${row[CHILD] !== null ? ` → ${pid(row[CHILD])}` : ""}`),
     h("span", { className: `pill ${row[STYLE]}` }, text(row[VERDICT])),
     hangs.length ? h("span", { className: `pill ${fork.hung ? "bad" : "good"}` }, fork.hung ? "its child hangs" : "its child went on after all") : null,
+    row[SHARED].length ? h("span", { className: "pill bad" }, "its child uses a connection that both have") : null,
     among && among.length > 1 ? h("span", { className: "pager" },
       h("button", { type: "button", onclick: () => step(-1), disabled: at <= 0, ariaLabel: "Previous fork" }, "‹"),
       at < 0 ? `${count(among.length, "fork")}` : `${(at + 1).toLocaleString("en")} of ${among.length.toLocaleString("en")}`,
