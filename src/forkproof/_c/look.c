@@ -1444,8 +1444,9 @@ static void sight_call(Thread *t, Place *p, int base, Call *c, int nesting)
             if (kind == KIND_LOCK || kind == KIND_RLOCK) {
                 method = lock_method_named(name);
             }
-            else {
-                PyObject *key = PyUnicode_FromString(name);
+            else if (!PyModule_CheckExact(self)) {
+                /* Interned, as the type's own: the interpreter's cache of look-ups keeps each string that it is asked with. */
+                PyObject *key = PyUnicode_InternFromString(name);
                 PyObject *descriptor = key ? _PyType_Lookup(Py_TYPE(self), key) : NULL;
                 Py_XDECREF(key);
                 call = known_call(descriptor);
