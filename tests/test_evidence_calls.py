@@ -310,6 +310,31 @@ def test_a_file_that_only_the_threads_frames_refer_to_is_no_hazard(stage: Stage)
     os.close(ours)
 
 
+def test_looks_leave_nothing_in_the_interpreters_caches(stage: Stage) -> None:
+    """It keeps each string by which something was looked up in a type, and forgets another one for that."""
+    gate, (ours, theirs) = stage.gate(), socket.socketpair()
+
+    def body() -> None:
+        receive = ours.recv
+        receive(1)
+
+    receiving, writing = stage.start(body), stage.at(gate, gate.wait)
+
+    def blocks_after(looks: int) -> int:
+        for _ in range(looks):
+            _native.look()
+        return sys.getallocatedblocks()
+
+    before = blocks_after(10)
+    assert blocks_after(400) < before + 100
+    gate.open()
+    theirs.send(b".")
+    for thread in (receiving, writing):
+        thread.join()
+    ours.close()
+    theirs.close()
+
+
 def test_a_thread_inside_sqlite(stage: Stage) -> None:
     gate = stage.gate()
     connection = sqlite3.connect(":memory:", check_same_thread=False)
