@@ -37,7 +37,7 @@ format: $(VENV)/dev.stamp
 
 docs: $(VENV)/docs.stamp
 	$(bin)/python tools/docs/generate.py
-	NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs build --strict
 	@echo 'build/site/index.html; with its search: python3 -m http.server --directory build/site'
 
 bench: $(VENV)/cli.stamp

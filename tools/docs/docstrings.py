@@ -30,7 +30,7 @@ def markdown(text: str) -> str:
             del lines[: sum(len(said) for _, said in items)]
         else:
             done.append(lines.pop(0))
-    return _PAGE.sub(r"[\2](../\1/\2.html)", "\n".join(done))
+    return _PAGE.sub(r"[\2](../\1/\2.md)", "\n".join(done))
 
 
 def _columns(lines: list[str]) -> list[tuple[str, list[str]]]:
