@@ -356,7 +356,7 @@ def machine() -> str:
 
 
 def page(runs: list[dict[str, Any]]) -> str:
-    """docs/innocence.md's part that is made by this."""
+    """The page that `--markdown` writes."""
 
     def row(*cells: object) -> str:
         return "| " + " | ".join(map(str, cells)) + " |"
@@ -421,7 +421,7 @@ def main() -> int:
         "--jobs", type=int, default=1, metavar="N", help="of CPython's, N at once in each of the two"
     )
     parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="docs/innocence.md")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="the page to write")
     parser.add_argument(
         "results", nargs="*", type=Path, metavar="JSON", help="of earlier runs: nothing is run"
     )

@@ -153,7 +153,8 @@ static const Known *known_instance(PyObject *callable)
 /* Of a bound method in C, what its class has: not always what the name leads to, where a subclass calls super().execute(). */
 static PyObject *descriptor_of(PyCFunctionObject *bound, PyTypeObject *type)
 {
-    PyObject *name = PyUnicode_FromString(bound->m_ml->ml_name), *found = name ? _PyType_Lookup(type, name) : NULL;
+    /* Interned, as the type's own: the interpreter's cache of look-ups keeps each string that it is asked with. */
+    PyObject *name = PyUnicode_InternFromString(bound->m_ml->ml_name), *found = name ? _PyType_Lookup(type, name) : NULL;
     if (found != NULL && !Py_IS_TYPE(found, &PyMethodDescr_Type)) {
         for (Py_ssize_t i = 0; type->tp_mro != NULL && i < PyTuple_GET_SIZE(type->tp_mro); i++) {
             PyTypeObject *base = (PyTypeObject *)PyTuple_GET_ITEM(type->tp_mro, i);
@@ -1487,7 +1488,7 @@ static void sight_call(Thread *t, Place *p, int base, Call *c, int nesting)
             if (kind == KIND_LOCK || kind == KIND_RLOCK) {
                 method = lock_method_named(name);
             }
-            else {
+            else if (!PyModule_CheckExact(self)) {
                 call = known_call(descriptor_of((PyCFunctionObject *)callable, Py_TYPE(self)));
             }
         }
