@@ -134,7 +134,7 @@ def page(quick: bool) -> str:
     parts = {
         "machine": [
             f"CPython {platform.python_version()}, {platform.system()} {platform.machine()}, {os.cpu_count()} processors, "
-            f"glibc {platform.libc_ver()[1]}, {date.today().isoformat()}, load {os.getloadavg()[0]:.1f} at the start."
+            f"glibc {platform.libc_ver()[1]}, {date.today().isoformat()}, load {os.getloadavg()[0]:.1f} at the start{', a quick run' if quick else ''}."
         ],
         "fork_cost": fork_cost(quick),
         "look": look(quick),
