@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-SOURCES = ("src", "tools", "tests", "benchmarks", "examples", "experiments", "forkbench", "docs")
+SOURCES = ("src", "tests", "examples", "experiments", "forkbench", "docs")
 SUFFIXES = {".py", ".pyi", ".toml", ".c", ".h", ".md", ".j2", ".js", ".json"}
 
 

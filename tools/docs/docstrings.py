@@ -12,7 +12,7 @@ from typing import Any
 import griffe
 
 _ITEM = re.compile(r"^( *)(\w[\w.*, ]*?) {2,}(\S.*)$")
-_PAGE = re.compile(r"docs/([\w-]+)/([\w-]+)\.md")
+_PAGE = re.compile(r"docs/([\w/-]*?)([\w-]+)\.md")
 
 
 class Markdown(griffe.Extension):
@@ -30,7 +30,7 @@ def markdown(text: str) -> str:
             del lines[: sum(len(said) for _, said in items)]
         else:
             done.append(lines.pop(0))
-    return _PAGE.sub(r"[\2](../\1/\2.md)", "\n".join(done))
+    return _PAGE.sub(r"[\2](../\1\2.md)", "\n".join(done))
 
 
 def _columns(lines: list[str]) -> list[tuple[str, list[str]]]:
