@@ -212,6 +212,20 @@ def test_a_recursive_lock_of_python_names_its_owner(start: Start) -> None:
     assert "'_guard' of Cache" in found.cause
 
 
+def test_a_wait_with_a_limit_for_a_lock_that_will_not_come(start: Start) -> None:
+    program = """
+    lock = threading.RLock()
+    hold_among_others(lock)
+    def waits(guard):
+        while not guard.acquire(timeout=5): pass
+    child(lambda: waits(lock))
+    """
+    with looked_at(start, program) as pid:
+        found = examine(pid)
+    assert (found.verdict, found.proof) == ("likely", None)
+    assert "waits for some time for the lock" in found.cause and "in vain" in found.cause
+
+
 def test_a_future_of_a_vanished_pool(start: Start) -> None:
     program = """
     from concurrent.futures import ThreadPoolExecutor

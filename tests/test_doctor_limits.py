@@ -16,7 +16,7 @@ from conftest import Run, Start
 from doctoring import PRELUDE, examine, looked_at
 
 from forkproof.doctor import DoctorError
-from forkproof.doctor.process import Process
+from forkproof.doctor.process import Process, family
 
 
 def refused(run: Run, *options: str | int) -> str:
@@ -97,6 +97,45 @@ def test_root_of_a_container_without_the_capability(start: Start) -> None:
         ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 2
     assert "--cap-add=SYS_PTRACE" in ended.stderr
+
+
+def test_a_process_of_another_pid_namespace(start: Start) -> None:
+    """As one in a container, seen from the host: its threads have other ids for itself, and it may be unwound from inside only."""
+    tool = shutil.which("unshare")
+    if not tool or subprocess.run([tool, "--pid", "--fork", "true"], stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("needs root, and unshare")
+    program = """
+    lock = threading.RLock()
+    hold_among_others(lock)
+    def waits():
+        thread(lambda: [time.sleep(0.01) for _ in range(100000)])
+        with lock: pass
+    child(waits)
+    """
+    inside = [
+        tool,
+        "--pid",
+        "--fork",
+        "--kill-child",
+        sys.executable,
+        "-W",
+        "ignore",
+        "-c",
+        PRELUDE + dedent(program),
+    ]
+    with start("-c", f"import os; os.execvp({tool!r}, {inside!r})") as running:
+        assert int(running.line()) < 10  # in there it is one of the first
+
+        def descendants() -> list[int]:
+            return [pid for pid in family(running.pid) if len(Path(f"/proc/{pid}/cmdline").read_text()) > 0]
+
+        running.until(lambda: len(descendants()) == 3)
+        pid = descendants()[-1]
+        running.until(lambda: examine(pid).verdict != "none")
+        found = examine(pid)
+    assert (found.verdict, found.proof) == ("proven", "owner"), found
+    assert found.threads[0].thread.native_id == pid
+    assert any("no native stacks" in note for note in found.notes)
 
 
 def test_one_that_ends_while_it_is_read(start: Start) -> None:

@@ -46,6 +46,12 @@ def examine(pid: int) -> Diagnosis:
         still = {task.tid for task in tasks for before in first if task.is_as(before)}
         regions = process.regions()
         found, notes = _stacks(process, regions, tasks, still)
+        # Python has written down the ids that it knew, which differ in a pid namespace of the process's own.
+        outer = {task.inner: task.tid for task in tasks}
+        threads = {outer[tid]: stack for tid, stack in found.threads.items() if tid in outer}
+        found = Stacks(threads, found.version)
+        if threads and not any(stack.native for stack in threads.values()) and _stands_on_futex(tasks, still):
+            notes.append("no native stacks, so what a library waits for cannot be told")
         return diagnose(process, tasks, frozenset(still), regions, found, notes)
 
 
@@ -53,7 +59,7 @@ def _stacks(
     process: Process, regions: Sequence[Region], tasks: Sequence[Task], still: set[int]
 ) -> tuple[Stacks, list[str]]:
     """The stacks, and what there is to say of them. A process that runs is read without stopping it, if it lets itself be."""
-    stop = any(task.call is not None and task.call.is_futex and task.tid in still for task in tasks)
+    stop = _stands_on_futex(tasks, still)
     try:
         try:
             return stacks.read(process.pid, stop=stop), []
@@ -70,6 +76,10 @@ def _stacks(
                 f"process {process.pid} ({name}) is not a Python program, as far as can be seen"
             ) from None
         return Stacks({}, None), [f"no stacks, so what follows rests on native evidence only: {error}"]
+
+
+def _stands_on_futex(tasks: Sequence[Task], still: set[int]) -> bool:
+    return any(task.call is not None and task.call.is_futex and task.tid in still for task in tasks)
 
 
 def diagnose(

@@ -24,7 +24,7 @@ class Lineage:
     complete: bool
     """No other thread can have forked: all forebears are known, up to the program's start."""
     left: frozenset[int] = frozenset()
-    """The threads of `origin.parent`, as this side knows them, that were there at the fork, without the one that forked."""
+    """The threads of `origin.parent`, by the ids that it knows itself, that were there at the fork, without the one that forked."""
 
 
 def lineage(process: Process) -> Lineage:
@@ -54,7 +54,7 @@ def lineage(process: Process) -> Lineage:
             if child is process:
                 # Ids are given in order: of two that were started in the same tick the thread came first.
                 older = [task for task in tasks if (task.started, task.tid) < (process.started, process.pid)]
-                left = frozenset(task.tid for task in older if found and task not in found)
+                left = frozenset(task.inner for task in older if found and task not in found)
                 origin = _origin(
                     process,
                     parent=parent.pid,

@@ -92,7 +92,7 @@ class Stack:
 
 @dataclass(frozen=True, slots=True)
 class Stacks:
-    """The stacks of all threads, by thread id, and which Python they are of."""
+    """The stacks of all threads, by the thread ids that the process itself knows, and which Python they are of."""
 
     threads: Mapping[int, Stack]
     version: tuple[int, int] | None
@@ -156,6 +156,7 @@ def answer() -> None:
 def _read(what: str, subject: Any, how: Any) -> Stacks:
     try:
         from pystack.engine import NativeReportingMode, get_process_threads, get_process_threads_for_core
+        from pystack.errors import EngineError
     except ImportError:
         raise Unreadable(
             "the stack reader is not installed; install it with: pip install 'forkproof[doctor]'"
@@ -164,8 +165,18 @@ def _read(what: str, subject: Any, how: Any) -> Stacks:
         return _stacks(
             get_process_threads_for_core(subject, how, native_mode=NativeReportingMode.ALL, locals=True)
         )
-    mode = NativeReportingMode.ALL if how else NativeReportingMode.OFF
-    return _stacks(get_process_threads(subject, stop_process=how, native_mode=mode, locals=True))
+    if how:
+        try:
+            return _stacks(
+                get_process_threads(
+                    subject, stop_process=True, native_mode=NativeReportingMode.ALL, locals=True
+                )
+            )
+        except EngineError:  # native stacks cannot be had, as from outside of the process's pid namespace
+            pass
+    return _stacks(
+        get_process_threads(subject, stop_process=how, native_mode=NativeReportingMode.OFF, locals=True)
+    )
 
 
 def _stacks(threads: Iterable[PyThread]) -> Stacks:

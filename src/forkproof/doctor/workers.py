@@ -39,7 +39,7 @@ class Lost:
 
 
 def lost(lineage: Lineage, inside: Iterable[int], objects: Objects) -> list[Lost]:
-    """The workers of the parent that the process does not have whose thread ids are `inside`, and whose memory `objects` reads."""
+    """The workers of the parent that the process does not have whose own thread ids are `inside`, and whose memory `objects` reads."""
     parent = lineage.origin.parent
     if parent is None or not lineage.left:
         return []
