@@ -166,6 +166,7 @@ def test_the_record_that_forkproof_leaves_is_such_a_proof(start: Start) -> None:
     child(waits)
     """
     with looked_at(start, WATCHED + dedent(program)) as pid:
+        until(lambda: examine(pid).verdict != "none")
         found = examine(pid)
     assert (found.verdict, found.proof) == ("proven", "record"), found
     assert found.hazard and found.hazard.what == "lock in hold.<locals>.keep of <string>"

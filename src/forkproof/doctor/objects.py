@@ -203,7 +203,8 @@ class Objects:
         """What a coroutine that is suspended awaits."""
         frame = coroutine + (80 if self._version == (3, 11) else 72)
         if self._version >= (3, 14):  # stackpointer; the two lowest bits of a _PyStackRef are tags
-            return self._word(self._word(frame + 64) - 8) & ~3
+            above = 1 if self._version == (3, 14) else 2  # 3.15 has an index on top of what is iterated
+            return self._word(self._word(frame + 64) - 8 * above) & ~3
         count = int.from_bytes(self._read(frame + 64, 4), "little")  # stacktop, of localsplus
         return self._word(frame + 72 + 8 * (count - 1)) if 0 < count < _MOST_ITEMS else 0
 
