@@ -2,6 +2,9 @@
 # make test    format, lint, types, then the tests on every CPython 3.11 to 3.15 that is found
 # make docs    the documentation as a site, links checked: build/site/index.html
 # make bench   what a fork costs, bare and armed
+# make flat    what a million looks and ten thousand forks leave behind
+# make innocence   other people's tests, with Forkproof and without (an hour)
+# make sanitize    the tests of the C code under AddressSanitizer and UBSan
 #
 # Needs a C compiler and a Python 3.11+ with headers; everything else goes into .venv and .venvs.
 #   make test PYTHON=python3.14                      with another python than python3 for .venv
@@ -16,7 +19,7 @@ VENV ?= .venv
 bin := $(VENV)/bin
 sources := $(shell find src -type f -not -name '*.pyc' -not -name '*.so') pyproject.toml setup.py README.md LICENSE
 
-.PHONY: demo test matrix lint format docs bench clean
+.PHONY: demo test matrix lint format docs bench innocence sanitize flat clean
 
 demo: $(VENV)/lab.stamp
 	@$(bin)/forkproof demo
@@ -42,6 +45,15 @@ docs: $(VENV)/docs.stamp
 
 bench: $(VENV)/cli.stamp
 	$(bin)/python benchmarks/fork_overhead.py
+
+innocence:
+	$(PYTHON) tools/innocence.py
+
+sanitize:
+	$(PYTHON) tools/sanitize.py
+
+flat: $(VENV)/cli.stamp
+	$(bin)/python benchmarks/flat.py
 
 # An ordinary install, renewed when a source has changed: what is tried is what users get.
 $(VENV)/%.stamp: $(sources) tools/install.py
