@@ -97,7 +97,9 @@ def test_a_person_is_told_the_settings_and_the_reason(run: Run, tmp_path: Path) 
 
 
 def test_under_policy_wait_it_does_not_hang_and_how_rare_it_may_be_is_said(run: Run, tmp_path: Path) -> None:
-    status, result = hunted(run, tmp_path, HANGS, "--policy", "wait", "--wait", "10", "--runs", "6")
+    status, result = hunted(
+        run, tmp_path, HANGS, "--policy", "wait", "--wait", "10", "--runs", "6", "--seed", "1"
+    )
     assert (status, result["runs"], result["outcomes"], result["found"]) == (0, 6, {"finished": 6}, None)
     assert result["plain_runs"] == 1  # the fifth
     assert result["unseen_below"] == pytest.approx(1 - 0.05 ** (1 / 6))
