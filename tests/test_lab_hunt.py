@@ -98,7 +98,7 @@ def test_a_person_is_told_the_settings_and_the_reason(run: Run, tmp_path: Path) 
 
 def test_under_policy_wait_it_does_not_hang_and_how_rare_it_may_be_is_said(run: Run, tmp_path: Path) -> None:
     status, result = hunted(
-        run, tmp_path, HANGS, "--policy", "wait", "--wait", "10", "--runs", "6", "--seed", "1"
+        run, tmp_path, HANGS, "--policy", "wait", "--wait", "10", "--runs", "6", "--seed", "10"
     )
     assert (status, result["runs"], result["outcomes"], result["found"]) == (0, 6, {"finished": 6}, None)
     assert result["plain_runs"] == 1  # the fifth
@@ -282,6 +282,10 @@ def test_the_rate_of_a_hang_has_its_interval() -> None:
     assert told[0].startswith("2 of 100 runs hung (nothing varied; ")
     assert "95 %: 1 in 14 to 1 in 182)." in told[0]
     assert told[1] == "Nothing was varied in that run."
+    for number in range(101, 201):
+        account.take(result(number, "hung"))
+    assert "102 of 200 runs hung" in next(sentences(account))
+    assert "95 %: 44% to 58%)." in next(sentences(account))
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -129,6 +129,13 @@ def _one_in(rate: float) -> str:
     return f"{1 / rate:,.0f}" if rate else "any number"
 
 
+def _between(low: float, high: float) -> str:
+    """The bounds of a rate, as a rare one is told or as a frequent one is."""
+    if high < 0.2:
+        return f"1 in {_one_in(high)} to 1 in {_one_in(low)}"
+    return f"{low:.0%} to {high:.0%}"
+
+
 def sentences(account: Account) -> Iterator[str]:
     """What came of the runs, and no more than they say."""
     rate = (
@@ -154,7 +161,7 @@ def sentences(account: Account) -> Iterator[str]:
         hung = f"Run {found.number} hung, 1" if account.hung == 1 else f"{account.hung}"
         yield (
             f"{hung} of {runs} runs{'' if account.hung == 1 else ' hung'} ({_varied(account)}{rate}; "
-            f"95 %: 1 in {_one_in(high)} to 1 in {_one_in(low)})."
+            f"95 %: {_between(low, high)})."
         )
         settings = account.plan.of(found.number)
         if settings.plain:
