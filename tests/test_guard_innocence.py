@@ -557,6 +557,28 @@ def test_without_the_extension_imports_are_still_waited_for(run: Run, tmp_path: 
     assert ended.stdout == "0 True\n", ended.stderr
 
 
+def test_where_threads_run_on_during_a_look_no_frame_is_read(run: Run) -> None:
+    """Without a GIL a frame can end while it is read. Imports have owners of their own to tell."""
+    body = """
+        from importlib import _bootstrap
+        taken, give_back = threading.Event(), threading.Event()
+        def load():
+            with _bootstrap._ModuleLockManager("some.module"):
+                taken.set()
+                give_back.wait()
+        loader = thread(load)
+        taken.wait()
+        sys._is_gil_enabled = lambda: False
+        del sys._current_frames
+        forkproof.install(policy="observe", warn=False)
+        print([(hazard.what, hazard.stack) for hazard in forkproof.assess().hazards], forked(int))
+        give_back.set()
+    """
+    ended = run("-c", WITHOUT + watched(body, install=""))
+    assert ended.stdout == "[('import of some.module', ())] 0\n", ended.stderr
+    assert "it sees imports, not locks" in ended.stderr
+
+
 def test_without_the_extension_a_fault_breaks_no_fork(run: Run) -> None:
     body = """
         from forkproof.evidence import coarse
@@ -713,6 +735,16 @@ def test_importing_it_in_a_subinterpreter_does_no_harm(run: Run) -> None:
     """
     ended = run("-c", watched(SUBINTERPRETER, body, install=""))
     assert (ended.status, ended.stdout.splitlines()[-1]) == (0, "over"), ended.stderr
+
+
+def test_switched_on_from_the_environment_it_says_nothing_in_a_subinterpreter(run: Run) -> None:
+    """A program may have hundreds, and each of them has a start of its own."""
+    body = """
+        inside("import forkproof.guard as guard; print(guard._settings.installed, guard.elsewhere, flush=True)")
+        print(forkproof.guard._settings.installed)
+    """
+    ended = run("-c", watched(SUBINTERPRETER, body, install=""), env={"FORKPROOF": "on"})
+    assert (ended.stdout, ended.stderr) == ("False True\nTrue\n", "")
 
 
 def test_installing_it_in_a_subinterpreter_leaves_the_main_one_watched(run: Run) -> None:

@@ -3,7 +3,7 @@
     innocence.py [--python PYTHON]... [--suites cpython,gunicorn,billiard,celery] [--json FILE] [--markdown FILE [JSON...]]
 
 For each PYTHON (default: the one that runs this) two environments are made that differ in one thing: in one of them every
-interpreter calls `forkproof.install()` as it starts, whatever its options and environment are (a .pth file; `-S` alone does
+interpreter does as it starts what `FORKPROOF=on` asks for, whatever its options and environment are (a .pth file; `-S` alone does
 without). In both, every interpreter that starts and every child of a fork leaves a letter in a file: so it is counted, not
 believed, that Forkproof was there. Then the suites run in both at the same time:
 
@@ -82,7 +82,7 @@ def leave(letter):
 
 def forked():
     watched = False
-    if ARMED:
+    if ARMED and _native:
         global seen
         forks = _native.forks()
         watched, seen = forks > seen, forks
@@ -90,11 +90,10 @@ def forked():
 
 
 if ARMED:
-    import forkproof
-    from forkproof import _native
+    import forkproof.auto  # as FORKPROOF=on does
+    from forkproof.guard import _native  # None in a subinterpreter
 
-    forkproof.install()
-    seen = _native.forks()
+    seen = _native.forks() if _native else 0
 leave(b"a" if ARMED else b"S")
 os.register_at_fork(after_in_child=forked)
 """
@@ -176,6 +175,8 @@ def read_junit(file: Path) -> dict[str, str]:
         return results
     for case in tree.iter("testcase"):
         name = ".".join(filter(None, (case.get("classname"), case.get("name"))))
+        if not name:  # a file that could not be begun
+            continue
         result = "passed"
         for tag, word in (("skipped", "skipped"), ("failure", "failed"), ("error", "error")):
             if case.find(tag) is not None:

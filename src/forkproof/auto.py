@@ -86,9 +86,10 @@ def _start() -> None:
         asked = settings(os.environ.get(VARIABLE, "on"))
         if asked is None:
             return
-        from .guard import install
+        from . import guard
 
-        install(**asked)
+        if not guard.elsewhere:  # a program may have hundreds, each with a start of its own
+            guard.install(**asked)
     except Exception as error:
         if isinstance(error, OSError) and error.filename:
             why = f"cannot write events to {error.filename!r}: {error.strerror}"

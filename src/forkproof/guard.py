@@ -40,6 +40,9 @@ except ImportError as error:
 else:
     _why_coarse = ""
 
+elsewhere = "main interpreter only" in _why_coarse
+"""Whether this is a subinterpreter, whose forks are not watched."""
+
 _RESOURCES = {"process": 0, "object": 1, "stream": 2}
 _CONSUMES = 3
 _STREAMS = {"stdin": 1, "stdout": 2, "stderr": 4}
@@ -727,8 +730,9 @@ def _install_coarse() -> None:
     s = _settings
     if not s.said_coarse:
         s.said_coarse = True
+        seen = "imports" if coarse.runs_on() else "imports and name look-ups"
         warnings.warn(
-            f"forkproof: evidence is not exact here ({_why_coarse}); it sees imports and name look-ups, not locks",
+            f"forkproof: evidence is not exact here ({_why_coarse}); it sees {seen}, not locks",
             RuntimeWarning,
             stacklevel=3,
         )

@@ -1,7 +1,8 @@
 """Evidence without the extension: module locks, and the calls that threads' innermost Python frames name.
 
 For interpreters whose frames `_native` does not know. It sees imports in progress and look-ups of names, not locks, and
-between its look and the fork another thread may run: it narrows the gap and does not close it.
+between its look and the fork another thread may run: it narrows the gap and does not close it. Where there is no GIL it sees
+imports only: a frame must not be read while its thread runs on.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ LOOKUPS = frozenset(
 def look() -> list[dict[str, Any]]:
     """Hazards as of now, in their JSON form."""
     me = threading.get_ident()
-    frames = sys._current_frames()
+    still = not runs_on()
+    frames: dict[int, FrameType | None]
+    frames = {**sys._current_frames()} if still else dict.fromkeys(list(threading._active))  # type: ignore[attr-defined]
     hazards = []
     for reference in list(_bootstrap._module_locks.values()):
         lock = reference()
@@ -36,14 +39,24 @@ def look() -> list[dict[str, Any]]:
             continue
         hazards.append(_hazard("import-lock", "certain", f"import of {lock.name}", owner, frames[owner]))
     for ident, frame in frames.items():
-        if ident != me and frame.f_code.co_name in LOOKUPS and frame.f_globals.get("__name__") == "socket":
+        if (
+            frame is not None
+            and ident != me
+            and frame.f_code.co_name in LOOKUPS
+            and frame.f_globals.get("__name__") == "socket"
+        ):
             hazards.append(_hazard("native-call", "possible", frame.f_code.co_name, ident, frame))
     return hazards
 
 
-def _hazard(kind: str, certainty: str, what: str, ident: int, frame: FrameType) -> dict[str, Any]:
+def runs_on() -> bool:
+    """Whether other threads run while this one looks: a free-threaded build whose GIL is off."""
+    return not getattr(sys, "_is_gil_enabled", lambda: True)()
+
+
+def _hazard(kind: str, certainty: str, what: str, ident: int, frame: FrameType | None) -> dict[str, Any]:
     stack = []
-    at: FrameType | None = frame
+    at = frame
     while at is not None:
         stack.append(place(at.f_code, at.f_lasti))
         at = at.f_back
