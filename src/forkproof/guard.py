@@ -40,8 +40,8 @@ except ImportError as error:
 else:
     _why_coarse = ""
 
-elsewhere = "main interpreter only" in _why_coarse
-"""Whether this is a subinterpreter, whose forks are not watched."""
+elsewhere = "main interpreter only" in _why_coarse or "in subinterpreters" in _why_coarse
+"""Whether this is a subinterpreter, whose forks are not watched: in the words of the extension, or those of CPython."""
 
 _RESOURCES = {"process": 0, "object": 1, "stream": 2}
 _CONSUMES = 3

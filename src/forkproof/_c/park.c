@@ -176,8 +176,11 @@ static int stop_here(PyObject *unused, PyFrameObject *frame, int what, PyObject 
 {
     (void)unused;
     (void)frame;
-    (void)what;
-    (void)argument;
+    /* A frame that an exception leaves has its stack freed already, and after RERAISE stands where the exception came from,
+     * perhaps in a `with`: what the look would find there is gone. */
+    if (what == PyTrace_RETURN && argument == NULL) {
+        return 0;
+    }
     PyThreadState *thread = PyThreadState_Get();
     thread->c_tracefunc = NULL; /* the interpreter works use_tracing out anew when we return */
     if (!park(thread)) {
