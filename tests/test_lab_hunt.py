@@ -319,7 +319,18 @@ def test_no_run_is_lost_or_counted_twice_when_a_worker_is_killed(
     with start(cluster, limit=120) as machines:
         address, workers = pids_of(machines)
         with start(
-            *HUNT[:3], "--dask", address, "--runs", "25", "--limit", "60", "--json", script, limit=120
+            *HUNT[:3],
+            "--dask",
+            address,
+            "--runs",
+            "25",
+            "--seed",
+            "100",
+            "--limit",
+            "60",
+            "--json",
+            script,
+            limit=120,
         ) as hunting:
             hunting.until(lambda: len(list(tmp_path.glob("*.run"))) == 3)
             os.kill(workers[0], signal.SIGKILL)
