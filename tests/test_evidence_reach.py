@@ -181,3 +181,18 @@ thread.join()
 """
     ended = run("-c", code, env={"PYTHONMALLOC": "debug"})
     assert (ended.status, ended.stdout) == (0, "['held-lock']\n"), ended.stderr
+
+
+@pytest.mark.parametrize("at", [10, 2500, 4000])
+def test_a_lock_of_a_long_list_that_others_have_too(stage: Stage, at: int) -> None:
+    """Of a long list only the first things are followed, and what is not followed counts as somebody else's."""
+    gate = stage.gate()
+    many = [threading.Lock() for _ in range(5000)]
+
+    def body(gate: Any, locks: Any) -> None:
+        with locks[at]:
+            gate.wait()
+
+    thread = stage.at(gate, body, gate, many)
+    (hazard,) = hazards(thread)
+    assert hazard.kind == "held-lock"

@@ -189,7 +189,7 @@ static void count_variables(PyThreadState *ts)
 
 /* What the object refers to, each once for each reference of its own. A generator's frame may have borrowed ones besides, which
  * its tp_traverse shows to any visitor but the collector's (Python/gc.c _PyGC_VisitStackRef, v3.14.0). */
-static void follow(PyObject *object)
+static void follow(PyObject *object, int *left)
 {
 #if PY_AT_LEAST(3, 14)
     Frame *frame = suspended_frame(object);
@@ -199,15 +199,15 @@ static void follow(PyObject *object)
         for (int i = 0; i < n; i++) {
             PyObject *value = frame_local(frame, i);
             if (value != NULL && frame_refers(frame, i, value)) {
-                count(value, NULL);
+                count(value, left);
             }
         }
-        count(frame_function(frame), NULL);
-        count(((PyGenObject *)object)->gi_exc_state.exc_value, NULL);
+        count(frame_function(frame), left);
+        count(((PyGenObject *)object)->gi_exc_state.exc_value, left);
         return;
     }
 #endif
-    Py_TYPE(object)->tp_traverse(object, count, NULL);
+    Py_TYPE(object)->tp_traverse(object, count, left);
 }
 
 static int is_it(PyObject *object, void *wanted)
@@ -263,11 +263,14 @@ static void build(PyThreadState *self)
             count_variables(ts);
         }
     }
-    for (int i = 0; i < graph.n; i++) {
+    int of_all = MAX_FOLLOWED;
+    for (int i = 0; i < graph.n && of_all > 0; i++) {
         PyObject *object = graph.met[i].object;
         if (is_followed(object)) {
+            int left = MAX_REFERENCES;
             graph.met[i].followed = 1;
-            follow(object);
+            follow(object, &left);
+            of_all -= MAX_REFERENCES - left;
         }
     }
     count_doubtful();
