@@ -95,10 +95,9 @@ def test_events_go_on_once_the_disk_has_room_again(run: Run, tmp_path: Path) -> 
     assert ended.status == 0, ended.stderr
     from forkproof.report import EventLines
 
-    seen = [
-        event.fork for event in EventLines().feed(file.read_bytes()) if event.to_json()["event"] == "fork"
-    ]
-    assert seen[0] == 1 and seen[-1] == 3, file.read_text()
+    data = file.read_bytes()
+    seen = [event.fork for event in EventLines().feed(data) if event.to_json()["event"] == "fork"]
+    assert seen[0] == 1 and seen[-1] == 3, data
 
 
 @pytest.mark.parametrize("stderr", ["os.close(2)", "os.dup2(os.open('/dev/full', os.O_WRONLY), 2)"])

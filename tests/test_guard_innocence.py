@@ -450,6 +450,39 @@ def test_a_fork_at_exit_is_watched(run: Run) -> None:
     assert (ended.status, ended.stdout, ended.stderr) == (0, "{0}\n", "")
 
 
+# CPython 3.12 warns in the parent with the import lock of the fork still held, and showing a warning imports `tokenize`, which
+# the thread is in the middle of. Both then wait for the other, unless the lock is let go: bare, this hangs on 3.12.
+IMPORTS_TOKENIZE = """
+import os, sys, threading
+for name in ("linecache", "tokenize"):
+    sys.modules.pop(name, None)
+inside, (forked, child) = threading.Event(), os.pipe()
+sys.modules["between"] = type(sys)("between")
+sys.modules["between"].__dict__.update(inside=inside, forked=forked)
+thread = threading.Thread(target=__import__, args=("tokenize",))
+thread.start()
+inside.wait()
+if os.fork() == 0:
+    os.write(child, b"x")
+    os._exit(0)
+thread.join()
+print("over")
+"""
+
+
+def test_the_warning_of_a_fork_does_not_wait_for_a_thread_that_waits_for_the_fork(
+    run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "tokenize.py").write_text(
+        "import os, between\nbetween.inside.set()\nos.read(between.forked, 1)\nimport wave\n"
+    )
+    (program := tmp_path / "program.py").write_text(IMPORTS_TOKENIZE)
+    for policy in ("observe", "wait"):
+        options = ("-m", "forkproof", "run", "--policy", policy, "--wait", "0.05")
+        ended = run(*options, str(program))
+        assert (ended.status, ended.stdout) == (0, "over\n"), (policy, ended)
+
+
 def test_a_child_that_ends_as_a_whole_interpreter_does_so_quietly(run: Run) -> None:
     body = """
         for _ in range(10):

@@ -365,6 +365,15 @@ def test_every_line_that_gave_no_event_is_accounted_for() -> None:
     )
 
 
+@given(st.integers(1, 1000), st.integers(1, 1000))
+def test_a_line_that_begins_where_another_was_cut_off_is_read(first: int, second: int) -> None:
+    whole = as_line(AT_RISK)
+    torn = (whole[: min(cut, len(whole) - 1)] for cut in (first, second))
+    events, left_out = lines_of(*torn, whole, whole)
+    assert events[-2:] == [AT_RISK, AT_RISK]
+    assert left_out is not None and left_out.startswith("1 of 2 lines left out: 1 damaged")
+
+
 @given(st.lists(st.binary(max_size=80), max_size=5))
 def test_no_file_is_so_strange_that_it_raises(pieces: list[bytes]) -> None:
     events, left_out = lines_of(*pieces)

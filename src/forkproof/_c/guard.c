@@ -2164,14 +2164,54 @@ static void fork_warning_dealloc(PyObject *self)
     Py_DECREF(type);
 }
 
+/* CPython 3.12 warns in the parent while it still has the import lock that it took for the fork (Modules/posixmodule.c
+ * os_fork_impl(); not so from 3.13 on), and a warning that is shown imports `linecache`, whose `tokenize` imports `re`. A
+ * thread that was inside one of those imports waits for the import lock, and the parent for the thread: for ever. So they are
+ * imported with the lock let go, which is had again before anything goes on. */
+static int import_what_warnings_show_with(void)
+{
+#if PY_VERSION_HEX >= 0x030C0000 && PY_VERSION_HEX < 0x030D0000
+    PyObject *modules = PyImport_GetModuleDict();
+    if (PyDict_GetItemString(modules, "linecache") != NULL && PyDict_GetItemString(modules, "tokenize") != NULL) {
+        return 0;
+    }
+    int levels = 0;
+    PyObject *answer;
+    while ((answer = g.release_import_lock(g.imp, NULL)) != NULL) {
+        Py_DECREF(answer);
+        levels++;
+    }
+    PyErr_Clear(); /* no longer this thread's */
+    if (levels == 0) {
+        return 0;
+    }
+    Py_XDECREF(PyImport_ImportModule("linecache"));
+    if (PyErr_ExceptionMatches(PyExc_Exception)) {
+        PyErr_Clear(); /* who shows the warning meets it again, and says so */
+    }
+    PyObject *interrupt = PyErr_GetRaisedException();
+    while (levels-- > 0) {
+        Py_XDECREF(g.acquire_import_lock(g.imp, NULL));
+    }
+    PyErr_SetRaisedException(interrupt);
+    return interrupt == NULL ? 0 : -1;
+#else
+    return 0;
+#endif
+}
+
 static PyObject *match(PyObject *object, PyObject *text)
 {
     ForkWarning *self = (ForkWarning *)object;
-    int hidden = g.on && (self->in_child ? g.born == BORN_CLEAN : g.clean) && PyUnicode_Check(text);
-    for (Py_ssize_t i = 0; hidden && i < PyTuple_GET_SIZE(self->contains); i++) {
-        hidden = PyUnicode_Contains(text, PyTuple_GET_ITEM(self->contains, i)) == 1;
+    int meant = PyUnicode_Check(text);
+    for (Py_ssize_t i = 0; meant && i < PyTuple_GET_SIZE(self->contains); i++) {
+        meant = PyUnicode_Contains(text, PyTuple_GET_ITEM(self->contains, i)) == 1;
     }
     PyErr_Clear();
+    int hidden = meant && g.on && (self->in_child ? g.born == BORN_CLEAN : g.clean);
+    if (meant && !hidden && !self->in_child && import_what_warnings_show_with() < 0) {
+        return NULL;
+    }
     return PyBool_FromLong(hidden);
 }
 

@@ -12,6 +12,7 @@ import json
 import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import NoReturn
 
@@ -19,6 +20,9 @@ from forkproof.model import Born, Event, Fork, event_from_json
 
 _LONGEST = 1 << 24
 """No line of ours is longer than this; what is, is not kept."""
+
+_BEGINNING = b'{"v":'
+"""Of each of our lines, and of nothing in them: quotes within are escaped."""
 
 
 class EventLines:
@@ -64,18 +68,13 @@ class EventLines:
         if not line.strip():
             return
         try:
-            data = json.loads(line.decode("utf-8-sig"), parse_constant=_refuse)
-        except (ValueError, RecursionError):
-            return self._leave_out(damage, "is not JSON")
-        if not isinstance(data, dict) or "v" not in data or "event" not in data:
-            return self._leave_out("foreign", "is not an event of forkproof")
-        try:
-            event = event_from_json(data)
-        except ValueError as error:
-            return self._leave_out("damaged", str(error))
-        if event is None:
-            return self._leave_out("unknown", "is an event of another version of forkproof")
-        yield event
+            yield _event(line)
+        except _NoEvent as none:
+            self._leave_out(none.sort or damage, none.why)
+            # A process may have been cut off in its line, by a full disk or a signal, and another gone on in the middle of it.
+            for piece in line.split(_BEGINNING)[1:] if line.rfind(_BEGINNING) > 0 else ():
+                with suppress(_NoEvent):
+                    yield _event(_BEGINNING + piece)
 
     def _leave_out(self, sort: str, why: str) -> None:
         self._left_out[sort] += 1
@@ -135,6 +134,28 @@ def events_in(file: io.BufferedReader, note: Callable[[str], None]) -> Iterator[
     yield from pairing.ready(last=True)
     if left_out := lines.left_out():
         note(left_out)
+
+
+class _NoEvent(Exception):
+    def __init__(self, sort: str | None, why: str) -> None:
+        super().__init__(why)
+        self.sort, self.why = sort, why
+
+
+def _event(line: bytes) -> Event:
+    try:
+        data = json.loads(line.decode("utf-8-sig"), parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        raise _NoEvent(None, "is not JSON") from None
+    if not isinstance(data, dict) or "v" not in data or "event" not in data:
+        raise _NoEvent("foreign", "is not an event of forkproof")
+    try:
+        event = event_from_json(data)
+    except ValueError as error:
+        raise _NoEvent("damaged", str(error)) from None
+    if event is None:
+        raise _NoEvent("unknown", "is an event of another version of forkproof")
+    return event
 
 
 def _plain(file: io.BufferedReader) -> io.BufferedIOBase:
