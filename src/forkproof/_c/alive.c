@@ -29,7 +29,7 @@
 #define READS_WHAT_WAS_FREED
 #endif
 
-static uintptr_t mapped[REMEMBERED], types[REMEMBERED];
+static uintptr_t mapped[REMEMBERED], types[REMEMBERED]; /* 0: none */
 
 void begin_to_look(void)
 {
@@ -56,7 +56,7 @@ static int is_mapped(uintptr_t address)
 
 READS_WHAT_WAS_FREED static int has_count(uintptr_t address)
 {
-    if (address % sizeof(void *) || !is_mapped(address) || !is_mapped(address + sizeof(PyObject) - 1)) {
+    if (address < PAGE || address % sizeof(void *) || !is_mapped(address) || !is_mapped(address + sizeof(PyObject) - 1)) {
         return 0;
     }
     Py_ssize_t count = *(const volatile Py_ssize_t *)&((const PyObject *)address)->ob_refcnt;
@@ -71,7 +71,7 @@ READS_WHAT_WAS_FREED static uintptr_t type_of(uintptr_t address)
 READS_WHAT_WAS_FREED static int is_type(uintptr_t address)
 {
     uintptr_t *known = &types[address / 16 % REMEMBERED];
-    if (*known == address) {
+    if (address != 0 && *known == address) {
         return 1;
     }
     if (!has_count(address) || !is_mapped(address + sizeof(PyTypeObject) - 1)) {

@@ -5,7 +5,7 @@
  *
  *   PyThreadState          3.11, 3.12: cframe->current_frame; 3.13+: current_frame       (cpython/pystate.h)
  *   _PyInterpreterFrame    f_code or f_executable, previous, prev_instr or instr_ptr, owner, localsplus;
- *                          3.11: is_entry; 3.14+: stackpointer             (pycore_frame.h, pycore_interpframe_structs.h)
+ *                          3.11: is_entry; up to 3.13: stacktop; 3.14+: stackpointer             (pycore_frame.h, pycore_interpframe_structs.h)
  *   _PyStackRef            3.14+: two tag bits, of which 3 is a tagged integer and 2 invalid       (pycore_stackref.h)
  *   its function           3.11: f_func; 3.12+: f_funcobj
  *   PyCodeObject           co_nlocalsplus, co_code_adaptive                                        (cpython/code.h)
@@ -216,10 +216,23 @@ static inline int frame_depth(const Frame *f, PyCodeObject *code)
 #endif
 }
 
+/* Whether nothing is on the value stack, where the frame says so: up to 3.13 only one that has called another, or a trace
+ * function, and one that an exception leaves, wherever that stands (Python/ceval.c, exception_unwind). */
+static inline int has_empty_stack(const Frame *f, PyCodeObject *code)
+{
+#if PY_AT_LEAST(3, 14)
+    return frame_depth(f, code) == 0;
+#else
+    return f->stacktop == code->co_nlocalsplus;
+#endif
+}
+
 /* What lies in a slot, to be compared and not touched: up to 3.13 it may have been freed. */
 static inline const void *slot_address(const Frame *f, PyCodeObject *code, int slot)
 {
-    return slot < 0 || slot >= code->co_stacksize ? NULL : frame_local(f, code->co_nlocalsplus + slot);
+    return slot < 0 || slot >= code->co_stacksize || has_empty_stack(f, code)
+               ? NULL
+               : frame_local(f, code->co_nlocalsplus + slot);
 }
 
 /* Borrowed content of a slot; NULL where it is not in use (3.14+), or what was there is gone. Up to 3.13 it may be something that
