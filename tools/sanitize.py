@@ -6,7 +6,8 @@ The extension reads frames of threads that it has stopped in the middle of somet
 reads what has been freed. Python is as it is; under `--malloc malloc` its objects come from the C library's allocator, and so
 from AddressSanitizer's, which keeps freed memory out of use and sees each read of it by the extension. Under
 `debug` Python itself fills freed memory with a pattern and checks the ends of each block. `--plain`: without the sanitizers, for a PYTHON
-that is a debug build. Leaks are not looked for: Python leaves much at its end.
+that is a debug build. Leaks are not looked for: Python leaves much at its end. Left out is what tools/sanitize.toml lists: tests to
+which the sanitizers' own doing looks like a fault.
 
 Exit status: pytest's, or 1 if a sanitizer reported anything.
 """
@@ -18,6 +19,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import tomllib
 from pathlib import Path
 
 from install import ROOT
@@ -56,14 +58,20 @@ def environment(python: str, plain: bool) -> Path:
 
 
 def settings(plain: bool, malloc: str, reports: Path) -> dict[str, str]:
-    found = {"PYTHONMALLOC": malloc, "PYTHONFAULTHANDLER": "1"}
+    found = {"PYTHONMALLOC": malloc}
     if not plain:
         found["LD_PRELOAD"] = library("libasan.so")
-        # A child of a fork has its own report; `handle_segv=0` leaves the crash to Python, which shows the Python stack.
+        # A child of a fork has its own report.
         common = f"log_path={reports}/report"
         found["ASAN_OPTIONS"] = f"{common}:detect_leaks=0:allocator_may_return_null=1"
         found["UBSAN_OPTIONS"] = f"{common}:print_stacktrace=1"
     return found
+
+
+def left_out() -> list[str]:
+    """pytest's options for it."""
+    known = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())["deselect"]
+    return [f"--deselect={test}" for entry in known for test in entry["tests"]]
 
 
 def main() -> int:
@@ -77,6 +85,8 @@ def main() -> int:
     given = asked.arguments
     if not any(argument.partition("::")[0].endswith(".py") for argument in given):
         given = [*given, *sorted(str(file) for pattern in FILES for file in (ROOT / "tests").glob(pattern))]
+    if not asked.plain:
+        given = [*given, *left_out()]
     status = 0
     for malloc in asked.malloc.split(","):
         with tempfile.TemporaryDirectory(prefix="sanitize-") as folder:
