@@ -21,7 +21,7 @@
 #endif
 
 #define PAGE 4096 /* no system has smaller ones */
-#define REMEMBERED 64
+#define REMEMBERED 512
 
 #if defined(__SANITIZE_ADDRESS__)
 #define READS_WHAT_WAS_FREED __attribute__((no_sanitize("address"), noinline))
