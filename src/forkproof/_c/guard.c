@@ -69,6 +69,14 @@ typedef struct {
     int tried;           /* attempts to take it at this fork */
 } Lost;
 
+/* An at-fork callback: what `os.register_at_fork` is given, and never freed. */
+typedef struct {
+    PyObject_HEAD
+    vectorcallfunc vectorcall;
+    PyCFunction function;
+    const char *name;
+} Hook;
+
 /* What every fork writes to lies in one page: after a fork, the first write to a page costs a fault (in a virtual machine
  * several microseconds), and a bare fork would not have had it. What only the slow way writes to comes after. */
 static struct {
@@ -80,7 +88,8 @@ static struct {
     Py_ssize_t modules_resolved;
     PyObject *awaited; /* names of catalogued modules that had not been imported at the last refresh */
     PyObject *warnings, *filter; /* the module, and our item of its `filters` */
-    PyObject *before_hook, *parent_hook, *child_first_hook, *child_last_hook;
+    Hook hooks[4];         /* here, because the interpreter writes to what it calls: it counts its references */
+    PyObject *before_hook, *parent_hook, *child_first_hook, *child_last_hook; /* they */
     PyObject *imp, *modules;
     PyCFunction acquire_import_lock, release_import_lock; /* of _imp, called as the interpreter would */
     Py_ssize_t modules_seen;
@@ -283,7 +292,9 @@ static void disarm(void)
 
 static void in_parent(void)
 {
-    announced = 0;
+    if (announced) {
+        announced = 0; /* its page is not written to for nothing */
+    }
     if (g.armed && g.armed == PyThread_get_thread_ident()) {
         disarm();
     }
@@ -1903,11 +1914,37 @@ static PyObject *child_last(PyObject *module, PyObject *unused)
  * For Python
  */
 
-static PyMethodDef hook_definitions[] = {
-    {"forkproof_before", before, METH_NOARGS, NULL},
-    {"forkproof_after_in_parent", after_parent, METH_NOARGS, NULL},
-    {"forkproof_first_in_child", child_first, METH_NOARGS, NULL},
-    {"forkproof_last_in_child", child_last, METH_NOARGS, NULL},
+static PyObject *call_hook(PyObject *hook, PyObject *const *args, size_t n, PyObject *names)
+{
+    (void)args;
+    (void)n;
+    (void)names;
+    return ((Hook *)hook)->function(NULL, NULL);
+}
+
+static PyObject *name_of_hook(PyObject *hook, void *unused)
+{
+    (void)unused;
+    return PyUnicode_FromString(((Hook *)hook)->name);
+}
+
+static PyGetSetDef hook_attributes[] = {{"__name__", name_of_hook, NULL, NULL, NULL}, {NULL, NULL, NULL, NULL, NULL}};
+
+static PyTypeObject hook_type = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "forkproof._native.hook",
+    .tp_basicsize = sizeof(Hook),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .tp_vectorcall_offset = offsetof(Hook, vectorcall),
+    .tp_call = PyVectorcall_Call,
+    .tp_getset = hook_attributes,
+};
+
+static const Hook new_hooks[] = {
+    {PyObject_HEAD_INIT(&hook_type) call_hook, before, "forkproof_before"},
+    {PyObject_HEAD_INIT(&hook_type) call_hook, after_parent, "forkproof_after_in_parent"},
+    {PyObject_HEAD_INIT(&hook_type) call_hook, child_first, "forkproof_first_in_child"},
+    {PyObject_HEAD_INIT(&hook_type) call_hook, child_last, "forkproof_last_in_child"},
 };
 
 static PyObject *install(PyObject *module, PyObject *args, PyObject *keywords)
@@ -2417,11 +2454,14 @@ int guard_init(PyObject *module)
         PyErr_SetString(PyExc_ImportError, "sys.modules is not a dict");
         return -1;
     }
-    PyObject **slots[] = {&g.before_hook, &g.parent_hook, &g.child_first_hook, &g.child_last_hook};
-    for (size_t i = 0; i < Py_ARRAY_LENGTH(slots); i++) {
-        *slots[i] = PyCFunction_New(&hook_definitions[i], NULL);
-        if (*slots[i] == NULL) {
+    if (g.before_hook == NULL) {
+        if (PyType_Ready(&hook_type) < 0) {
             return -1;
+        }
+        memcpy(g.hooks, new_hooks, sizeof(new_hooks));
+        PyObject **names[] = {&g.before_hook, &g.parent_hook, &g.child_first_hook, &g.child_last_hook};
+        for (size_t i = 0; i < Py_ARRAY_LENGTH(names); i++) {
+            *names[i] = (PyObject *)&g.hooks[i];
         }
     }
     g.random = (uint32_t)(monotonic() * 1e9) | 1;
