@@ -94,7 +94,7 @@ def _test(python: str, version: str, options: list[str]) -> str:
         stamp.write_text(sources)
     # Most tests wait for a child: twice as many at once as there are processors ends soonest.
     several = f"--numprocesses={min(2 * (os.cpu_count() or 1), 16)}"
-    pytest = [environment / "bin" / "python", "-m", "pytest", *options]
+    pytest = [str(environment / "bin" / "python"), "-m", "pytest", *options]
     if not subprocess.run([*pytest, several], cwd=ROOT).returncode:
         return "passed"
     failed = _failed()
