@@ -15,6 +15,7 @@ import warnings
 import weakref
 
 from . import catalogue, embedded, sharing, watch
+from ._counts import Counts
 from ._errors import ForkRiskError, ForkRiskWarning
 from ._events import Writer, now
 from .evidence import asking, coarse, mended, naming, pools, workers
@@ -23,6 +24,7 @@ from .repair import drop_imports, mend_executors
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
     from typing import Any, Literal
 
@@ -81,6 +83,8 @@ class _Settings:
         self.said_coarse = False
         self.filters: list[tuple[Any, ...]] = []
         self.forks = 0
+        self.counts = Counts()
+        self.listener: Callable[[dict[str, Any]], None] | None = None
 
 
 _settings = _Settings()
@@ -201,6 +205,22 @@ def uninstall() -> None:
 def installed() -> bool:
     """Whether the forks of this process are watched."""
     return _settings.installed
+
+
+def forks() -> int:
+    """The number of the last fork that was watched, here or in the processes that this one descends from."""
+    return _settings.forks if _native is None else _native.forks()
+
+
+def counts() -> Counts:
+    """What has been met with in this process."""
+    return _settings.counts
+
+
+def listen(listener: Callable[[dict[str, Any]], None] | None) -> None:
+    """Call `listener` with the event (docs/events.md) of each fork that was at risk or waited: in the parent, inside os.fork(), with
+    nothing owned. It must not wait, and take no lock that this thread may have."""
+    _settings.listener = listener
 
 
 def warns() -> bool:
@@ -531,8 +551,16 @@ def _after_in_parent(report: tuple[Any, ...]) -> BaseException | None:
 def _emit_fork(
     facts: dict[str, Any], hazards: list[dict[str, Any]], repaired: list[str] | None = None
 ) -> None:
-    if _settings.writer is not None:
-        _settings.writer.write(_fork_event(facts, hazards, repaired, os.getpid(), None))
+    s = _settings
+    remain = [h["kind"] for h in hazards if not h["cleared"] and h["kind"] not in naming.NEEDED_ONLY]
+    s.counts.fork(facts["outcome"], remain, facts["waited"], len(repaired or ()))
+    if s.writer is None and s.listener is None:
+        return
+    event = _fork_event(facts, hazards, repaired, os.getpid(), None)
+    if s.writer is not None:
+        s.writer.write(event)
+    if s.listener is not None and (remain or facts["waited"]):
+        s.listener(event)
 
 
 def _fork_event(
