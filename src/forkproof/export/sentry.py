@@ -46,6 +46,10 @@ class Sentry(Sink):
             include_local_variables=False,
             include_source_context=False,
             max_breadcrumbs=0,
+            release=setting(
+                "SENTRY_RELEASE"
+            ),  # else it would run git to find that of the folder that it is in
+            before_send=_without_empty_release,
         )
 
     def send(self, event: Event) -> None:
@@ -106,6 +110,10 @@ def sentry_event(hang: Hang) -> dict[str, Any]:
     if hang.program:
         event["transaction"] = hang.program
     return event
+
+
+def _without_empty_release(event: Any, hint: Any) -> Any:
+    return event if event.get("release") else {name: event[name] for name in event if name != "release"}
 
 
 def _frames(stack: Sequence[Frame]) -> list[dict[str, Any]]:
