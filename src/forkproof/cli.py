@@ -511,7 +511,7 @@ def export_command(file: str, otel: bool, sentry: bool, **options: Any) -> int:
       FORKPROOF=events=/var/log/app.jsonl gunicorn app:app
       forkproof export --otel --sentry /var/log/app.jsonl
 
-    Exit status: 0 it was ended by SIGTERM or SIGINT, or --until-end; 2 there is nothing to export with.
+    Exit status: 0 it was ended by SIGTERM or SIGINT, or --until-end; 2 nothing can be exported: one line on stderr says why.
     """
     if not (otel or sentry):
         raise click.UsageError("say where to: --otel, --sentry, or both.")

@@ -11,6 +11,7 @@ import importlib.util
 import os
 import queue
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -86,10 +87,12 @@ def need(option: str, extra: str, *modules: str) -> None:
 class Exports(Renderer):
     """Hands events on to sinks. `start` may be left out: the first event does it."""
 
-    def __init__(self, stream: TextIO, sinks: Sequence[Sink]) -> None:
+    def __init__(self, stream: TextIO, sinks: Sequence[Sink], *, patient: bool = False) -> None:
+        """`patient`: `show` may wait until there is room, for who has nothing else to do."""
         super().__init__(stream)
         self._sinks = [*sinks]
-        self._queue: queue.Queue[Event | None] = queue.Queue()
+        self._patient = patient
+        self._queue: queue.Queue[Event | None] = queue.Queue(_MOST)
         self._thread: threading.Thread | None = None
         self._lost = 0
 
@@ -98,20 +101,31 @@ class Exports(Renderer):
             self._thread = threading.Thread(target=self._export, name="forkproof-export", daemon=True)
             self._thread.start()
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether no sink is left that takes events; why was said."""
+        return self._thread is not None and not self._thread.is_alive()
+
     def show(self, event: Event) -> None:
         self.start()
-        if self._queue.qsize() < _MOST:
-            self._queue.put(event)
-        else:
-            self._lost += 1
+        while not self.has_failed and self._sinks:
+            try:
+                self._queue.put(event, self._patient, timeout=1.0)
+            except queue.Full:
+                if self._patient:
+                    continue
+                self._lost += 1
+            return
 
     def note(self, text: str) -> None:
         return
 
     def finish(self) -> None:
         if self._thread is not None:
-            self._queue.put(None)
-            self._thread.join(_PATIENCE)
+            until = time.monotonic() + _PATIENCE
+            with suppress(queue.Full):
+                self._queue.put(None, timeout=_PATIENCE)
+            self._thread.join(max(until - time.monotonic(), 0))
             if self._thread.is_alive():
                 self._say(f"not all was exported in {_PATIENCE:g} s")
         if self._lost:

@@ -25,23 +25,24 @@ def export(path: str, *, otel: bool, sentry: bool, from_start: bool, until_end: 
     """Export the events that come to `path`, those that it has already if `from_start`, until a signal comes, or the end of the
     file if `until_end`; the exit status. ExportError where that cannot be done."""
     service = os.path.basename(path).partition(".")[0] or "forkproof"
-    exports = Exports(sys.stderr, sinks(service, otel=otel, sentry=sentry))
+    exports = Exports(sys.stderr, sinks(service, otel=otel, sentry=sentry), patient=True)
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
+    tail = Tail(path, from_start)
     exports.start()
     print(f"forkproof: exporting what comes to {path}", file=sys.stderr, flush=True)
-    for event in follow(path, from_start, lambda: ended.wait(_EVERY) or until_end):
+    for event in follow(tail, lambda: ended.wait(_EVERY) or until_end or exports.has_failed):
         exports.show(event)
+    failed = exports.has_failed
     exports.finish()
-    return 0
+    return 2 if failed else 0
 
 
-def follow(path: str, from_start: bool, pause: Callable[[], bool]) -> Iterator[Event]:
-    """The events that are appended to the file of that name, each fork told its child. `pause` is called whenever there are no
-    more; at its first True the last are given."""
+def follow(tail: Tail, pause: Callable[[], bool]) -> Iterator[Event]:
+    """The events that are appended to the file, each fork told its child. `pause` is called whenever there are no more; at its
+    first True the last are given."""
     pairing = Pairing()
-    tail = _Tail(path, from_start)
     last = False
     while True:
         for event in tail.read():
@@ -52,8 +53,8 @@ def follow(path: str, from_start: bool, pause: Callable[[], bool]) -> Iterator[E
         last = pause()
 
 
-class _Tail:
-    """What is appended to a file, by its name."""
+class Tail:
+    """What is appended to a file, by its name, from the moment at which this is made."""
 
     def __init__(self, path: str, from_start: bool) -> None:
         self._path = path
