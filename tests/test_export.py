@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -255,3 +259,87 @@ def test_a_watch_sends_what_it_finds(run: Run, start: Start) -> None:
     (event,) = ingest.events()
     assert event["contexts"]["forkproof"]["process.parent_pid"] == service.pid
     assert event["server_name"] == os.uname().nodename
+
+
+def test_prometheus_scrapes_a_service_that_forks(run: Run, tmp_path: Path) -> None:
+    """Prometheus itself where it is installed; else its own parser reads the page."""
+    pytest.importorskip("opentelemetry.exporter.prometheus")
+    from prometheus_client.parser import text_string_to_metric_families
+
+    events = tmp_path / "events.jsonl"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    where = {"OTEL_METRICS_EXPORTER": "prometheus", "OTEL_LOGS_EXPORTER": "none"}
+    where |= {"OTEL_EXPORTER_PROMETHEUS_HOST": "127.0.0.1", "OTEL_EXPORTER_PROMETHEUS_PORT": str(port)}
+    command = [sys.executable, "-m", "forkproof", "export", "--otel", str(events)]
+
+    def page() -> str | None:
+        with (
+            suppress(OSError),
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer,
+        ):
+            return str(answer.read(), "utf-8")
+        return None
+
+    with subprocess.Popen(command, env={**os.environ, **where}, stderr=subprocess.DEVNULL) as process:
+        try:
+            _wait(lambda: page() is not None)
+            # Counted are two: one that waited, and one at which nothing was seen.
+            assert run("-c", WAITS, env={"FORKPROOF": f"wait=20,events={events}"}).status == 0
+            _wait(lambda: 'forkproof_fork_outcome="clear"' in (page() or ""))
+            held = page()
+            assert held
+            if shutil.which("prometheus"):
+                _scraped_by_prometheus(tmp_path, port)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+    samples = {
+        (sample.name, sample.labels.get("forkproof_fork_outcome")): sample.value
+        for family in text_string_to_metric_families(held)
+        for sample in family.samples
+        if sample.name.endswith(("_total", "_count"))
+    }
+    assert "python_info" not in held  # of the exporter's own
+    assert samples[("forkproof_forks_total", "waited")] == samples[("forkproof_forks_total", "clear")] == 1
+    assert samples[("forkproof_fork_wait_duration_seconds_count", None)] == 1
+
+
+def _scraped_by_prometheus(folder: Path, port: int) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        own = free.getsockname()[1]
+    config = folder / "prometheus.yml"
+    target = f"{{job_name: app, scrape_interval: 1s, static_configs: [{{targets: ['127.0.0.1:{port}']}}]}}"
+    config.write_text(f"scrape_configs: [{target}]\n")
+    command = [
+        "prometheus", f"--config.file={config}", f"--storage.tsdb.path={folder / 'data'}",
+        f"--web.listen-address=127.0.0.1:{own}", "--log.level=error",
+    ]  # fmt: skip
+
+    def counted() -> bool:
+        query = "http://127.0.0.1:%d/api/v1/query?query=sum(forkproof_forks_total)" % own
+        with suppress(OSError), urllib.request.urlopen(query, timeout=10) as answer:
+            found = json.load(answer)["data"]["result"]
+            return bool(found) and found[0]["value"][1] == "2"
+        return False
+
+    with subprocess.Popen(command) as prometheus:
+        try:
+            _wait(counted)
+        finally:
+            prometheus.terminate()
+            prometheus.wait(30)
+
+
+def test_a_destination_that_makes_no_sense_is_one_line(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "events.jsonl"
+    file.write_text(_hang(1))
+    options = ("--sentry", "--from-start", "--until-end", str(file))
+    status, _, said = _forkproof(run, "export", *options, env={"SENTRY_DSN": "nonsense"})
+    assert (status, said.count("\n")) == (2, 2)
+    assert said.splitlines()[1].startswith("forkproof: nothing more is exported to Sentry: ")
+    program = _forkproof(run, "run", "--sentry", "-c", "print('run')", env={"SENTRY_DSN": "nonsense"})
+    assert program == (0, "run\n", "")  # there was nothing to send

@@ -95,16 +95,13 @@ class Exports(Renderer):
         self._queue: queue.Queue[Event | None] = queue.Queue(_MOST)
         self._thread: threading.Thread | None = None
         self._lost = 0
+        self.has_failed = False
+        """Whether no sink is left that takes events; why was said."""
 
     def start(self) -> None:
         if self._thread is None and self._sinks:
             self._thread = threading.Thread(target=self._export, name="forkproof-export", daemon=True)
             self._thread.start()
-
-    @property
-    def has_failed(self) -> bool:
-        """Whether no sink is left that takes events; why was said."""
-        return self._thread is not None and not self._thread.is_alive()
 
     def show(self, event: Event) -> None:
         self.start()
@@ -124,7 +121,7 @@ class Exports(Renderer):
         if self._thread is not None:
             until = time.monotonic() + _PATIENCE
             with suppress(queue.Full):
-                self._queue.put(None, timeout=_PATIENCE)
+                self._queue.put(None, timeout=0 if self.has_failed else _PATIENCE)
             self._thread.join(max(until - time.monotonic(), 0))
             if self._thread.is_alive():
                 self._say(f"not all was exported in {_PATIENCE:g} s")
@@ -139,6 +136,7 @@ class Exports(Renderer):
         ready = [sink for sink in self._sinks if self._guarded(sink, sink.open)]
         while ready and (event := self._queue.get()) is not None:
             ready = [sink for sink in ready if self._guarded(sink, partial(sink.send, event))]
+        self.has_failed = not ready
         for sink in ready:
             self._guarded(sink, partial(sink.close, _PATIENCE))
 

@@ -34,9 +34,8 @@ def export(path: str, *, otel: bool, sentry: bool, from_start: bool, until_end: 
     print(f"forkproof: exporting what comes to {path}", file=sys.stderr, flush=True)
     for event in follow(tail, lambda: ended.wait(_EVERY) or until_end or exports.has_failed):
         exports.show(event)
-    failed = exports.has_failed
     exports.finish()
-    return 2 if failed else 0
+    return 2 if exports.has_failed else 0
 
 
 def follow(tail: Tail, pause: Callable[[], bool]) -> Iterator[Event]:

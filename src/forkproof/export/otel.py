@@ -147,6 +147,13 @@ def _readers() -> list[MetricReader]:
     from opentelemetry.exporter.prometheus import PrometheusMetricReader
 
     reader = PrometheusMetricReader()
+    # It would show this process's own, which nobody has asked for, beside the service's.
+    for own in (
+        prometheus_client.GC_COLLECTOR,
+        prometheus_client.PLATFORM_COLLECTOR,
+        prometheus_client.PROCESS_COLLECTOR,
+    ):
+        prometheus_client.REGISTRY.unregister(own)
     port = setting("OTEL_EXPORTER_PROMETHEUS_PORT", "9464")
     prometheus_client.start_http_server(int(port), setting("OTEL_EXPORTER_PROMETHEUS_HOST", "localhost"))
     return [reader]
