@@ -97,7 +97,7 @@ shut_down()
     assert forks == {"observed": 1, "clear": 1}
     ((kind, count),) = collector.points("forkproof.forks_at_risk")
     assert (kind["forkproof.hazard.kind"], count) == ("held-lock", 1)
-    assert len({resource["service.instance.id"] for resource, _ in collector.metrics()}) == 1
+    assert len({of["process.pid"] for of, _ in collector.points("forkproof.forks")}) == 1
 
     spans = {span.name: span for span in collector.spans()}
     ((attributes, record),) = collector.logs()
