@@ -155,6 +155,21 @@ sys.exit(main())
     assert (ended.status, ended.stdout, ended.stderr) == (2, "", told)
 
 
+def test_a_library_that_has_changed_is_one_line_and_the_program_is_not_held_up(run: Run) -> None:
+    code = f"""
+import sys
+sys.modules["opentelemetry.sdk._logs.export"] = None  # as if a later version had it elsewhere
+sys.argv[1:] = ["run", "--otel", "-c", {FORKS!r} + "; print('run')"]
+from forkproof.cli import main
+sys.exit(main())
+"""
+    ended = run("-c", code)
+    assert (ended.status, ended.stdout) == (0, "run\n")
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("forkproof: nothing more is exported to OpenTelemetry: ")
+    assert line.endswith("install it with: pip install 'forkproof[otel]'")
+
+
 @pytest.mark.parametrize(
     ("options", "env", "told"),
     [

@@ -185,6 +185,34 @@ let_go()
         _ran(run, code, collector)
 
 
+def test_a_hang_is_counted_by_the_child_that_exports_on_its_own(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Set up in the child, as servers have it in their post-fork hooks: from there on it counts what is its own."""
+    code = """
+forkproof.install(policy="observe", warn=False, hang_after=0.5)
+hold()
+forked(lambda: None)
+pid = os.fork()
+if not pid:
+    provide()
+    forkproof.otel.instrument()
+    forked(lambda: None)
+    lock.acquire()
+print(pid, flush=True)
+sys.stdin.read()
+"""
+    with receiving.otlp() as collector:
+        for name, value in collector.environment.items():
+            monkeypatch.setenv(name, value)
+        with start("-W", "ignore", "-c", SETUP + code, limit=90) as program:
+            pid = int(program.line())
+            program.until(lambda: bool(collector.points("forkproof.hangs")))
+            hangs, forks = collector.points("forkproof.hangs"), collector.points("forkproof.forks")
+    assert hangs == [({"forkproof.hang.verdict": "proven", "process.pid": pid}, 1)]
+    assert [(of["process.pid"], value) for of, value in forks] == [(pid, 1)]
+
+
 def test_without_opentelemetry_it_says_what_to_install(run: Run) -> None:
     code = (
         "import sys\nsys.modules['opentelemetry'] = None\nimport forkproof.otel\nforkproof.otel.instrument()"

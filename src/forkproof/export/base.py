@@ -35,6 +35,8 @@ class Sink(ABC):
     """Somewhere to send events. Every method but `check` is called in the exporting thread."""
 
     name: str
+    extra: str
+    """Of forkproof's, with its library in a version that fits."""
 
     @classmethod
     @abstractmethod
@@ -144,7 +146,9 @@ class Exports(Renderer):
         try:
             call()
         except Exception as error:  # of a library's, whichever: the program is not to notice
-            why = str(error) if isinstance(error, ExportError) else f"{type(error).__name__}: {error}"
+            why = f"{type(error).__name__}: {error}"
+            if isinstance(error, ImportError):
+                why += f"; install it with: pip install 'forkproof[{sink.extra}]'"
             self._say(f"nothing more is exported to {sink.name}: {why}")
             return False
         return True

@@ -28,6 +28,7 @@ class OpenTelemetry(Sink):
     """Counts events, and writes a log record for each that somebody should look at."""
 
     name = "OpenTelemetry"
+    extra = "otel"
 
     def __init__(self, service: str) -> None:
         self._service = service

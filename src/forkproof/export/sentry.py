@@ -22,6 +22,7 @@ class Sentry(Sink):
     """Sends hangs; other events are not errors."""
 
     name = "Sentry"
+    extra = "sentry"
 
     def __init__(self) -> None:
         self._client: sentry_sdk.Client | None = None
