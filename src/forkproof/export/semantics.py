@@ -20,7 +20,8 @@ SCOPE = "forkproof"
 Value = str | bool | int | float | list[str]
 Attributes = dict[str, Value]
 
-_DEEPEST = 50
+DEEPEST = 50
+"""Frames of a stack, the innermost, that are sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +158,7 @@ def stacktrace(stack: Sequence[Frame]) -> str:
     """In Python's own form, oldest call first; of a deep one the innermost frames."""
     lines = [
         f'  File "{frame.file}", line {frame.line or "?"}, in {frame.function}'
-        for frame in reversed(stack[:_DEEPEST])
+        for frame in reversed(stack[:DEEPEST])
     ]
     return "\n".join(clean(line) for line in lines)
 

@@ -126,5 +126,5 @@ def _frames(stack: Sequence[Frame]) -> list[dict[str, Any]]:
             "function": clean(frame.function),
             **({} if frame.line is None else {"lineno": frame.line}),
         }
-        for frame in reversed(stack)
+        for frame in reversed(stack[: semantics.DEEPEST])
     ]
