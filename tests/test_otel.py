@@ -60,6 +60,12 @@ def hold():
 def let_go():
     end.set()
     keeper.join()
+def told():
+    # Until the fork is told of the span that is current: it must still be there then.
+    until = time.monotonic() + 20
+    while not trace.get_current_span().events:
+        assert time.monotonic() < until
+        time.sleep(0.01)
 """
 
 
@@ -84,7 +90,7 @@ def child():
     logs.force_flush()
 with trace.get_tracer("app").start_as_current_span("parent"):
     forked(child)
-    time.sleep(0.5)   # the span is still there when the fork is told
+    told()
 let_go()
 forked(lambda: None)
 shut_down()
@@ -116,10 +122,12 @@ provide()
 forkproof.install(wait=20)
 forkproof.otel.instrument()
 hold()
-threading.Timer(0.3, let_go).start()
+forking = threading.Event()
+os.register_at_fork(before=forking.set)   # runs before Forkproof looks
+threading.Thread(target=lambda: (forking.wait(), time.sleep(0.5), let_go())).start()
 with trace.get_tracer("app").start_as_current_span("parent"):
     forked(lambda: None)
-    time.sleep(0.5)
+    told()
 shut_down()
 """
     with receiving.otlp() as collector:
