@@ -196,8 +196,12 @@ CALL(ssize_t, sendfile64, (int fd, int from, off64_t *offset, size_t size), (fd,
 CALL(int, shutdown, (int fd, int how), (fd, how), fd, SHUTDOWN, result == 0)
 
 static void (*real__exit)(int status);
+static void (*also_at_exit)(void);
 static void lead__exit(int status)
 {
+    if (also_at_exit != NULL) {
+        also_at_exit();
+    }
     at_end();
     real__exit(status);
 }
@@ -206,7 +210,7 @@ static void lead__exit(int status)
 static const Replaced calls[] = {
     LEAD(read),   LEAD(readv),  LEAD(recv),    LEAD(recvfrom), LEAD(recvmsg),  LEAD(recvmmsg),   LEAD(__read_chk),
     LEAD(__recv_chk), LEAD(__recvfrom_chk), LEAD(write), LEAD(writev), LEAD(send), LEAD(sendto), LEAD(sendmsg),
-    LEAD(sendmmsg), LEAD(sendfile), LEAD(sendfile64), LEAD(shutdown), LEAD(_exit),
+    LEAD(sendmmsg), LEAD(sendfile), LEAD(sendfile64), LEAD(shutdown), LEAD(_exit), /* the last: see connections_at_exit() */
 };
 
 /* ---------------------------------------------------------------------------------------------------------------------
@@ -1048,6 +1052,14 @@ void connections_forget(void)
     n_connections = 0;
 }
 
+void connections_at_exit(void (*function)(void))
+{
+    also_at_exit = function;
+    if (enabled && me == getpid()) {
+        interpose(&calls[Py_ARRAY_LENGTH(calls) - 1], 1);
+    }
+}
+
 void connections_in_child(unsigned long fork)
 {
     if (me == 0) {
@@ -1178,6 +1190,11 @@ PyObject *inherited_connections(PyObject *module, PyObject *unused)
 }
 
 #else
+
+void connections_at_exit(void (*function)(void))
+{
+    (void)function;
+}
 
 void connections_in_child(unsigned long fork)
 {
