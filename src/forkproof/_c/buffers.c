@@ -256,11 +256,14 @@ static void at_exit_call(void)
     if (known == 0 || leaving == NULL || getpid() != me || !PyGILState_Check()) {
         return;
     }
+    PyErr_Clear();
+    PyThreadState_EnterTracing(PyThreadState_Get());
     PyObject *answer = PyObject_CallNoArgs(leaving);
     if (answer == NULL) {
         PyErr_Clear();
     }
     Py_XDECREF(answer);
+    PyThreadState_LeaveTracing(PyThreadState_Get());
 }
 
 void buffers_answer(PyObject *answer)

@@ -114,7 +114,7 @@ def sharing(shared: SharedConnection) -> str:
         held = f"process {shared.held_by} has it open too"
     amounts = ((shared.others_wrote, "written"), (shared.others_read, "read"))
     did = " and ".join(f"{verb} {number(count, 'byte')}" for count, verb in amounts if count)
-    return f"{held}, and since the fork others have {did}" if did else f"{held}, and kept it"
+    return f"{held}, and since the fork others have {did}" if did else held
 
 
 def output(doubled: DoubledOutput) -> str:
