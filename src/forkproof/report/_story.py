@@ -180,7 +180,8 @@ class Story:
         if users:
             rows.append((str(users), "on a connection that another process has too", "bad"))
         if self.doubled:
-            rows.append((str(len(self.doubled)), "outputs written by more than one process", "bad"))
+            noun = "output" if len(self.doubled) == 1 else "outputs"
+            rows.append((str(len(self.doubled)), f"{noun} written by more than one process", "bad"))
         if waits:
             times = (
                 f"waited for a safe moment: median {duration(median(waits))}, longest {duration(max(waits))}"
@@ -218,7 +219,9 @@ class Story:
         waits = [fork.waited_ms for fork in forks if fork.waited_ms > 0]
         if self.doubled:
             example = next((each for each in self.doubled if each.verdict == "proven"), self.doubled[0])
-            return f"{output(example)} {'was' if example.verdict == 'proven' else 'may have been'} written by {example.writers} processes: a fork at {place(example.where)} copied it."
+            likely = "" if example.verdict == "proven" else ", it seems,"
+            by = f"by {example.writers} processes"
+            return f"Output was written{likely} {by}: {output(example)}, which a fork at {place(example.where)} copied."
         if waits:
             what, _, _ = _commonest(hazard for fork in forks for hazard in fork.hazards if hazard.cleared)
             until = f", mostly for {what}" if what else ""
