@@ -187,7 +187,8 @@ class _ProgramCommand(click.Command):
 @click.option(
     "--no-connections",
     is_flag=True,
-    help="Leave children alone that use a connection which their parent has open too (docs/connections.md).",
+    help="Leave children alone that use a connection which their parent has open too (docs/connections.md), and do not tell "
+    "of output that two processes wrote (docs/workers.md).",
 )
 @click.option(
     "--strict",

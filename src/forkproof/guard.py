@@ -14,7 +14,7 @@ import threading
 import warnings
 import weakref
 
-from . import catalogue, embedded, sharing, watch
+from . import catalogue, embedded, sharing, unflushed, watch
 from ._counts import Counts
 from ._errors import ForkRiskError, ForkRiskWarning
 from ._events import Writer, now
@@ -122,7 +122,8 @@ def install(
     watch_all   with an events file: watch children of forks at which nothing was at risk as well.
     connections  report a child that uses a connection which it has inherited and a process it descends from still has open
                 (docs/connections.md). In children that inherit one, calls of read(), send() and the like lead through
-                Forkproof. Linux with glibc, x86-64 and arm64.
+                Forkproof. Linux with glibc, x86-64 and arm64. And report output that was in a file's buffer at a fork and
+                that two processes have written.
 
     Called again it replaces the settings. Raises ValueError for a setting that makes no sense and OSError for an events
     file that cannot be opened; nothing is installed then.
@@ -183,6 +184,7 @@ def install(
         filter=s.filters[0] if s.filters else None,
     )
     sharing.watch(connections, None if writer is None else writer.path)
+    unflushed.watch(connections, _tell_doubled, _where)
     s.installed = True
     _refresh()
     embedded.notice()
@@ -196,6 +198,7 @@ def uninstall() -> None:
         _native.uninstall()
         _native.watch_stop()
         sharing.watch(False, None)
+        unflushed.watch(False, _tell_doubled, _where)
     _remove_filters()
     if s.writer is not None:
         s.writer.close()
@@ -718,6 +721,19 @@ def _where(frame: FrameType | None) -> dict[str, Any]:
     if outside is None:
         return {"file": "<unknown>", "line": 0, "function": "<unknown>"}
     return {"file": outside.f_code.co_filename, "line": outside.f_lineno, "function": outside.f_code.co_name}
+
+
+def _tell_doubled(event: dict[str, Any]) -> None:
+    """Two processes have written what was in a file's buffer at a fork."""
+    if _settings.writer is not None:
+        _settings.writer.write(event)
+    elif sys.stderr is not None:
+        at, name = event["where"], event["file"] or f"descriptor {event['fd']}"
+        text = (
+            f"{at['file']}:{at['line']}: forkproof: {event['bytes']} bytes were in the buffer of {name} when process "
+            f"{event['parent']} forked, and {event['writers']} processes have written them [{event['verdict']}]. {event['advice']}"
+        )
+        os.write(2, text.replace("\n", " ").encode("utf-8", "backslashreplace") + b"\n")
 
 
 def _fault(where: str, error: BaseException | None) -> None:

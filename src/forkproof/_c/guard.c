@@ -14,6 +14,7 @@
  * leaves the fork as it would have been.
  */
 #include "guard.h"
+#include "buffers.h"
 #include "connections.h"
 #include "follow.h"
 #include "heap.h"
@@ -1684,8 +1685,8 @@ static PyObject *before(PyObject *module, PyObject *unused)
     if (head == me && PyThreadState_Next(head) == NULL) {
         g.look.n = g.look.n_waiters = g.look.threads = g.look.workers = g.look.news = 0;
         find_news(me);
-        keep_hooks(interpreter, g.report_all || g.pools != NULL,
-                   g.report_all || g.pools != NULL || g.pools_expected || watch_is_on());
+        int tell = g.report_all || g.pools != NULL || buffers_watched();
+        keep_hooks(interpreter, tell, tell || g.pools_expected || watch_is_on());
         g.armed = ident;
         Py_RETURN_NONE;
     }
@@ -1770,7 +1771,7 @@ static PyObject *before(PyObject *module, PyObject *unused)
     PyErr_Clear();
     g.clean = g.left == NULL || PyList_GET_SIZE(g.left) == 0;
     find_news(me);
-    int tell = something_to_say() || g.report_all;
+    int tell = something_to_say() || g.report_all || buffers_watched();
     int mend = g.look.workers || (g.policy == POLICY_WAIT && g.repair && (g.look.n || g.look.n_waiters));
     g.refresh_due = g.policy == POLICY_OBSERVE && refresh_is_due(); /* once asked, it is not due any more */
     keep_hooks(interpreter, g.on && (tell || g.refresh_due),
@@ -1786,11 +1787,31 @@ static PyObject *report(void)
                          g.pools ? g.pools : Py_None);
 }
 
+/* What files have in their buffers is in both processes now. */
+static void note_buffers(int in_child)
+{
+    PyObject *argument = g.on ? buffers_at_fork(g.forks, in_child) : NULL;
+    if (argument == NULL) {
+        return;
+    }
+    Undisturbed u = undisturbed();
+    PyObject *answer = PyObject_Call(buffers_callback(), argument, NULL);
+    end_undisturbed(u);
+    Py_DECREF(argument);
+    if (answer == NULL) {
+        turn_off("note_buffers");
+        return;
+    }
+    buffers_answer(answer);
+    Py_DECREF(answer);
+}
+
 static PyObject *after_parent(PyObject *module, PyObject *unused)
 {
     (void)module;
     (void)unused;
     in_parent(); /* for a fork that came to nothing before it reached the system call */
+    note_buffers(0);
     if (g.on && g.refresh_due) {
         g.refresh_due = 0;
         call_python(g.refresh, NULL, "refresh");
@@ -1869,6 +1890,9 @@ static PyObject *child_first(PyObject *module, PyObject *unused)
     }
     if (g.in_child && g.look.workers) {
         hand_over_workers();
+    }
+    if (g.in_child) {
+        note_buffers(1);
     }
     int left_behind = watch_inherited() || (g.left != NULL && PyList_GET_SIZE(g.left)) || g.look.workers ||
                       g.pools != NULL || g.pools_expected;
@@ -2410,6 +2434,10 @@ PyMethodDef guard_methods[] = {
     {"follow_exec", follow_exec, METH_O, NULL},
     {"watch_connections", watch_connections, METH_VARARGS, NULL},
     {"inherited_connections", inherited_connections, METH_NOARGS, NULL},
+    {"watch_buffers", watch_buffers, METH_VARARGS, NULL},
+    {"buffer_state", buffer_state, METH_O, NULL},
+    {"lead_exit", lead_exit, METH_NOARGS, NULL},
+    {"count_writer", count_writer, METH_VARARGS, NULL},
     {"environment", environment, METH_NOARGS, NULL},
     {"fail_at", fail_at, METH_O, NULL},
     {NULL, NULL, 0, NULL},
