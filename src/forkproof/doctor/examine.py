@@ -27,6 +27,8 @@ _PYTHON = re.compile(r"(^|/)(lib)?python[23]?(\.\d+)?[a-z]*(\.so[.\d]*)?( \(dele
 
 _ADVICE = {
     "import-lock": "{what}: do it before the first thread starts (at the top of the program), or fork before that",
+    "circle": "let every thread take these locks in the same order, or let go of one before it asks for the other",
+    "unforked": "let go of it wherever it was taken (use `with`), and take several locks in the same order in every thread",
     "held-lock": "fork before the threads start that use this lock, or renew it in the child (os.register_at_fork)",
     "native-call": "fork before the threads start that make this call",
     "vanished-worker": "threads do not survive a fork: make the executor, thread or pool in the child, after the fork",
@@ -130,7 +132,7 @@ def diagnose(
         proof=finding.proof,
         cause=_cause(worst, wait, finding, process),
         hazard=finding.hazard,
-        advice=_advice(wait, finding) if is_deadlock else "",
+        advice=_advice(wait, finding, case.lineage.origin.forked) if is_deadlock else "",
         origin=case.lineage.origin,
         threads=tuple(
             _view(
@@ -152,9 +154,9 @@ def _rank(finding: Finding) -> int:
 
 
 def _cause(task: Task, wait: Wait, finding: Finding, process: Process) -> str:
-    who = _name(task, process)
+    who = process.name_of(task)
     if finding.verdict == "none":
-        return f"not a deadlock: {who} {wait.what}"
+        return "; ".join(filter(None, (f"not a deadlock: {who} {wait.what}", finding.because)))
     if finding.verdict == "unknown":
         return f"{who} {wait.what} and stands still; {finding.because}"
     end = "no thread of this process can end that" if finding.proof else "probably for ever"
@@ -163,14 +165,13 @@ def _cause(task: Task, wait: Wait, finding: Finding, process: Process) -> str:
     return f"{who} {wait.what}, and {end}: {finding.because}"
 
 
-def _name(task: Task, process: Process) -> str:
-    return "MainThread" if task.tid == process.pid else f"thread {task.tid} ({task.name})"
-
-
-def _advice(wait: Wait, finding: Finding) -> str:
+def _advice(wait: Wait, finding: Finding, forked: bool) -> str:
     if finding.hazard and finding.hazard.advice:
         return finding.hazard.advice
-    what = wait.lock.what.replace("the import of ", "import ") if wait.lock else ""
+    if wait.kind != "import-lock" and (finding.circle or (wait.is_lock and not forked)):
+        return _ADVICE["circle" if finding.circle else "unforked"]
+    module = wait.kind == "import-lock" and wait.lock and wait.lock.what.removeprefix("the import of ")
+    what = f"import {module}" if module and module != "the import lock" else "import what the threads need"
     return (_ADVICE.get(wait.kind, _ADVICE["native-call"]).format(what=what)) + _CURE
 
 

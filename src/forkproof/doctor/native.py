@@ -13,7 +13,7 @@ import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from forkproof.doctor.process import Region
+from forkproof.doctor.process import Region, library_at
 from forkproof.doctor.stacks import Native
 
 _KINDS = (  # what a function on the stack has in its name, innermost first
@@ -68,7 +68,7 @@ def lock_at(
     elif kind == "thread":
         word = read(futex, 4)
         owner = int.from_bytes(word, "little") if word else None
-    return NativeLock(kind, flavour, address, owner, caller, region, _library(futex, regions), shared)
+    return NativeLock(kind, flavour, address, owner, caller, region, library_at(futex, regions), shared)
 
 
 def _kind(stack: Sequence[Native]) -> str:
@@ -111,18 +111,3 @@ def _rwlock(futex: int, read: Callable[[int, int], bytes]) -> tuple[int, str, in
         if readers >> 3:
             return start, f"held by {readers >> 3} readers, which it does not name", None, bool(shared)
     return futex, "", None, False
-
-
-def _library(address: int, regions: Sequence[Region]) -> str:
-    """The file whose variables lie at `address`: it is mapped there, or is the one that the zeroed memory follows."""
-    previous = ""
-    end = 0
-    for region in regions:
-        if region.path.startswith("/"):
-            previous = region.path
-        elif region.path or region.start != end:
-            previous = ""
-        end = region.end
-        if region.start <= address < region.end:
-            return previous
-    return ""
