@@ -21,11 +21,9 @@ _MOST_ITEMS = 1000  # of a container; what lies behind them is not looked at
 # PyTypeObject.tp_members, tp_base (cpython/object.h); a PyMemberDef (descrobject.h) has 40 bytes, the type 6 is an object's or none.
 _MEMBERS, _BASE, _MEMBER = 240, 256, 40
 _SLOT = (6, 16)  # _Py_T_OBJECT, Py_T_OBJECT_EX
-_CLOSURE, _CODE, _VARIABLE_NAMES = (
-    72,
-    48,
-    96,
-)  # PyFunctionObject (cpython/funcobject.h), PyCodeObject (cpython/code.h)
+# PyFunctionObject (cpython/funcobject.h): func_globals, func_code, func_closure; PyCodeObject (cpython/code.h): co_names and
+# co_localsplusnames.
+_GLOBALS, _CODE, _CLOSURE, _NAMES, _VARIABLE_NAMES = 16, 48, 72, 32, 96
 _BLOCK = 64  # objects in a block of a deque (_collectionsmodule.c)
 # TaskObj.task_coro (_asynciomodule.c); PyGenObject.gi_qualname and gi_iframe (cpython/genobject.h, pycore_interpframe_structs.h).
 _COROUTINE = {(3, 11): 136, (3, 12): 136, (3, 13): 120, (3, 14): 128, (3, 15): 128}
@@ -226,6 +224,16 @@ class Objects:
                 at += _MEMBER
             kind = self._word(kind + _BASE)
         return found
+
+    def used_by(self, address: int) -> frozenset[int]:
+        """What a function encloses, and the global variables that it names; nothing for what is no function."""
+        if self.kind(address) != "function":
+            return frozenset()
+        names = {self.text(name) for name in self.items(self._word(self._word(address + _CODE) + _NAMES))}
+        variables = self._items(self._word(address + _GLOBALS))
+        return frozenset(
+            {*self._enclosed(address).values(), *(variables[name] for name in names if name in variables)}
+        )
 
     def _enclosed(self, function: int) -> Mapping[str, int]:
         """The last of a code object's variables are those that it encloses."""
