@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from forkproof._events import now
 from forkproof.doctor import record, stacks
+from forkproof.doctor.native import is_c_library
 from forkproof.doctor.objects import Objects
 from forkproof.doctor.origin import lineage
 from forkproof.doctor.process import DoctorError, Process, Region, Task, supported
@@ -176,14 +177,17 @@ def _advice(wait: Wait, finding: Finding, forked: bool) -> str:
 
 
 def _view(
-    task: Task, wait: Wait, finding: Finding, stack: Stack | None, process: Process, still: bool
+    task: Task, wait: Wait, finding: Finding, found: Stack | None, process: Process, still: bool
 ) -> ThreadView:
-    frames = tuple(_frame(frame) for frame in stack.merged) if stack else ()
+    frames = tuple(_frame(frame) for frame in found.merged) if found else ()
     name = "MainThread" if task.tid == process.pid else task.name
     waits_for = None
     if wait.for_ever and wait.kind != "work":
-        what = wait.lock.what.removeprefix("the ") if wait.lock else wait.what.removeprefix("waits for ")
-        waits_for = WaitsFor(kind=wait.kind, what=what, stack=frames)
+        lock = wait.lock if wait.is_lock else None
+        what = lock.what.removeprefix("the ") if lock else wait.what.removeprefix("waits for ")
+        # How the C library waits says nothing of what for.
+        stack = tuple(frame for frame in frames if frame.line is not None or not is_c_library(frame.file))
+        waits_for = WaitsFor(kind=wait.kind, what=what, stack=stack)
     return ThreadView(
         thread=Thread(name, None, task.tid),
         does=wait.what,

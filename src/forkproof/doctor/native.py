@@ -55,7 +55,7 @@ def lock_at(
 ) -> NativeLock:
     """What a thread waits for at the word `futex` with that native stack, innermost frame first."""
     kind = _kind(stack)
-    caller = next((frame for frame in stack if not _is_c_library(frame)), None)
+    caller = next((frame for frame in stack if not is_c_library(frame.library)), None)
     region = next((region for region in regions if region.start <= futex < region.end), None)
     shared = region is not None and region.is_shared
     flavour, owner, address = "", None, futex
@@ -76,13 +76,14 @@ def _kind(stack: Sequence[Native]) -> str:
         for kind, parts in _KINDS:
             if any(part in frame.symbol for part in parts):
                 return kind
-        if not _is_c_library(frame):
+        if not is_c_library(frame.library):
             break
     return ""
 
 
-def _is_c_library(frame: Native) -> bool:
-    return os.path.basename(frame.library).startswith(_C_LIBRARY)
+def is_c_library(path: str) -> bool:
+    """Whose functions say only how a thread waits, not for what."""
+    return os.path.basename(path).startswith(_C_LIBRARY)
 
 
 def _mutex(words: bytes) -> tuple[str, int | None, bool]:
