@@ -193,7 +193,9 @@ class Terminal(Renderer):
                 self._say((margin, ""), ("repaired: ", "good"), (clean(what), ""))
 
     def _hang(self, hang: Hang) -> None:
-        innermost = next(trimmed(hang.waits_for.stack), None)
+        stack = hang.waits_for.stack
+        innermost = next((frame for frame in trimmed(stack) if frame and frame.line is not None), None)
+        innermost = innermost or next(iter(stack), None)
         where = place(innermost) if innermost else "unknown place"
         of = "" if hang.parent is None else f" (fork {hang.fork or '?'} of {hang.parent})"
         who = f": process {hang.pid}{of} "
