@@ -272,6 +272,14 @@ def test_export_wants_to_know_where_to(run: Run, tmp_path: Path) -> None:
     assert (status, "say where to: --otel, --sentry, or both" in said) == (2, True)
 
 
+def test_what_cannot_be_read_is_one_line(run: Run, tmp_path: Path) -> None:
+    status, _, said = _forkproof(run, "export", "--otel", tmp_path, env={})
+    assert (status, said) == (
+        2,
+        f"forkproof: cannot read {str(tmp_path)!r}: Is a directory; check the path\n",
+    )
+
+
 def test_a_watch_sends_what_it_finds(run: Run, start: Start) -> None:
     pytest.importorskip("pystack")
     code = HANGS.replace("pid = os.fork()\n", "pid = os.fork()\nif pid: print(os.getpid(), flush=True)\n")

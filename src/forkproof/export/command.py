@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import BinaryIO
 
-from forkproof.export.base import Exports, sinks
+from forkproof.export.base import ExportError, Exports, sinks
 from forkproof.model import Event
 from forkproof.report import EventLines, Pairing
 
@@ -29,12 +29,16 @@ def export(path: str, *, otel: bool, sentry: bool, from_start: bool, until_end: 
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
-    tail = Tail(path, from_start)
-    exports.start()
-    print(f"forkproof: exporting what comes to {path}", file=sys.stderr, flush=True)
-    for event in follow(tail, lambda: ended.wait(_EVERY) or until_end or exports.has_failed):
-        exports.show(event)
-    exports.finish()
+    try:
+        tail = Tail(path, from_start)
+        exports.start()
+        print(f"forkproof: exporting what comes to {path}", file=sys.stderr, flush=True)
+        for event in follow(tail, lambda: ended.wait(_EVERY) or until_end or exports.has_failed):
+            exports.show(event)
+    except OSError as error:
+        raise ExportError(f"cannot read {path!r}: {error.strerror}; check the path") from None
+    finally:
+        exports.finish()
     return 2 if exports.has_failed else 0
 
 
