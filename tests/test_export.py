@@ -254,15 +254,23 @@ def _wait(happened: Callable[[], bool]) -> None:
 
 
 def test_a_file_that_is_there_is_exported_to_its_end(run: Run, tmp_path: Path) -> None:
+    doubled = {
+        "v": 1, "event": "doubled-output", "time": "2026-11-23T14:26:03.112345Z", "pid": 3, "parent": 1, "fork": 1,
+        "where": {"file": "/srv/app.py", "line": 3, "function": "work"}, "file": "<stdout>", "fd": 1, "bytes": 7,
+        "verdict": "proven", "advice": "flush before the fork",
+    }  # fmt: skip
     file = tmp_path / "shop.jsonl"
-    file.write_text(_hang(1) + "no event\n" + _hang(2))
+    file.write_text(_hang(1) + "no event\n" + _hang(2) + json.dumps(doubled) + "\n")
     with receiving.otlp() as collector:
         status, _, said = _forkproof(
             run, "export", "--otel", "--from-start", "--until-end", file, env=collector.environment
         )
     assert status == 0, said
     assert [value for _, value in collector.points("forkproof.hangs")] == [2]
-    ((attributes, _), _) = collector.logs()
+    ((attributes, _), _, (written, record)) = collector.logs()
+    assert (record.event_name, record.severity_text) == ("forkproof.doubled_output", "WARN")
+    assert (written["file.path"], written["forkproof.output.size"]) == ("<stdout>", 7)
+    assert collector.points("forkproof.doubled_outputs") == [({"forkproof.verdict": "proven"}, 1)]
     assert (attributes["host.name"], attributes["forkproof.program"]) == ("web1", "app.py")
     assert {resource["service.name"] for resource, _ in collector.metrics()} == {"shop"}
 

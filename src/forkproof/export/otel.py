@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from forkproof import __version__
 from forkproof.export import semantics
 from forkproof.export.base import ExportError, Sink, need, setting
-from forkproof.model import Event, Fault, Fork, Hang, Resolved, SharedConnection
+from forkproof.model import DoubledOutput, Event, Fault, Fork, Hang, Resolved, SharedConnection
 from forkproof.report._text import clean
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class OpenTelemetry(Sink):
 
         self._forks, self._at_risk = counter(semantics.FORKS), counter(semantics.AT_RISK)
         self._repairs, self._hangs = counter(semantics.REPAIRS), counter(semantics.HANGS)
-        self._shared = counter(semantics.SHARED)
+        self._shared, self._doubled = counter(semantics.SHARED), counter(semantics.DOUBLED)
         self._waits = meter.create_histogram(
             semantics.WAIT.name,
             semantics.WAIT.unit,
@@ -90,6 +90,9 @@ class OpenTelemetry(Sink):
                     f"process {event.pid} uses a connection that another process has open too: {event.advice}"
                 )
                 self._log(event, "WARN", clean(text), semantics.shared(event))
+            case DoubledOutput():
+                self._doubled.add(1, {"forkproof.verdict": event.verdict})
+                self._log(event, "WARN", semantics.doubled_sentence(event), semantics.doubled(event))
             case Resolved():
                 text = f"process {event.pid}: {event.thread.name} no longer waits for {event.what}; it did not hang for ever"
                 who: semantics.Attributes = {

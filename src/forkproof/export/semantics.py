@@ -11,9 +11,9 @@ import datetime
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from forkproof.model import Fork, Frame, Hang, Hazard, SharedConnection
+from forkproof.model import DoubledOutput, Fork, Frame, Hang, Hazard, SharedConnection
 from forkproof.report._text import clean
-from forkproof.report._words import had, is_machinery, number
+from forkproof.report._words import doubling, had, is_machinery, number, output
 
 SCOPE = "forkproof"
 
@@ -38,6 +38,7 @@ WAITED = Metric("forkproof.fork.wait.time", "s", "For how long forks were held b
 REPAIRS = Metric("forkproof.repairs", "{repair}", "What children reset because it could not be waited for.")
 HANGS = Metric("forkproof.hangs", "{hang}", "Threads that were found to hang, by verdict.")
 SHARED = Metric("forkproof.shared_connections", "{connection}", "Connections that two processes use.")
+DOUBLED = Metric("forkproof.doubled_outputs", "{output}", "Output that more than one process has written.")
 WAIT_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Seconds."""
 
@@ -124,6 +125,25 @@ def shared(event: SharedConnection) -> Attributes:
     if event.connection.library:
         said["forkproof.connection.library"] = event.connection.library
     return said
+
+
+def doubled(event: DoubledOutput) -> Attributes:
+    """What is said of output that more than one process has written: of which file and how much, and nothing of what it was."""
+    said: Attributes = {
+        "process.pid": event.pid,
+        "process.parent_pid": event.parent,
+        "forkproof.fork.number": event.fork,
+        "forkproof.output.size": event.bytes,
+        "forkproof.output.writers": event.writers,
+        "forkproof.verdict": event.verdict,
+        "forkproof.advice": clean(event.advice),
+        **_place(event.where),
+    }
+    return said if event.file is None else {**said, "file.path": clean(event.file)}
+
+
+def doubled_sentence(event: DoubledOutput) -> str:
+    return clean(f"{output(event)}: {doubling(event)} [{event.verdict}]. {event.advice}")
 
 
 def fork_sentence(event: Fork) -> str:
