@@ -493,7 +493,7 @@ def work():
 import kafka, subprocess
 BROKER = "import time, confluent_kafka as k; p = k.Producer({'bootstrap.servers': 'x', 'test.mock.num.brokers': 1, 'log_level': 0}); print(next(iter(p.list_topics(timeout=5).brokers.values())).port, flush=True); time.sleep(100)"
 broker = subprocess.Popen([sys.executable, "-c", BROKER], stdout=subprocess.PIPE, text=True)
-producer = kafka.KafkaProducer(bootstrap_servers=f"127.0.0.1:{int(broker.stdout.readline())}")
+producer = kafka.KafkaProducer(bootstrap_servers=f"127.0.0.1:{int(broker.stdout.readline())}", api_version=(2, 0))
 def work(): return producer.send("news", b"x").get(timeout=5) is not None
 """,
     ),
