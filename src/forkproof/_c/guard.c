@@ -341,7 +341,7 @@ static void in_child(void)
         }
     }
     if (g.look.workers && g.child_hooked) {
-        keep_workers(PyThreadState_Get());
+        keep_workers(&g.look);
     }
     g.pools_known = g.pools_vain = 0;
     g.pools_next = 0;
@@ -2496,6 +2496,9 @@ int guard_init(PyObject *module)
     g.look.waiters = g.first_waiters;
     g.look.room_waiters = (int)Py_ARRAY_LENGTH(g.first_waiters);
     g.look.lent = 1;
+    static AtWork at_work[256];
+    g.look.at_work = at_work;
+    g.look.room_at_work = (int)Py_ARRAY_LENGTH(at_work);
     if (!registered) {
         registered = 1;
         if (pthread_atfork(NULL, in_parent, in_child) != 0) {
