@@ -154,6 +154,9 @@ def _wait(
         return Wait(named["kind"], f"waits{limit} for {named['what']}", for_ever, lock, native, parked)
     if lock:
         return Wait("held-lock", f"waits{limit} for {lock.what}", for_ever, lock, native, parked)
+    if objects and (queue := _simple_queue(stack.python, task.call.address, parked, objects)):
+        what = f"waits{limit} for an item of a SimpleQueue"
+        return Wait("vanished-worker", what, for_ever, None, native, parked, frozenset({queue}))
     if not stack.python or _is_foreign(native):
         who = f", in {_called(native)}" if native.caller else ""
         whom = "another thread" if task.call.is_private else "another process or thread"
@@ -262,6 +265,15 @@ def _lock(frames: Sequence[PythonFrame], futex: int, parked: int, objects: Objec
                     for deeper in objects.attributes(attribute).values():
                         if matches(deeper):
                             return _python_lock(f"the lock of {inner!r} of {variable.kind}", deeper, objects)
+    return None
+
+
+def _simple_queue(frames: Sequence[PythonFrame], futex: int, parked: int, objects: Objects) -> int | None:
+    """The queue written in C that the innermost frame waits for: its get() has no frame, and its lock no owner."""
+    for variable in frames[0].variables.values() if frames else ():
+        for one in (variable.address, *objects.attributes(variable.address).values()):
+            if objects.kind(one) == "_queue.SimpleQueue" and objects.is_waited_for_at(one, futex, parked):
+                return one
     return None
 
 
