@@ -668,12 +668,13 @@ def test_a_wait_for_another_process_is_not_called_innocent(start: Start) -> None
         fcntl.flock(file, fcntl.LOCK_EX)
         return file
     reading, writing = os.pipe()
+    kept = take(own(second))
     pid = os.fork()
     if not pid:
-        kept = take(own(first))
+        kept_too = take(own(first))
         os.write(writing, b"x")
         take(own(second))
-    kept = take(own(second))
+        os._exit(1)
     os.read(reading, 1)
     tell(pid)
     take(own(first))
