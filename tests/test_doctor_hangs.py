@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -602,3 +603,102 @@ def test_behind_a_thread_that_waits_for_ever(start: Start) -> None:
     assert (found.verdict, found.proof) == ("proven", "owner")
     assert "has it and waits for a recursive lock" in found.cause and "for ever" in found.cause
     assert "that this process does not have" in found.cause
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What is not known is said
+
+
+def test_a_lock_of_a_thread_that_only_the_grandparent_had(start: Start) -> None:
+    program = """
+    lock = threading.Lock()
+    hold(lock)
+    if not os.fork():
+        def waits():
+            with lock: pass
+        child(waits)
+    time.sleep(1000)
+    """
+    with looked_at(start, program) as pid:
+        found = examine(pid)
+    assert (found.verdict, found.proof) == ("proven", "closed-world")
+    assert "a process that it descends from had 1 thread more at the fork" in found.cause
+
+
+def test_a_partner_that_may_have_been_left_behind(start: Start) -> None:
+    """A thread of the child runs, and nothing shows whether it is the one that is waited for."""
+    program = """
+    barrier = threading.Barrier(2)
+    thread(time.sleep, 1000)
+    def waits():
+        thread(time.sleep, 1000)
+        barrier.wait()
+    child(waits)
+    """
+    with looked_at(start, program) as pid:
+        found = examine(pid)
+    assert found.verdict == "unknown"
+    assert "or one that the fork left behind, is not seen" in found.cause
+
+
+def test_a_pipe_that_no_other_process_writes_to(start: Start) -> None:
+    program = """
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if not pid:
+        os.read(reading, 1)
+        os._exit(0)
+    os.close(writing)
+    tell(pid)
+    os.waitpid(pid, 0)
+    """
+    with looked_at(start, program, still=False) as pid:
+        until(lambda: examine(pid).verdict == "unknown")
+        found = examine(pid)
+    assert "reads from a pipe whose other end no other process has" in found.cause
+
+
+def test_a_wait_for_another_process_is_not_called_innocent(start: Start) -> None:
+    """Both have a file locked that the other waits for: the doctor looks at one process, and says so."""
+    program = """
+    import fcntl, tempfile
+    first, second = tempfile.TemporaryFile(), tempfile.TemporaryFile()
+    def own(file): return open(f"/proc/self/fd/{file.fileno()}", "r+b", buffering=0)
+    def take(file):
+        fcntl.flock(file, fcntl.LOCK_EX)
+        return file
+    reading, writing = os.pipe()
+    kept = take(own(second))
+    pid = os.fork()
+    if not pid:
+        kept_too = take(own(first))
+        os.write(writing, b"x")
+        take(own(second))
+        os._exit(1)
+    os.read(reading, 1)
+    tell(pid)
+    take(own(first))
+    """
+    with looked_at(start, program) as pid:
+        found = examine(pid)
+    assert found.verdict == "none"
+    assert found.cause.startswith(
+        "not a deadlock of its own threads: MainThread waits for another process to unlock"
+    )
+    assert "those were not looked at" in found.cause
+
+
+def test_a_process_that_is_stopped(start: Start) -> None:
+    program = """
+    lock = threading.RLock()
+    hold(lock)
+    def waits():
+        with lock: pass
+    child(waits)
+    """
+    with looked_at(start, program) as pid:
+        os.kill(pid, signal.SIGSTOP)
+        until(lambda: examine(pid).verdict == "unknown")
+        found = examine(pid)
+    assert "is stopped by a signal or a debugger" in found.cause
+    assert f"kill -CONT {pid}" in found.cause

@@ -149,6 +149,24 @@ PROGRAMS = {
         tell(pool._pool[1].pid)
         time.sleep(1000)
     """),
+    "the owner of multiprocessing.Pool, idle": ("waits for a signal", """
+        import multiprocessing, signal
+        pool = multiprocessing.get_context("fork").Pool(2)
+        pool.map(abs, range(10))
+        tell(os.getpid())
+        signal.pause()
+    """),
+    "a thread that waits for an item of a SimpleQueue": ("waits for an item of a SimpleQueue", """
+        import queue
+        thread(time.sleep, 1000)
+        def puts(q):
+            time.sleep(1000)
+            q.put(1)
+        def waits(q):
+            thread(puts, q)
+            q.get()
+        child(lambda: waits(queue.SimpleQueue()))
+    """),
     "a worker of a process pool, idle": ("waits for", """
         import multiprocessing
         from concurrent.futures import ProcessPoolExecutor

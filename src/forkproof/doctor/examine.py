@@ -18,7 +18,7 @@ from forkproof.doctor.objects import Objects
 from forkproof.doctor.origin import lineage
 from forkproof.doctor.process import DoctorError, Process, Region, Task, supported
 from forkproof.doctor.stacks import Native, PythonFrame, Stack, Stacks, Unreadable
-from forkproof.doctor.verdict import STRENGTHS, Case, Finding
+from forkproof.doctor.verdict import OUTSIDE, STRENGTHS, Case, Finding
 from forkproof.doctor.waits import Wait, wait_of
 from forkproof.doctor.workers import lost
 from forkproof.model import Diagnosis, Frame, Hang, Thread, ThreadView, WaitsFor
@@ -157,7 +157,8 @@ def _rank(finding: Finding) -> int:
 def _cause(task: Task, wait: Wait, finding: Finding, process: Process) -> str:
     who = process.name_of(task)
     if finding.verdict == "none":
-        return "; ".join(filter(None, (f"not a deadlock: {who} {wait.what}", finding.because)))
+        of = " of its own threads" if finding.because == OUTSIDE else ""
+        return "; ".join(filter(None, (f"not a deadlock{of}: {who} {wait.what}", finding.because)))
     if finding.verdict == "unknown":
         return f"{who} {wait.what} and stands still; {finding.because}"
     end = "no thread of this process can end that" if finding.proof else "probably for ever"

@@ -38,6 +38,9 @@ _NO_HANDLER_OF_PYTHON_CODE = frozenset({2, 4, 5, 6, 7, 8, 11, 32, 33})
 _WATCH = "forkproof-watch"  # Forkproof's own thread in a child: it looks, and ends nobody's wait (_c/watch.c)
 _FORK = ("fork", "__libc_fork", "_Fork", "__fork")
 
+OUTSIDE = "it is for another process or the system to end that, and those were not looked at"
+"""Why it is no deadlock of the process's own; with others it may be in one."""
+
 Strength = Literal["proven", "likely", "unknown", "none"]
 Proof = Literal["owner", "record", "closed-world"]
 STRENGTHS: tuple[Strength, ...] = ("none", "unknown", "likely", "proven")
@@ -97,11 +100,13 @@ class Case:
         if task.tid not in stuck:
             # What it joins may yet end; but nobody forks in order to wait for that.
             handler = self._inside_fork(task, wait) if task.tid in self.still else None
-            outside = wait.kind == "system" and task.call and not task.call.timed
-            because = (
-                "that comes from outside of the process, and was not looked for there" if outside else ""
-            )
-            return handler or self._in_vain(task, wait) or Finding(because=because)
+            if task.state in "Tt":
+                goes_on = (
+                    f"SIGCONT lets it go on (kill -CONT {self.process.pid}), or the debugger that traces it"
+                )
+                return Finding("unknown", None, f"{goes_on}; what it waits for besides was not looked at")
+            ends = wait.for_ever or task.call is None or task.call.timed or wait.kind == "gil"
+            return handler or self._in_vain(task, wait) or Finding(because="" if ends else OUTSIDE)
         found = self._by_owner(wait) or self._by_record(wait)
         if found and found.verdict == "proven":
             return found
@@ -294,7 +299,7 @@ class Case:
             return None
         if self._has_handlers and wait.kind == "notification":
             return Finding(because="the handler of a signal may end that")
-        if not origin.forked or not origin.vanished:
+        if not origin.forked or not self.lineage.vanished:
             if not wait.is_lock:
                 return Finding("unknown", None, on_purpose)
             if self._has_handlers and not self._is_native(task.tid):
@@ -302,8 +307,9 @@ class Case:
             if not origin.forked:
                 return Finding("likely", "closed-world", because)
             return Finding("likely", None, f"{because}; that its parent had other threads is not certain")
-        number = f"{origin.vanished} thread{'s' if origin.vanished > 1 else ''}"
-        because += f", and its parent had {number} more at the fork"
+        count = origin.vanished or self.lineage.vanished
+        who = "its parent" if origin.vanished else "a process that it descends from"
+        because += f", and {who} had {count} thread{'' if count == 1 else 's'} more at the fork"
         if wait.kind == "notification":
             return Finding("likely", "closed-world", on_purpose)
         if self._has_handlers and task.tid == self.process.pid and not self._is_native(task.tid):
@@ -350,7 +356,7 @@ class Case:
     def _left_behind(self) -> bool:
         """Threads may have been left behind by a fork: as far as is known the parent had some, or it is not known."""
         origin = self.lineage.origin
-        return origin.forked and (bool(origin.vanished) or not self.lineage.complete)
+        return origin.forked and (bool(self.lineage.vanished) or not self.lineage.complete)
 
     def _otherwise(self, wait: Wait, stuck: frozenset[int]) -> Finding:
         """What is to be said where it is not known who is to end the wait."""

@@ -128,7 +128,15 @@ def _wait(
     if stack.is_inside("take_gil"):
         return Wait("gil", "waits for the GIL, which another thread has")
     if not task.call.is_futex:
-        return Wait("system", _in_words(task, process, named))
+        words = _in_words(task, process, named)
+        if (
+            task.call.name not in ("read", "write")
+            or (others := process.other_ends(task.call.arguments[0])) is None
+        ):
+            return Wait("system", words)
+        if not others:
+            return Wait("vanished-worker", f"{words} whose other end no other process has", for_ever=True)
+        return Wait("system", f"{words} whose other end process {', '.join(map(str, others[:3]))} has")
     native = lock_at(task.call.address, stack.native, regions, process.read)
     joins = native.kind == "thread"  # the kernel ends this wait, when that thread has ended
     for_ever = not task.call.timed and (task.call.is_private or joins)
@@ -146,9 +154,13 @@ def _wait(
         return Wait(named["kind"], f"waits{limit} for {named['what']}", for_ever, lock, native, parked)
     if lock:
         return Wait("held-lock", f"waits{limit} for {lock.what}", for_ever, lock, native, parked)
+    if objects and (queue := _simple_queue(stack.python, task.call.address, parked, objects)):
+        what = f"waits{limit} for an item of a SimpleQueue"
+        return Wait("vanished-worker", what, for_ever, None, native, parked, frozenset({queue}))
     if not stack.python or _is_foreign(native):
         who = f", in {_called(native)}" if native.caller else ""
-        return Wait("vanished-worker", f"waits{limit} for another thread{who}", for_ever, None, native)
+        whom = "another thread" if task.call.is_private else "another process or thread"
+        return Wait("vanished-worker", f"waits{limit} for {whom}{who}", for_ever, None, native)
     lock = _anywhere(task.call.address, parked, regions, objects) if objects and for_ever else None
     what = lock.what if lock else "a lock of Python's"
     return Wait("held-lock", f"waits{limit} for {what}", for_ever, lock, native, parked)
@@ -178,7 +190,11 @@ def _in_words(task: Task, process: Process, named: dict[str, Any] | None) -> str
     words = task.call.words
     if "{fd}" in words:
         words = words.replace("{fd}", process.descriptor(task.call.arguments[0]))
-    if not named or named["kind"] in ("held-lock", "vanished-worker", "notification"):
+    if (
+        not named
+        or named["kind"] in ("held-lock", "vanished-worker", "notification")
+        or named["what"] in words
+    ):
         return words
     return f"waits for {named['what']} ({words})"
 
@@ -249,6 +265,15 @@ def _lock(frames: Sequence[PythonFrame], futex: int, parked: int, objects: Objec
                     for deeper in objects.attributes(attribute).values():
                         if matches(deeper):
                             return _python_lock(f"the lock of {inner!r} of {variable.kind}", deeper, objects)
+    return None
+
+
+def _simple_queue(frames: Sequence[PythonFrame], futex: int, parked: int, objects: Objects) -> int | None:
+    """The queue written in C that the innermost frame waits for: its get() has no frame, and its lock no owner."""
+    for variable in frames[0].variables.values() if frames else ():
+        for one in (variable.address, *objects.attributes(variable.address).values()):
+            if objects.kind(one) == "_queue.SimpleQueue" and objects.is_waited_for_at(one, futex, parked):
+                return one
     return None
 
 

@@ -30,7 +30,7 @@ _OTHERWISE = {  # kinds of hazard of which "a thread held it" would not be true
 
 PROOFS = {
     "record": "the fork's record names it",
-    "owner": "its owner is not in this process",
+    "owner": "its owner is not in this process, or waits for this thread",
     "closed-world": "no thread of this process can ever wake it",
     None: "no record of who has it",
 }
