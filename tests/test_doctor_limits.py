@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import signal
@@ -61,29 +62,83 @@ def test_not_a_core_file(run: Run, tmp_path: Path) -> None:
     assert "not a core file" in refused(run, "--core", str(tmp_path / "text"))
 
 
+NOBODY = 65534
+
+
+def said_to_nobody(pid: int, scope: int | None = None) -> str:
+    """What an unprivileged user is told who examines `pid`, with Yama's setting as it is or, in a mount of its own, as given."""
+    reading, writing = os.pipe()
+    examining = os.fork()
+    if not examining:
+        said = "nothing"
+        try:
+            if scope is not None:
+                libc = ctypes.CDLL(None, use_errno=True)
+                new_mounts, private_and_all_below = 0x20000, 0x44000
+                assert libc.unshare(new_mounts) == 0, ctypes.get_errno()
+                assert libc.mount(None, b"/", None, private_and_all_below, None) == 0
+                assert libc.mount(b"none", b"/proc/sys/kernel", b"tmpfs", 0, None) == 0
+                os.mkdir("/proc/sys/kernel/yama")
+                Path("/proc/sys/kernel/yama/ptrace_scope").write_text(f"{scope}\n")
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+            said = examine(pid).cause
+        except BaseException as error:
+            said = f"{type(error).__name__}: {error}"
+        finally:
+            os.write(writing, said.encode())
+            os._exit(0)
+    os.waitpid(examining, 0)
+    os.close(writing)
+    with open(reading, encoding="utf-8") as pipe:
+        return pipe.read()
+
+
 def test_a_process_of_another_user(start: Start) -> None:
     if os.geteuid():
         pytest.skip("needs root, to become another user")
     with start("-c", PRELUDE + "tell(os.getpid()); time.sleep(1000)") as program:
         program.line()
-        reading, writing = os.pipe()
-        pid = os.fork()
-        if not pid:
-            os.setuid(65534)
-            try:
-                examine(program.pid)
-                said = "looked"
-            except BaseException as error:
-                said = f"{type(error).__name__}: {error}"
-            os.write(writing, said.encode())
-            os._exit(0)
-        os.waitpid(pid, 0)
-        said = os.read(reading, 1000).decode()
-        os.close(reading)
-        os.close(writing)
+        said = said_to_nobody(program.pid)
     assert said.startswith("Forbidden:")
     assert "belongs to another user" in said
-    assert "as root" in said
+    assert "as root or as user 0" in said
+
+
+# A process that may not be dumped is refused as one is that Yama protects: of the same user, and root may look at it.
+NOT_DUMPABLE = f"""
+import ctypes
+os.setgid({NOBODY})
+os.setuid({NOBODY})
+PR_SET_DUMPABLE = 4
+ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+tell(os.getpid())
+time.sleep(1000)
+"""
+
+
+@pytest.mark.parametrize(
+    ("scope", "words"),
+    [
+        (None, "more privileges than the doctor, or is not dumpable; run the doctor as root"),
+        (1, "for descendants only (kernel.yama.ptrace_scope is 1)"),
+        (2, "to root only (kernel.yama.ptrace_scope is 2)"),
+        (3, "kernel.yama.ptrace_scope is 3, which forbids it to everybody"),
+    ],
+)
+def test_a_process_of_the_same_user_that_is_protected(start: Start, scope: int | None, words: str) -> None:
+    if os.geteuid():
+        pytest.skip("needs root, to become another user")
+    if scope is None and os.path.exists("/proc/sys/kernel/yama"):
+        scope = 0
+    with start("-c", PRELUDE + NOT_DUMPABLE) as program:
+        program.line()
+        said = said_to_nobody(program.pid, scope)
+        if said.startswith("AssertionError"):
+            pytest.skip("needs mounts of its own")
+        as_root = examine(program.pid)
+    assert said.startswith("Forbidden:") and words in said
+    assert as_root.verdict == "none"
 
 
 def test_root_of_a_container_without_the_capability(start: Start) -> None:

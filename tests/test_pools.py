@@ -35,6 +35,26 @@ static void begin(void *(*run)(void *), const char *name)
 void start_idle(const char *name) { begin(idle, name); }
 void start_spinning(void) { begin(spin, 0); while (!spinning) {} }
 void stop_spinning(void) { spinning = 0; }
+/* Threads in every child, whose stacks are those that the vanished threads had; and before anybody else's handler. */
+static void *write_all_over(void *barrier)
+{
+    volatile char stack[1 << 18];
+    for (unsigned i = 0; i < sizeof(stack); i++) stack[i] = 0x41;
+    pthread_barrier_wait(barrier);
+    wait_here();
+    return 0;
+}
+static void begin_in_child(void)
+{
+    static pthread_barrier_t barrier;
+    pthread_barrier_init(&barrier, 0, 9);
+    for (int i = 0; i < 8; i++) {
+        pthread_t thread;
+        pthread_create(&thread, 0, write_all_over, &barrier);
+    }
+    pthread_barrier_wait(&barrier);
+}
+void start_in_children(void) { pthread_atfork(0, 0, begin_in_child); }
 """
 
 
@@ -180,6 +200,31 @@ os.write(1, b"well")
     file = tmp_path / "events.jsonl"
     assert run("-c", WATCHDOG.format(policy="observe", file=str(file)) + body).stdout == "well"
     assert '"repaired":[' not in file.read_text("utf-8").partition('"born"')[2]
+
+
+@pytest.mark.parametrize("policy", ["observe", "wait"])
+def test_a_library_may_start_threads_in_the_child_where_the_vanished_ones_had_their_stacks(
+    library: Path, run: Run, policy: str
+) -> None:
+    body = f"""
+import ctypes, os, signal
+ctypes.CDLL({str(library)!r}).start_in_children()
+import forkproof
+from concurrent.futures import ThreadPoolExecutor
+forkproof.install({policy!r}, warn=False)
+with ThreadPoolExecutor(6) as pool:
+    print(sum(pool.map(lambda n: n, range(50))))
+    for _ in range(3):
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(20)
+            if {policy!r} == "wait":
+                assert pool.submit(int, "7").result() == 7
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+"""
+    ended = run("-c", body)
+    assert (ended.status, ended.stdout) == (0, "1225\n"), ended.stderr
 
 
 def test_a_harmless_pool_is_not_told(library: Path, run: Run, tmp_path: Path) -> None:

@@ -214,6 +214,25 @@ def work():
 """,
     ),
     (
+        "opentelemetry-sdk",
+        "the next export of a PeriodicExportingMetricReader that is exporting at the fork",
+        """
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader, MetricExporter, MetricExportResult
+seen = []
+class Slow(MetricExporter):
+    def export(self, data, timeout_millis=0, **kw):
+        seen.append(data); time.sleep(0.3); return MetricExportResult.SUCCESS
+    def shutdown(self, *a, **k): pass
+    def force_flush(self, *a, **k): return True
+p = MeterProvider([PeriodicExportingMetricReader(Slow(), export_interval_millis=1)])
+counter = p.get_meter("x").create_counter("c")
+def work():
+    seen.clear(); counter.add(1)
+    return until(lambda: seen)
+""",
+    ),
+    (
         "prometheus-client",
         "a scrape of start_http_server() (answered by the parent)",
         """
@@ -450,6 +469,75 @@ c = huey.create_consumer(workers=1, periodic=False, initial_delay=0.01, max_dela
 def work():
     done.clear(); f()
     return until(lambda: done)
+""",
+    ),
+    (
+        "redis",
+        "a message for a PubSubWorkerThread (a Redis of its own)",
+        """
+import redis, subprocess, tempfile
+path = os.path.join(os.path.dirname(EVENTS), "redis")
+subprocess.Popen(["redis-server", "--port", "0", "--unixsocket", path, "--save", ""], stdout=subprocess.DEVNULL)
+assert until(lambda: os.path.exists(path))
+client, heard = redis.Redis(unix_socket_path=path), []
+pubsub = client.pubsub(); pubsub.subscribe(news=heard.append); pubsub.run_in_thread(0.01, daemon=True)
+def work():
+    heard.clear()
+    return until(lambda: client.publish("news", "x") and heard)
+""",
+    ),
+    (
+        "kafka-python",
+        "send() of a KafkaProducer and its result (librdkafka's broker for tests)",
+        """
+import kafka, subprocess
+BROKER = "import time, confluent_kafka as k; p = k.Producer({'bootstrap.servers': 'x', 'test.mock.num.brokers': 1, 'log_level': 0}); print(next(iter(p.list_topics(timeout=5).brokers.values())).port, flush=True); time.sleep(100)"
+broker = subprocess.Popen([sys.executable, "-c", BROKER], stdout=subprocess.PIPE, text=True)
+producer = kafka.KafkaProducer(bootstrap_servers=f"127.0.0.1:{int(broker.stdout.readline())}", api_version=(2, 0))
+def work(): return producer.send("news", b"x").get(timeout=5) is not None
+""",
+    ),
+    (
+        "ddtrace",
+        "the next turn of a PeriodicService",
+        """
+from ddtrace.internal.periodic import PeriodicService
+turns = []
+class Service(PeriodicService):
+    def periodic(self): turns.append(os.getpid())
+s = Service(0.02); s.start()
+def work(): return until(lambda: os.getpid() in turns)
+""",
+    ),
+    (
+        "grpcio",
+        "the result of a call of a channel (to the parent's server), made in the background",
+        """
+import grpc
+from concurrent.futures import ThreadPoolExecutor
+class All(grpc.GenericRpcHandler):
+    def service(self, details): return grpc.unary_unary_rpc_method_handler(lambda request, context: request)
+server = grpc.server(ThreadPoolExecutor(1), handlers=[All()])
+port = server.add_insecure_port("127.0.0.1:0"); server.start()
+channel = grpc.insecure_channel(f"127.0.0.1:{port}")
+ask = channel.unary_unary("/a/b")
+def work(): return ask.future(b"x").result(timeout=4) == b"x"
+""",
+    ),
+    (
+        "grpcio",
+        "the same with GRPC_ENABLE_FORK_SUPPORT=1",
+        """
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "1"
+import grpc
+from concurrent.futures import ThreadPoolExecutor
+class All(grpc.GenericRpcHandler):
+    def service(self, details): return grpc.unary_unary_rpc_method_handler(lambda request, context: request)
+server = grpc.server(ThreadPoolExecutor(1), handlers=[All()])
+port = server.add_insecure_port("127.0.0.1:0"); server.start()
+channel = grpc.insecure_channel(f"127.0.0.1:{port}")
+ask = channel.unary_unary("/a/b")
+def work(): return ask.future(b"x").result(timeout=4) == b"x"
 """,
     ),
 ]

@@ -2204,6 +2204,9 @@ static void look_at_thread(Look *l, PyThreadState *ts)
         frame = frame_outer(frame, &c_below);
     }
     if (worker != NULL) {
+        if (l->workers < l->room_at_work) {
+            l->at_work[l->workers] = (AtWork){ts, worker_at};
+        }
         l->workers++;
         l->news += worker_is_news(worker, worker_at);
     }

@@ -33,6 +33,12 @@ typedef struct {
     PyObject *condition, *waiter;
 } Waiter;
 
+/* A thread that others rely on, and its outermost frame that says so. */
+typedef struct {
+    PyThreadState *thread;
+    Frame *frame;
+} AtWork;
+
 typedef struct {
     Sighting *items;
     int n, room;
@@ -41,6 +47,8 @@ typedef struct {
     int lent;     /* `waiters` is not from the heap: it is left behind when it is outgrown */
     int threads;  /* Python threads besides the forking one */
     int workers;  /* of them, those that others rely on (workers.c) */
+    AtWork *at_work; /* the first of these, if there is room: not from the heap */
+    int room_at_work;
     int news;     /* of those, the ones of a sort that no fork has told of yet */
     int failed;   /* out of memory: the look is not complete */
     /* Nothing was seen, and frames alone said so, no object that the forking thread could change since: it stays true

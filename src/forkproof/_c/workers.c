@@ -167,23 +167,23 @@ PyObject *list_of_workers(PyThreadState *self, int all)
     return list;
 }
 
-void keep_workers(PyThreadState *self)
+void keep_workers(const Look *l)
 {
-    PyThreadState *ts = PyInterpreterState_ThreadHead(PyThreadState_GetInterpreter(self));
-    for (; ts != NULL && n_kept < MAX_KEPT; ts = PyThreadState_Next(ts)) {
-        const CodeInfo *info = NULL;
-        Frame *frame = ts == self ? NULL : worker_frame(ts, &info);
-        if (frame == NULL) {
+    for (int i = 0; i < Py_MIN(l->workers, l->room_at_work) && n_kept < MAX_KEPT; i++) {
+        const PyThreadState *ts = l->at_work[i].thread;
+        Frame *frame = l->at_work[i].frame;
+        PyCodeObject *code = frame_code(frame);
+        const CodeInfo *info = code == NULL ? NULL : code_info(code);
+        if (info == NULL || !info->worker) {
             continue;
         }
-        PyCodeObject *code = frame_code(frame);
         kept[n_kept].entry = info->worker - 1;
         kept[n_kept].ident = (unsigned long)ts->thread_id;
         kept[n_kept].native_id = (unsigned long)ts->native_thread_id;
         kept[n_kept].code = (PyCodeObject *)Py_NewRef(code);
         kept[n_kept].n = read_locals(frame, code, kept[n_kept].locals);
-        for (int i = 0; i < kept[n_kept].n; i++) {
-            Py_XINCREF(kept[n_kept].locals[i]);
+        for (int k = 0; k < kept[n_kept].n; k++) {
+            Py_XINCREF(kept[n_kept].locals[k]);
         }
         n_kept++;
     }

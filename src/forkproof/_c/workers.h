@@ -2,7 +2,7 @@
 #ifndef FORKPROOF_WORKERS_H
 #define FORKPROOF_WORKERS_H
 
-#include "code.h"
+#include "look.h"
 
 /* What the catalogue calls the function that `code` is, from 1; 0 where it does not know it. Asked once for each code. */
 int worker_of(PyCodeObject *code);
@@ -14,8 +14,10 @@ int worker_is_news(const CodeInfo *info, Frame *frame);
  * no more; with `all` set, of every worker, and nothing changes. NULL with an exception set. */
 PyObject *list_of_workers(PyThreadState *self, int all);
 
-/* In the child, inside fork(), while the vanished threads' frames are still there: keeps their workers' variables alive. */
-void keep_workers(PyThreadState *self);
+/* In the child, inside fork(), while the vanished threads' frames are still there: keeps the variables alive of those that `l`
+ * has at work. The frames are those that the parent has seen: up to 3.12 a thread state leads to its frames by the thread's stack,
+ * and that may be another's by now, as a library's own handler (gRPC's) starts threads before this one. */
+void keep_workers(const Look *l);
 /* List of (entry, ident, native id, {local: object}) of what was kept; nothing is kept any more. */
 PyObject *kept_workers(void);
 

@@ -23,6 +23,8 @@ class Lineage:
     """The ids of the threads that forked it and its forebears: what these held, its main thread now has."""
     complete: bool
     """No other thread can have forked: all forebears are known, up to the program's start."""
+    vanished: int = 0
+    """How many threads its forebears had, all together, that were there at the forks and did not fork."""
     left: frozenset[int] = frozenset()
     """The threads of `origin.parent`, by the ids that it knows itself, that were there at the fork, without the one that forked."""
 
@@ -31,6 +33,7 @@ def lineage(process: Process) -> Lineage:
     """The origin of `process`, as far as it and its forebears may be looked at."""
     forking: set[int] = set()
     complete = True
+    vanished = 0
     origin: Origin | None = None
     left: frozenset[int] = frozenset()
     child = process
@@ -51,21 +54,21 @@ def lineage(process: Process) -> Lineage:
             found = [task for task in tasks if mine and robust_list(task.tid) == mine]
             forking |= {task.inner for task in found}
             complete &= len(found) == 1
+            # Ids are given in order: of two that were started in the same tick the thread came first.
+            older = [task for task in tasks if (task.started, task.tid) < (child.started, child.pid)]
+            remained = len([task for task in older if task not in found]) if found else max(0, len(older) - 1)
+            vanished += remained
             if child is process:
-                # Ids are given in order: of two that were started in the same tick the thread came first.
-                older = [task for task in tasks if (task.started, task.tid) < (process.started, process.pid)]
                 left = frozenset(task.inner for task in older if found and task not in found)
                 origin = _origin(
                     process,
                     parent=parent.pid,
                     command=parent.command,
                     threads=tuple(Thread(task.name, None, task.tid) for task in tasks),
-                    vanished=len(left)
-                    if found
-                    else max(0, sum(task.started < process.started for task in tasks) - 1),
+                    vanished=remained,
                 )
             child = parent
-        return Lineage(origin or _origin(process), frozenset(forking), complete, left)
+        return Lineage(origin or _origin(process), frozenset(forking), complete, vanished, left)
     finally:
         for parent in opened:
             parent.close()

@@ -14,7 +14,7 @@ import struct
 import sys
 import tomllib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.resources import files
@@ -222,6 +222,10 @@ class Process:
             raise self._gone()
         return sorted(found, key=lambda task: task.tid != self.pid)
 
+    def name_of(self, task: Task) -> str:
+        """What a person calls one of its threads."""
+        return "MainThread" if task.tid == self.pid else f"thread {task.tid} ({task.name})"
+
     def main_task(self) -> Task:
         """Its main thread."""
         task = self._task(self.pid)
@@ -264,6 +268,14 @@ class Process:
             raise LookupError(ident)
         return next((tid for tid, head in told.items() if head and 0 <= head - ident < 4096), None)
 
+    def robust_lists(self) -> list[int]:
+        """Where its threads have their lists of robust mutexes: each in the memory that begins at the thread's ident."""
+        try:
+            tids = [int(name) for name in os.listdir(f"{self._folder}/task")]
+        except OSError:
+            raise self._gone() from None
+        return [head for tid in tids if (head := robust_list(tid))]
+
     def descriptor(self, number: int) -> str:
         """What a descriptor is: a pipe, a socket, a terminal, a file."""
         try:
@@ -275,6 +287,32 @@ class Process:
             return f"a {kind}"
         kind, colon, rest = target.partition("anon_inode:")
         return f"a terminal ({target})" if target.startswith("/dev/pts/") else rest.strip("[]") or target
+
+    def other_ends(self, number: int) -> list[int] | None:
+        """The other processes that have the other end of a pipe; None for what is no pipe, or where one may not be looked at."""
+        try:
+            pipe = os.readlink(f"{self._folder}/fd/{number}")
+            writes = _flags(f"{self._folder}/fdinfo/{number}") & os.O_ACCMODE == os.O_WRONLY
+        except OSError:
+            return None
+        if not pipe.startswith("pipe:["):
+            return None
+        found = []
+        for pid in (int(name) for name in os.listdir("/proc") if name.isdecimal()):
+            try:
+                numbers = os.listdir(f"/proc/{pid}/fd") if pid != self.pid else ()
+            except PermissionError:
+                return None
+            except OSError:  # it has ended
+                continue
+            for one in numbers:
+                with suppress(OSError):
+                    if os.readlink(f"/proc/{pid}/fd/{one}") == pipe:
+                        mode = _flags(f"/proc/{pid}/fdinfo/{one}") & os.O_ACCMODE
+                        if mode == os.O_RDWR or (mode == os.O_WRONLY) != writes:
+                            found.append(pid)
+                            break
+        return found
 
     # Its memory.
 
@@ -318,6 +356,21 @@ class Process:
             raise self._gone() from None
 
 
+def library_at(address: int, regions: Sequence[Region]) -> str:
+    """The file whose variables lie at `address`: it is mapped there, or is the one that the zeroed memory follows."""
+    previous = ""
+    end = 0
+    for region in regions:
+        if region.path.startswith("/"):
+            previous = region.path
+        elif region.path or region.start != end:
+            previous = ""
+        end = region.end
+        if region.start <= address < region.end:
+            return previous
+    return ""
+
+
 def robust_list(tid: int) -> int | None:
     """The address of a thread's list of robust mutexes; None where the kernel does not tell."""
     number = _GET_ROBUST_LIST.get(platform.machine())
@@ -345,6 +398,10 @@ def family(pid: int) -> list[int]:
 def _read(path: str) -> str:
     with open(path, errors="replace") as file:
         return file.read()
+
+
+def _flags(path: str) -> int:
+    return int(_status(path)["flags"], 8)
 
 
 def _fields(stat: str) -> list[int]:
@@ -400,11 +457,12 @@ def _what_to_allow(pid: int) -> str:
     begin = f"not permitted to look at process {pid}"
     if not os.path.exists(f"/proc/{pid}"):
         return f"process {pid} ended while it was being read"
-    owner = os.stat(f"/proc/{pid}").st_uid
+    # Not the owner of its files: those are root's where it is not dumpable.
+    owner = int(_status(f"/proc/{pid}/status")["Uid"].split()[0])
     if os.geteuid() not in (0, owner):
         return f"{begin}, which belongs to another user; run the doctor as root or as user {owner}"
     try:
-        scope = int(_read("/proc/sys/kernel/yama/ptrace_scope"))
+        scope = int(_read("/proc/sys/kernel/yama/ptrace_scope"))  # Documentation/admin-guide/LSM/Yama.rst
     except (OSError, ValueError):
         scope = 0
     if os.geteuid() != 0 and scope == 1:
@@ -412,6 +470,8 @@ def _what_to_allow(pid: int) -> str:
             f"{begin}: Yama allows it for descendants only (kernel.yama.ptrace_scope is 1); run the doctor as root, or "
             "allow it with: sudo sysctl kernel.yama.ptrace_scope=0, or start the program by: forkproof run"
         )
+    if os.geteuid() != 0 and scope == 2:
+        return f"{begin}: Yama allows it to root only (kernel.yama.ptrace_scope is 2); run the doctor as root"
     if scope == 3:
         return f"{begin}: kernel.yama.ptrace_scope is 3, which forbids it to everybody until the machine restarts"
     if os.geteuid() == 0 and not _has_ptrace():

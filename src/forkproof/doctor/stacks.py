@@ -19,6 +19,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from pystack.types import NativeFrame, PyFrame, PyThread
 
 _OBJECT = re.compile(r"<(?P<kind>[\w.]+) at 0x(?P<address>[0-9a-f]+)>")
+_URGENT = -15  # niceness, where the doctor may have one (it is root)
 _LIMIT = 30.0  # seconds that reading may take
 _UNNAMED = {"???", ""}
 
@@ -144,7 +146,12 @@ def answer() -> None:
     """The other side: a question on stdin, the stacks or the reason why there are none on stdout."""
     given: Stacks | str
     try:
-        given = _read(*pickle.load(sys.stdin.buffer))
+        question = pickle.load(sys.stdin.buffer)
+        if question[-1] is True:
+            # A process stands still meanwhile: where others want the processors, not for the time that they take too.
+            with suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, 0, _URGENT)
+        given = _read(*question)
     except Unreadable as error:
         given = str(error)
     except Exception as error:  # pystack's own errors, and what its parser may raise

@@ -13,6 +13,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from forkproof.doctor import importlock
 from forkproof.doctor.native import NativeLock, lock_at
 from forkproof.doctor.objects import BUFFERED, LOCKS, Objects
 from forkproof.doctor.process import Process, Region, Task
@@ -33,6 +34,8 @@ class PythonLock:
     """The ident of the thread that has it, where the object says so."""
     kind: str
     """`import-lock` or `held-lock`."""
+    is_certain: bool = True
+    """The owner was read where the lock has it; otherwise it was guessed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,9 @@ class Wait:
     things: frozenset[int] = frozenset()
     """The objects of which one has to answer, where another thread is to see to it: a future, a queue, an event loop."""
 
+    joined: int | None = None
+    """The thread whose end it waits for, by the id that the process itself knows, where that is seen."""
+
     @property
     def is_lock(self) -> bool:
         """Somebody has to let go of something."""
@@ -65,6 +71,8 @@ def wait_of(
     wait = _wait(task, stack, process, regions, objects, named)
     if not objects or not named or not frame or wait.kind not in (named["kind"], "system"):
         return wait
+    if thread := frame.variables.get(named.get("joins", "")):
+        wait = replace(wait, joined=objects.number(objects.attributes(thread.address).get("_native_id", 0)))
     variables = {name: variable.address for name, variable in frame.variables.items()}
     things = {thing for path in named.get("things", ()) for thing in objects.follow(path, variables)}
     answering = {
@@ -120,12 +128,23 @@ def _wait(
     if stack.is_inside("take_gil"):
         return Wait("gil", "waits for the GIL, which another thread has")
     if not task.call.is_futex:
-        return Wait("system", _in_words(task, process, named))
+        words = _in_words(task, process, named)
+        if (
+            task.call.name not in ("read", "write")
+            or (others := process.other_ends(task.call.arguments[0])) is None
+        ):
+            return Wait("system", words)
+        if not others:
+            return Wait("vanished-worker", f"{words} whose other end no other process has", for_ever=True)
+        return Wait("system", f"{words} whose other end process {', '.join(map(str, others[:3]))} has")
     native = lock_at(task.call.address, stack.native, regions, process.read)
     joins = native.kind == "thread"  # the kernel ends this wait, when that thread has ended
     for_ever = not task.call.timed and (task.call.is_private or joins)
     parked = objects.parked_at(task.call.address) if objects else 0
-    if objects and (lock := _import_lock(stack.python, objects)):
+    if objects and (lock := _module_lock(stack.python, objects)):
+        return Wait(lock.kind, f"waits for {lock.what}", for_ever, lock, native, parked)
+    if objects and importlock.is_asked_for(stack):
+        lock = _import_lock(task.call.address, parked, process, regions, objects.version)
         return Wait(lock.kind, f"waits for {lock.what}", for_ever, lock, native, parked)
     if native.kind in ("mutex", "rwlock", "thread"):
         return Wait("native-call", f"waits for {_native_in_words(native)}", for_ever, None, native)
@@ -135,9 +154,13 @@ def _wait(
         return Wait(named["kind"], f"waits{limit} for {named['what']}", for_ever, lock, native, parked)
     if lock:
         return Wait("held-lock", f"waits{limit} for {lock.what}", for_ever, lock, native, parked)
+    if objects and (queue := _simple_queue(stack.python, task.call.address, parked, objects)):
+        what = f"waits{limit} for an item of a SimpleQueue"
+        return Wait("vanished-worker", what, for_ever, None, native, parked, frozenset({queue}))
     if not stack.python or _is_foreign(native):
         who = f", in {_called(native)}" if native.caller else ""
-        return Wait("vanished-worker", f"waits{limit} for another thread{who}", for_ever, None, native)
+        whom = "another thread" if task.call.is_private else "another process or thread"
+        return Wait("vanished-worker", f"waits{limit} for {whom}{who}", for_ever, None, native)
     lock = _anywhere(task.call.address, parked, regions, objects) if objects and for_ever else None
     what = lock.what if lock else "a lock of Python's"
     return Wait("held-lock", f"waits{limit} for {what}", for_ever, lock, native, parked)
@@ -167,7 +190,11 @@ def _in_words(task: Task, process: Process, named: dict[str, Any] | None) -> str
     words = task.call.words
     if "{fd}" in words:
         words = words.replace("{fd}", process.descriptor(task.call.arguments[0]))
-    if not named or named["kind"] in ("held-lock", "vanished-worker", "notification"):
+    if (
+        not named
+        or named["kind"] in ("held-lock", "vanished-worker", "notification")
+        or named["what"] in words
+    ):
         return words
     return f"waits for {named['what']} ({words})"
 
@@ -200,7 +227,15 @@ def _named(frames: Sequence[PythonFrame]) -> tuple[dict[str, Any] | None, Python
     return found
 
 
-def _import_lock(frames: Sequence[PythonFrame], objects: Objects) -> PythonLock | None:
+def _import_lock(
+    futex: int, parked: int, process: Process, regions: Sequence[Region], version: tuple[int, int]
+) -> PythonLock:
+    root = f"/proc/{process.pid}/root"
+    found = importlock.find(futex, parked, version, regions, process.read, root, process.robust_lists)
+    return PythonLock("the import lock", found.address, found.owner, "import-lock", found.is_certain)
+
+
+def _module_lock(frames: Sequence[PythonFrame], objects: Objects) -> PythonLock | None:
     """The module lock that the innermost frame acquires."""
     if not frames or frames[0].file != _IMPORTLIB or frames[0].function != "acquire":
         return None
@@ -230,6 +265,15 @@ def _lock(frames: Sequence[PythonFrame], futex: int, parked: int, objects: Objec
                     for deeper in objects.attributes(attribute).values():
                         if matches(deeper):
                             return _python_lock(f"the lock of {inner!r} of {variable.kind}", deeper, objects)
+    return None
+
+
+def _simple_queue(frames: Sequence[PythonFrame], futex: int, parked: int, objects: Objects) -> int | None:
+    """The queue written in C that the innermost frame waits for: its get() has no frame, and its lock no owner."""
+    for variable in frames[0].variables.values() if frames else ():
+        for one in (variable.address, *objects.attributes(variable.address).values()):
+            if objects.kind(one) == "_queue.SimpleQueue" and objects.is_waited_for_at(one, futex, parked):
+                return one
     return None
 
 

@@ -118,7 +118,7 @@ def _verdict(found: Diagnosis) -> tuple[str, str]:
             return "deadlock, likely", "bad"
         case "unknown":
             return "stands still; whether for ever cannot be told", "doubt"
-    return "not a deadlock", "good"
+    return found.cause.partition(":")[0], "good"
 
 
 def _ago(seconds: float) -> str:
