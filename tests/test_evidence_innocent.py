@@ -186,9 +186,8 @@ def test_every_line_and_opcode_of_a_function_is_read_right(stage: Stage) -> None
     gates = [stage.gate()]
 
     def body() -> None:
-        sys._getframe().f_trace_opcodes = (
-            True  # 3.12 tells of opcodes only if some frame asked before settrace()
-        )
+        # 3.12 tells of opcodes only if some frame asked before settrace().
+        sys._getframe().f_trace_opcodes = True
         sys.settrace(watch)
         target()
         sys.settrace(None)
