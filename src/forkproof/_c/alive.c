@@ -10,7 +10,7 @@
  *
  * That an address can be read the kernel says, in a call that fails without doing anything.
  */
-#include "alive.h"
+#include "interp.h"
 #include <errno.h>
 #include <limits.h>
 #include <stdint.h>
@@ -20,8 +20,9 @@
 #include <sys/syscall.h>
 #endif
 
+#if !defined(FORKPROOF_UNKNOWN_INTERPRETER) && PY_VERSION_HEX < 0x030E0000
+
 #define PAGE 4096 /* no system has smaller ones */
-#define REMEMBERED 512
 
 #if defined(__SANITIZE_ADDRESS__)
 #define READS_WHAT_WAS_FREED __attribute__((no_sanitize("address"), noinline))
@@ -29,18 +30,20 @@
 #define READS_WHAT_WAS_FREED
 #endif
 
-static uintptr_t mapped[REMEMBERED], types[REMEMBERED]; /* 0: none */
+/* 0: none. In one page: each that a fork writes to costs a fault after the fork before. */
+static struct {
+    uintptr_t mapped[384], types[128];
+} known __attribute__((aligned(PAGE)));
 
 void begin_to_look(void)
 {
-    memset(mapped, 0, sizeof(mapped));
-    memset(types, 0, sizeof(types));
+    memset(&known, 0, sizeof(known));
 }
 
 static int is_mapped(uintptr_t address)
 {
-    uintptr_t page = address / PAGE, *known = &mapped[page % REMEMBERED];
-    if (*known != page) {
+    uintptr_t page = address / PAGE, *entry = &known.mapped[page % Py_ARRAY_LENGTH(known.mapped)];
+    if (*entry != page) {
 #ifdef __linux__
         /* The set is read before `how` is looked at, which is none (kernel/signal.c, sys_rt_sigprocmask). */
         int before = errno, faulty = syscall(SYS_rt_sigprocmask, -1, page * PAGE, NULL, 8) != 0 && errno == EFAULT;
@@ -49,7 +52,7 @@ static int is_mapped(uintptr_t address)
             return 0;
         }
 #endif
-        *known = page;
+        *entry = page;
     }
     return 1;
 }
@@ -70,8 +73,8 @@ READS_WHAT_WAS_FREED static uintptr_t type_of(uintptr_t address)
 
 READS_WHAT_WAS_FREED static int is_type(uintptr_t address)
 {
-    uintptr_t *known = &types[address / 16 % REMEMBERED];
-    if (address != 0 && *known == address) {
+    uintptr_t *entry = &known.types[address / 16 % Py_ARRAY_LENGTH(known.types)];
+    if (address != 0 && *entry == address) {
         return 1;
     }
     if (!has_count(address) || !is_mapped(address + sizeof(PyTypeObject) - 1)) {
@@ -82,7 +85,7 @@ READS_WHAT_WAS_FREED static int is_type(uintptr_t address)
         !(((const volatile PyTypeObject *)its)->tp_flags & Py_TPFLAGS_TYPE_SUBCLASS)) {
         return 0;
     }
-    *known = address;
+    *entry = address;
     return 1;
 }
 
@@ -90,3 +93,5 @@ int is_alive(const void *address)
 {
     return has_count((uintptr_t)address) && is_type(type_of((uintptr_t)address));
 }
+
+#endif

@@ -4,11 +4,20 @@
 
 #include <Python.h>
 
+#if PY_VERSION_HEX < 0x030E0000
+
 /* No address does harm, and what is there is read only as far as needed. An object in the middle of its deallocation is not
  * alive. Holds for as long as the GIL is held and no code of the program's runs. */
 int is_alive(const void *address);
 
-/* Forgets what has been found to be mapped: before each look, since the program may have given memory back. */
+/* Forgets what has been found to be mapped: before slots are read again, since the program may have given memory back. */
 void begin_to_look(void);
 
+#else /* frames say how much of their stack is in use */
+
+static inline void begin_to_look(void)
+{
+}
+
+#endif
 #endif

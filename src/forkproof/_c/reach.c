@@ -234,6 +234,7 @@ static void count_threads(PyThreadState *self)
 
 static void build(PyThreadState *self)
 {
+    begin_to_look(); /* the last look may be of a fork before, and memory have been given back since */
     graph.n = 0;
     memset(graph.table, 0, sizeof(graph.table));
     PyThreadState *ts = PyInterpreterState_ThreadHead(PyThreadState_GetInterpreter(self));
