@@ -76,16 +76,19 @@ class _Seconds(click.FloatRange):
         return seconds
 
 
-def _hang_after(help: str) -> Callable[[_Function], _Function]:
-    """The option --hang-after, which says something else of each command that has it."""
-    return click.option(
-        "--hang-after",
-        metavar="SECONDS",
-        type=_Seconds(min=0, min_open=True),
-        default=5.0,
-        show_default=True,
-        help=help,
-    )
+def _seconds(name: str, above: _Seconds, default: float) -> Callable[[str], Callable[[_Function], _Function]]:
+    """An option that several commands have, with the same default, and of which each says something else."""
+
+    def option(help: str) -> Callable[[_Function], _Function]:
+        return click.option(
+            name, metavar="SECONDS", type=above, default=default, show_default=True, help=help
+        )
+
+    return option
+
+
+_wait = _seconds("--wait", _Seconds(min=0), 1.0)
+_hang_after = _seconds("--hang-after", _Seconds(min=0, min_open=True), 5.0)
 
 
 def _page_options(command: _Function) -> _Function:
@@ -145,14 +148,7 @@ class _ProgramCommand(click.Command):
     show_default=True,
     help="At a fork at risk: observe only reports it, wait waits for a safe moment, raise refuses it.",
 )
-@click.option(
-    "--wait",
-    metavar="SECONDS",
-    type=_Seconds(min=0),
-    default=1.0,
-    show_default=True,
-    help="How long one fork may wait for a safe moment.",
-)
+@_wait("How long one fork may wait for a safe moment.")
 @click.option("--no-repair", is_flag=True, help="Leave the child as it is, whatever could not be waited for.")
 @_hang_after("How long a thread of a child waits for what the fork left behind before that is called a hang.")
 @click.option(
@@ -298,14 +294,7 @@ def _settings(ctx: click.Context, param: click.Parameter, value: str | None) -> 
     show_default=True,
     help="As of run; wait: whether it still hangs where forks are made safe; none: without Forkproof inside.",
 )
-@click.option(
-    "--wait",
-    metavar="SECONDS",
-    type=_Seconds(min=0),
-    default=1.0,
-    show_default=True,
-    help="How long one fork may wait for a safe moment, under policy wait.",
-)
+@_wait("How long one fork may wait for a safe moment, under policy wait.")
 @click.option(
     "--limit",
     metavar="SECONDS",

@@ -13,7 +13,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from statistics import median
-from typing import TYPE_CHECKING, Literal, TextIO
+from typing import TYPE_CHECKING, Literal, TextIO, TypeVar
 
 from forkproof.model import (
     Born,
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 _COLOURS = {"bad": "bold red", "doubt": "bold yellow", "good": "bold green", "code": "cyan", "dim": "dim"}
 
 _Key = tuple[str, int | None, str, str, bool]
+_Told = TypeVar("_Told")
 
 
 class Terminal(Renderer):
@@ -135,12 +136,9 @@ class Terminal(Renderer):
         seen = _grouped(fork.hazards)
         for same in seen:
             key = fork.where.file, fork.where.line, same[0].kind, same[0].what, same[0].cleared
-            self._seen[key] += 1
-            if self._seen[key] == 1:
+            what = f"{place(fork.where)}: {clean(same[0].what)}"
+            if not self._recurs(self._seen, key, f"{what}, as above, at", "forks now"):
                 new.append(same)
-            elif _is_milestone(self._seen[key]):
-                text = f"{clean(same[0].what)}, as above, at {self._seen[key]} forks now"
-                self._say((f"forkproof: {place(fork.where)}: {text}", "dim"))
         if not new and (fork.hazards or fork.risk == "none"):
             return
         self._headline(fork)
@@ -219,14 +217,17 @@ class Terminal(Renderer):
             self._stack(hang.hazard.stack)
         self._say()
 
+    def _recurs(self, counts: Counter[_Told], key: _Told, what: str, how_often: str) -> bool:
+        """Count it; if it was told before, say at each milestone how often it has come."""
+        counts[key] += 1
+        if _is_milestone(counts[key]):
+            self._say((f"forkproof: {what} {counts[key]} {how_often}", "dim"))
+        return counts[key] > 1
+
     def _shared_connection(self, shared: SharedConnection) -> None:
         """One paragraph for each place and peer; what recurs is counted."""
         key = shared.stack[:1], shared.connection.peer, shared.operation
-        self._shared[key] += 1
-        if self._shared[key] > 1:
-            if _is_milestone(self._shared[key]):
-                text = f"shared connection, as above, in {self._shared[key]} processes now"
-                self._say((f"forkproof: {text}", "dim"))
+        if self._recurs(self._shared, key, "shared connection, as above, in", "processes now"):
             return
         known = next(
             (frame for frame in shared.stack if frame.line), shared.stack[0] if shared.stack else None
@@ -247,11 +248,7 @@ class Terminal(Renderer):
     def _doubled_output(self, doubled: DoubledOutput) -> None:
         """One paragraph for each file and place that forks; what recurs is counted."""
         key = doubled.where, doubled.file, doubled.fd
-        self._doubled[key] += 1
-        if self._doubled[key] > 1:
-            if _is_milestone(self._doubled[key]):
-                text = f"output written twice, as above, {self._doubled[key]} times now"
-                self._say((f"forkproof: {text}", "dim"))
+        if self._recurs(self._doubled, key, "output written twice, as above,", "times now"):
             return
         who = f": {clean(output(doubled))}: "
         did = "written twice" if doubled.writers == 2 else f"written {doubled.writers} times"
