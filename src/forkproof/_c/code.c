@@ -40,6 +40,8 @@ static const struct {
 #undef OP
 };
 
+#define LOOKS_TO_DECIDE 16
+
 static CodeInfo nothing = {.boring = 1};
 
 Recent recent[RECENT];
@@ -55,7 +57,7 @@ static void release_info(void *extra)
         PyMem_RawFree(info->units);
         PyMem_RawFree(info->sites);
         PyMem_RawFree(info->regions);
-        PyMem_RawFree(info->self_calls);
+        PyMem_RawFree(info->calls);
         PyMem_RawFree(info);
     }
 }
@@ -1089,7 +1091,7 @@ static CodeInfo *read_code(PyCodeObject *code)
         return &nothing;
     }
     info->code = code;
-    info->n_self_calls = -1;
+    info->n_calls = -1;
     Reader r = {.info = info, .code = code};
     int failed = decode(info, code) < 0;
     r.work = PyMem_RawMalloc(sizeof(int) * (size_t)(info->n_units + 1));
@@ -1184,6 +1186,7 @@ static CodeInfo *read_code(PyCodeObject *code)
         release_info(info);
         return &nothing;
     }
+    info->undecided = info->importlib || info->wait || info->permit || info->exits || info->enters ? 0 : LOOKS_TO_DECIDE;
     note_quiet(info);
     /* Units among the caches answer as their instruction does. */
     for (int i = 0; i < info->n_units; i++) {
@@ -1419,10 +1422,14 @@ PyObject *evaluate(const Expression *e, PyCodeObject *code, Frame *frame)
     return object == NULL ? NULL : follow(e, code, object);
 }
 
-/* The same with `first` in place of the first parameter, for reading a method of an object that is not running. */
-PyObject *evaluate_on(const Expression *e, PyCodeObject *code, PyObject *first)
+PyObject *evaluate_on(const Expression *e, PyCodeObject *code, PyObject *first, PyObject *globals)
 {
-    if (e->base != BASE_LOCAL && e->base != BASE_CELL) {
+    if (e->base == BASE_GLOBAL && globals != NULL && PyDict_CheckExact(globals)) {
+        PyObject *name = code_name(code, e->index);
+        PyObject *object = name == NULL ? NULL : PyDict_GetItemWithError(globals, name);
+        return object == NULL ? NULL : follow(e, code, object);
+    }
+    if ((e->base != BASE_LOCAL && e->base != BASE_CELL) || first == NULL) {
         return NULL;
     }
     return e->index == 0 ? follow(e, code, first) : NULL;
@@ -1497,31 +1504,60 @@ PyObject *expression_text(PyCodeObject *code, int unit)
     return join(&e, code, end);
 }
 
-static void find_self_calls(CodeInfo *info, PyCodeObject *code)
+static void find_calls(CodeInfo *info, PyCodeObject *code)
 {
     int room = 0;
-    info->n_self_calls = 0;
+    info->n_calls = 0;
     for (int at = 0; at < info->n_units; at = next_unit(info, at)) {
         int op = info->units[at].op;
         if (info->units[at].depth < 0 || op == PRECALL || !(is_call(op) || op == CALL_FUNCTION_EX)) {
             continue;
         }
-        SelfCall call = {.unit = at};
+        NamedCall call = {.unit = at};
         call.method = parse_callee(info, code, at, &call.expression);
-        if (call.method < 0 || call.expression.index != 0 ||
-            (call.expression.base != BASE_LOCAL && call.expression.base != BASE_CELL)) {
+        if (call.method < 0 && call.method != BARE) {
             continue;
         }
-        if (info->n_self_calls == room) {
+        call.method = Py_MAX(call.method, -1);
+        if (info->n_calls == room) {
             room = room ? room * 2 : 4;
-            SelfCall *grown = PyMem_RawRealloc(info->self_calls, sizeof(SelfCall) * (size_t)room);
+            NamedCall *grown = PyMem_RawRealloc(info->calls, sizeof(NamedCall) * (size_t)room);
             if (grown == NULL) {
                 return;
             }
-            info->self_calls = grown;
+            info->calls = grown;
         }
-        info->self_calls[info->n_self_calls++] = call;
+        info->calls[info->n_calls++] = call;
     }
+}
+
+CodeInfo *code_calls(PyCodeObject *code)
+{
+    CodeInfo *info = (CodeInfo *)code_info(code);
+    if (info->n_calls < 0) {
+        find_calls(info, code);
+    }
+    return info;
+}
+
+static int names_role(PyCodeObject *code, CallRole role)
+{
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(code->co_names); i++) {
+        if (role_of(PyTuple_GET_ITEM(code->co_names, i)) == role) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+int code_acquires(PyCodeObject *code)
+{
+    return names_role(code, CALL_ACQUIRE);
+}
+
+int code_releases(PyCodeObject *code)
+{
+    return names_role(code, CALL_RELEASE);
 }
 
 int called_local(const CodeInfo *info, PyCodeObject *code, int local, int *pops)
@@ -1547,12 +1583,13 @@ int called_local(const CodeInfo *info, PyCodeObject *code, int local, int *pops)
 
 int code_self_calls(PyCodeObject *code, CallVisitor visitor, void *context)
 {
-    CodeInfo *info = (CodeInfo *)code_info(code);
-    if (info->n_self_calls < 0) {
-        find_self_calls(info, code);
-    }
-    for (int i = 0; i < info->n_self_calls; i++) {
-        const SelfCall *call = &info->self_calls[i];
+    const CodeInfo *info = code_calls(code);
+    for (int i = 0; i < info->n_calls; i++) {
+        const NamedCall *call = &info->calls[i];
+        if (call->method < 0 || call->expression.index != 0 ||
+            (call->expression.base != BASE_LOCAL && call->expression.base != BASE_CELL)) {
+            continue;
+        }
         int stop = visitor(context, code, &call->expression, code_name(code, call->method), call->unit);
         if (stop) {
             return stop;

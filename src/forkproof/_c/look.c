@@ -16,7 +16,9 @@
 #define MAX_LET_GO 16
 
 static PyObject *name_enter, *name_exit, *name_aenter, *name_aexit, *name_gen, *name_exit_callbacks, *name_owner, *name_buffer, *name_func,
-    *name_file, *name_release, *name_args, *name_lock, *name_next, *name_init;
+    *name_file, *name_release, *name_args, *name_lock, *name_next, *name_init, *name_function;
+
+static unsigned looks; /* how many there have been */
 
 static PyObject *module_locks; /* importlib._bootstrap._module_locks */
 static PyTypeObject *text_type;
@@ -62,6 +64,8 @@ typedef struct {
     PyObject *left, *entered;       /* the manager that an __exit__, or an __enter__, further in was found to be of */
     PyObject *returned;             /* semaphore whose release(), further in, has given the permit back already */
     int importing;
+    int wide;                       /* calls of whatever the frame can name are read, not only those of its first parameter */
+    int attempted;                  /* one of the calls that take a lock may have failed to */
     int steps;                      /* of resolving managers in one frame, against pathological objects */
 } Thread;
 
@@ -86,6 +90,7 @@ int look_init(void)
         {&name_exit_callbacks, "_exit_callbacks"}, {&name_owner, "owner"}, {&name_buffer, "buffer"},
         {&name_func, "func"}, {&name_args, "args"}, {&name_file, "file"}, {&name_release, "release"},
         {&name_lock, "lock"}, {&name_next, "__next__"}, {&name_init, "__init__"},
+        {&name_function, "__func__"},
     };
     for (size_t i = 0; i < Py_ARRAY_LENGTH(names); i++) {
         *names[i].slot = PyUnicode_InternFromString(names[i].text);
@@ -484,7 +489,7 @@ static int visit_call(void *context, PyCodeObject *code, const Expression *e, Py
         }
         return 0;
     }
-    PyObject *target = evaluate_on(e, code, r->object);
+    PyObject *target = evaluate_on(e, code, r->object, NULL);
     if (target == NULL) {
         return 0;
     }
@@ -542,6 +547,7 @@ static void resolve_exit_stack(Thread *t, const Place *p, State state, PyObject 
 static int locks_behind(Thread *t, PyObject *object, PyObject **locks, int room);
 static void sight_manager(Thread *t, const Place *p, State state, PyObject *manager, int nesting);
 static void sight_iterator(Thread *t, const Place *p, State state, PyObject *object, int nesting);
+static void sight_kept(Thread *t, const Place *p, int base);
 
 /* What a frame that stands in `yield from` or `await` has handed on to. */
 static void sight_delegate(Thread *t, const Place *p, State state, int nesting)
@@ -683,8 +689,59 @@ static void sight_manager(Thread *t, const Place *p, State state, PyObject *mana
  * Whether what is being left has been let go of already
  */
 
-static int held_in(Thread *t, Frame *frame, PyCodeObject *code, PyObject *first, PyObject *lock, int begins, int unit,
-                   int nesting, int *at_unit);
+/* Of whom the locks are that a function takes or lets go of: its frame, or what its parameter and its globals would be. */
+typedef struct {
+    Frame *frame;
+    PyObject *first, *globals;
+} Variables;
+
+static PyObject *value_of(const Expression *e, PyCodeObject *code, const Variables *v)
+{
+    return v->frame != NULL ? evaluate(e, code, v->frame) : evaluate_on(e, code, v->first, v->globals);
+}
+
+/* A function in Python and its first parameter, NULL where that is not known. */
+typedef struct {
+    PyObject *function, *first;
+} Target;
+
+/* What `object.method()`, or `object()` if there is no method, runs. `function` is NULL if that is nothing in Python. */
+static Target target_of(PyObject *object, PyObject *method)
+{
+    Target target = {NULL, NULL};
+    if (method == NULL || PyModule_CheckExact(object)) {
+        PyObject *called = method == NULL ? object : plain_attribute(object, method);
+        if (called != NULL && PyMethod_Check(called)) {
+            target = (Target){PyMethod_GET_FUNCTION(called), PyMethod_GET_SELF(called)};
+        }
+        else {
+            target.function = called;
+        }
+    }
+    else {
+        target.function = _PyType_Lookup(PyType_Check(object) ? (PyTypeObject *)object : Py_TYPE(object), method);
+        PyTypeObject *kind = target.function == NULL ? NULL : Py_TYPE(target.function);
+        if (kind == &PyStaticMethod_Type) {
+            target.function = plain_attribute(target.function, name_function);
+        }
+        else if (kind == &PyClassMethod_Type) {
+            target.function = plain_attribute(target.function, name_function);
+            target.first = PyType_Check(object) ? object : (PyObject *)Py_TYPE(object);
+        }
+        else if (!PyType_Check(object)) {
+            target.first = object;
+        }
+    }
+    int runs = target.function != NULL && PyFunction_Check(target.function);
+    if (runs) {
+        int flags = ((PyCodeObject *)PyFunction_GET_CODE(target.function))->co_flags;
+        runs = !(flags & (CO_GENERATOR | CO_ASYNC_GENERATOR)); /* those run when somebody goes on with them */
+    }
+    return runs ? target : (Target){NULL, NULL};
+}
+
+static int held_in(Thread *t, Variables v, PyCodeObject *code, PyObject *lock, int begins, int unit, int nesting,
+                   int *at_unit);
 
 static int effect_of_function(Thread *t, PyObject *function, PyObject *first, PyObject *lock, int begins, int nesting)
 {
@@ -693,12 +750,20 @@ static int effect_of_function(Thread *t, PyObject *function, PyObject *first, Py
     if (nesting > 3 || ++t->steps > 200) {
         return 0;
     }
-    int set = held_in(t, NULL, code, first, lock, HELD, -1, nesting + 1, &effect);
+    Variables v = {.first = first, .globals = PyFunction_GET_GLOBALS(function)};
+    int set = held_in(t, v, code, lock, HELD, -1, nesting + 1, &effect);
     if (set & LET_GO) {
         return set == LET_GO ? LETS_GO : MAY_LET_GO;
     }
-    set = begins == HELD ? 0 : held_in(t, NULL, code, first, lock, LET_GO, -1, nesting + 1, &effect);
+    set = begins == HELD ? 0 : held_in(t, v, code, lock, LET_GO, -1, nesting + 1, &effect);
     return set == HELD ? TAKES : 0;
+}
+
+/* Whether it is a call of a method of the first parameter, or of an attribute of it. */
+static int is_on_first(const NamedCall *call)
+{
+    return call->method >= 0 && call->expression.index == 0 &&
+           (call->expression.base == BASE_LOCAL || call->expression.base == BASE_CELL);
 }
 
 /* What `object.method()` does to a lock, if that is held (`begins`) or not. */
@@ -713,11 +778,11 @@ static int effect_of_call(Thread *t, PyObject *object, PyObject *method, PyObjec
     Kind kind = kind_of(object);
     PyObject *target = object;
     if (kind == KIND_NONE) {
-        PyObject *function = _PyType_Lookup(Py_TYPE(object), method);
-        if (function != NULL && PyFunction_Check(function)) {
-            return effect_of_function(t, function, object, lock, begins, nesting);
+        Target called = target_of(object, method);
+        if (called.function != NULL) {
+            return effect_of_function(t, called.function, called.first, lock, begins, nesting);
         }
-        target = function == NULL ? lock_behind(object, method, &role) : NULL;
+        target = _PyType_Lookup(Py_TYPE(object), method) == NULL ? lock_behind(object, method, &role) : NULL;
     }
     if (target != lock) {
         return 0;
@@ -727,8 +792,8 @@ static int effect_of_call(Thread *t, PyObject *object, PyObject *method, PyObjec
 
 typedef struct {
     Thread *thread;
-    Frame *frame;
-    PyObject *first, *lock;
+    Variables variables;
+    PyObject *lock;
     uint8_t *effects;
     int begins, nesting, any;
 } Effects;
@@ -741,36 +806,50 @@ static void add_effect(Effects *e, int unit, int effect)
     }
 }
 
-static int visit_effect(void *context, PyCodeObject *code, const Expression *expression, PyObject *method, int unit)
+static void effect_of_named(Effects *e, PyCodeObject *code, const NamedCall *call)
 {
-    Effects *e = context;
+    const Expression *expression = &call->expression;
+    PyObject *method = call->method < 0 ? NULL : code_name(code, call->method);
     if (expression->super) {
-        PyObject *first = e->frame != NULL ? first_local(e->frame) : e->first;
+        const Variables *v = &e->variables;
+        PyObject *first = v->frame != NULL ? first_local(v->frame) : v->first;
         PyObject *function = first == NULL || method == NULL ? NULL : function_behind(first, code, method);
         if (function != NULL) {
-            add_effect(e, unit, effect_of_function(e->thread, function, first, e->lock, e->begins, e->nesting));
+            add_effect(e, call->unit, effect_of_function(e->thread, function, first, e->lock, e->begins, e->nesting));
         }
-        return 0;
+        return;
     }
-    PyObject *object = e->frame != NULL ? evaluate(expression, code, e->frame) : evaluate_on(expression, code, e->first);
-    add_effect(e, unit, effect_of_call(e->thread, object, method, e->lock, e->begins, e->nesting));
-    return 0;
+    PyObject *object = value_of(expression, code, &e->variables);
+    if (method != NULL) {
+        add_effect(e, call->unit, effect_of_call(e->thread, object, method, e->lock, e->begins, e->nesting));
+    }
+    else if (object != NULL) {
+        Target called = target_of(object, NULL);
+        if (called.function != NULL) {
+            add_effect(e, call->unit,
+                       effect_of_function(e->thread, called.function, called.first, e->lock, e->begins, e->nesting));
+        }
+    }
 }
 
-/* Whether `lock`, which is held or not when `code` begins, is held when that comes to `unit` (-1: when it returns), in `frame` or
- * with `first` as its first parameter: HELD, LET_GO, or both where that depends on the way it took, or where it is not seen
- * to do anything about it. `at_unit`: what the call at `unit` will do; -1 where no call does anything. */
-static int held_in(Thread *t, Frame *frame, PyCodeObject *code, PyObject *first, PyObject *lock, int begins, int unit,
-                   int nesting, int *at_unit)
+/* Whether `lock`, which is held or not when `code` begins, is held when that comes to `unit` (-1: when it returns): HELD, LET_GO,
+ * or both where that depends on the way it took, or where it is not seen to do anything about it. `at_unit`: what the call
+ * at `unit` will do; -1 where no call does anything. */
+static int held_in(Thread *t, Variables v, PyCodeObject *code, PyObject *lock, int begins, int unit, int nesting,
+                   int *at_unit)
 {
-    const CodeInfo *info = code_info(code);
-    Effects e = {t, frame, first, lock, PyMem_RawCalloc((size_t)info->n_units + 1, 1), begins, nesting, 0};
+    const CodeInfo *info = code_calls(code);
+    Effects e = {t, v, lock, PyMem_RawCalloc((size_t)info->n_units + 1, 1), begins, nesting, 0};
     int set = unit < 0 || begins == LET_GO ? begins : HELD | LET_GO;
     *at_unit = -1;
     if (e.effects == NULL) {
         return HELD | LET_GO;
     }
-    code_self_calls(code, visit_effect, &e);
+    for (int i = 0; i < info->n_calls; i++) {
+        if (t->wide || is_on_first(&info->calls[i])) {
+            effect_of_named(&e, code, &info->calls[i]);
+        }
+    }
     for (int i = 0; i < info->n_sites; i++) {
         const CallSite *site = &info->sites[i];
         int released = site->role == CALL_RELEASE;
@@ -778,12 +857,13 @@ static int held_in(Thread *t, Frame *frame, PyCodeObject *code, PyObject *first,
             continue;
         }
         const Expression *expression = &info->expressions[site->expression];
-        PyObject *object = frame != NULL ? evaluate(expression, code, frame) : evaluate_on(expression, code, first);
+        PyObject *object = value_of(expression, code, &v);
         if (released) {
             add_effect(&e, site->unit, effect_of_call(t, object, name_release, lock, begins, nesting));
         }
         else if (object == lock) {
             add_effect(&e, site->unit, TAKES);
+            t->attempted |= site->arguments > 0;
         }
     }
     if (e.any) {
@@ -827,7 +907,7 @@ static int held_at(Thread *t, Frame *frame, PyObject *lock, int begins, int nest
     }
     Place p = {.frame = frame, .code = code, .info = info, .unit = unit};
     int base = unit - info->units[unit].back, effect, through_c;
-    int set = held_in(t, frame, code, NULL, lock, begins, base, nesting, &effect);
+    int set = held_in(t, (Variables){.frame = frame}, code, lock, begins, base, nesting, &effect);
     if (effect == 0 || (effect == TAKES) != (begins == LET_GO)) {
         return set;
     }
@@ -1878,7 +1958,7 @@ int sight_unseen(Look *l, PyThreadState *thread, PyObject *rlock, int certain)
     PyCodeObject *code = frame_code(frame);
     *s = (Sighting){
         .thread = thread, .state = STATE_HOLDS, .kind = KIND_RLOCK, .certain = (unsigned)certain, .subject = rlock,
-        .entry = -1, .frame = frame, .code = code, .unit = frame_unit(frame, code), .named_at = -1,
+        .entry = ENTRY_UNSEEN, .frame = frame, .code = code, .unit = frame_unit(frame, code), .named_at = -1,
     };
     return 1;
 }
@@ -2163,9 +2243,239 @@ static void sight_frame(Thread *t, Frame *frame, PyCodeObject *code, const CodeI
         }
     }
     sight_frame_locks(t, &p, STATE_HOLDS, 0);
+    if (info->keeps) {
+        sight_kept(t, &p, base);
+    }
     if (inner == NULL) {
         sight_delegate(t, &p, STATE_HOLDS, 0); /* it is stopped before it goes on with what it waits for */
     }
+}
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Locks that one function takes and another lets go of, called by a third: `store.begin()` ... `store.commit()`
+ */
+
+/* Whether the code may return with a lock held that it has taken, as far as its own calls of acquire() say. */
+static int returns_with_lock(PyCodeObject *code)
+{
+    const CodeInfo *info = code_info(code);
+    for (int i = 0; i < info->n_sites && !info->wait && !info->permit; i++) {
+        const CallSite *site = &info->sites[i];
+        const Expression *e = site->expression < 0 ? NULL : &info->expressions[site->expression];
+        if (site->role != CALL_ACQUIRE || e == NULL || !(e->base == BASE_GLOBAL || e->index == 0)) {
+            continue;
+        }
+        uint8_t *effects = PyMem_RawCalloc((size_t)info->n_units + 1, 1);
+        for (int k = 0; effects != NULL && k < info->n_sites; k++) {
+            const CallSite *other = &info->sites[k];
+            if (other->expression == site->expression && call_unit(info, other->unit) == other->unit) {
+                effects[other->unit] = other->role == CALL_ACQUIRE ? TAKES : other->role == CALL_RELEASE ? LETS_GO : 0;
+            }
+        }
+        int held = effects == NULL ? 0 : code_held(info, code, LET_GO, effects, -1);
+        PyMem_RawFree(effects);
+        if (held & HELD) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* Whether the function, or one that it calls, takes locks and returns with them, or (`gives`) lets go of some. */
+static int may_change_locks(Target called, int gives, int nesting)
+{
+    PyCodeObject *code = (PyCodeObject *)PyFunction_GET_CODE(called.function);
+    if (gives ? code_releases(code) : code_acquires(code) && returns_with_lock(code)) {
+        return 1;
+    }
+    PyObject *globals = PyFunction_GET_GLOBALS(called.function);
+    for (Py_ssize_t i = 0; nesting < 2 && i < PyTuple_GET_SIZE(code->co_names); i++) {
+        PyObject *name = PyTuple_GET_ITEM(code->co_names, i);
+        PyObject *global = PyDict_CheckExact(globals) ? PyDict_GetItemWithError(globals, name) : NULL;
+        Target further = called.first == NULL ? (Target){NULL, NULL} : target_of(called.first, name);
+        if (further.function == NULL && global != NULL) {
+            further = target_of(global, NULL);
+        }
+        if (further.function != NULL && further.function != called.function && may_change_locks(further, gives, nesting + 1)) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* Once for each code: which of its calls may leave a lock held, and whether one lets go of some. What a variable leads to
+ * may not be there yet when a thread is first met in it. */
+static void decide_what_is_kept(CodeInfo *info, PyCodeObject *code, Frame *frame)
+{
+    info->asked_in = looks;
+    code_calls(code);
+    int takes = 0, gives = 0, functions = 0, unknown = 0;
+    for (int i = 0; i < info->n_sites; i++) {
+        takes |= info->sites[i].role == CALL_ACQUIRE;
+        gives |= info->sites[i].role == CALL_RELEASE;
+    }
+    for (int i = 0; i < info->n_calls; i++) {
+        NamedCall *call = &info->calls[i];
+        PyObject *object = call->expression.super ? NULL : evaluate(&call->expression, code, frame);
+        if (object == NULL) {
+            unknown |= !call->expression.super;
+            continue;
+        }
+        Target called = target_of(object, call->method < 0 ? NULL : code_name(code, call->method));
+        if (called.function == NULL) {
+            continue;
+        }
+        if (call->keeps == KEEPS_UNKNOWN) {
+            call->keeps = may_change_locks(called, 0, 0) ? KEEPS_PERHAPS : KEEPS_NOT;
+        }
+        functions |= call->keeps == KEEPS_PERHAPS;
+        takes |= call->keeps == KEEPS_PERHAPS;
+        if (may_change_locks(called, 1, 0)) {
+            gives = functions = 1;
+        }
+    }
+    info->keeps = takes && gives && functions;
+    info->undecided = unknown && !info->keeps ? (uint8_t)(info->undecided - 1) : 0;
+}
+
+#define MAX_KEPT 8
+
+typedef struct {
+    PyObject *locks[MAX_KEPT];
+    int units[MAX_KEPT]; /* of the call that takes it */
+    int n;
+} Kept;
+
+static void add_kept(Kept *kept, PyObject *lock, int unit)
+{
+    Kind kind = lock == NULL ? KIND_NONE : kind_of(lock);
+    for (int i = 0; i < kept->n; i++) {
+        if (kept->locks[i] == lock) {
+            return;
+        }
+    }
+    if ((kind == KIND_LOCK || kind == KIND_RLOCK) && kept->n < MAX_KEPT) {
+        kept->units[kept->n] = unit;
+        kept->locks[kept->n++] = lock;
+    }
+}
+
+/* The locks that the function acquires, or functions that it calls. */
+static void find_kept(Thread *t, Kept *kept, Target called, int unit, int nesting)
+{
+    PyCodeObject *code = (PyCodeObject *)PyFunction_GET_CODE(called.function);
+    Variables v = {.first = called.first, .globals = PyFunction_GET_GLOBALS(called.function)};
+    const CodeInfo *info = code_calls(code);
+    if (++t->steps > 200) {
+        return;
+    }
+    for (int i = 0; i < info->n_sites; i++) {
+        PyObject *locks[4];
+        const CallSite *site = &info->sites[i];
+        PyObject *object = site->role != CALL_ACQUIRE || site->expression < 0
+                               ? NULL
+                               : value_of(&info->expressions[site->expression], code, &v);
+        for (int n = locks_behind(t, object, locks, 4); n-- > 0;) {
+            add_kept(kept, locks[n], unit);
+        }
+    }
+    for (int i = 0; i < info->n_calls && nesting < 2; i++) {
+        const NamedCall *call = &info->calls[i];
+        PyObject *object = call->expression.super ? NULL : value_of(&call->expression, code, &v);
+        Target further = object == NULL ? (Target){NULL, NULL}
+                                        : target_of(object, call->method < 0 ? NULL : code_name(code, call->method));
+        if (further.function != NULL && may_change_locks(further, 0, nesting + 1)) {
+            find_kept(t, kept, further, unit, nesting + 1);
+        }
+    }
+}
+
+/* Whether a call in this code lets go of the lock: then it is used as a mutex here, and not as a signal to somebody else. */
+static int lets_go_of(Thread *t, const Place *p, PyObject *lock)
+{
+    if (releases(t, p, lock)) {
+        return 1;
+    }
+    for (int i = 0; i < p->info->n_calls; i++) {
+        const NamedCall *call = &p->info->calls[i];
+        PyObject *object = call->expression.super ? NULL : evaluate(&call->expression, p->code, p->frame);
+        Target called = object == NULL ? (Target){NULL, NULL}
+                                       : target_of(object, call->method < 0 ? NULL : code_name(p->code, call->method));
+        int effect = called.function == NULL ? 0 : effect_of_function(t, called.function, called.first, lock, HELD, 0);
+        if (effect == LETS_GO || effect == MAY_LET_GO) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* Whether the lock, which is held where this frame stands, still is as far as the call at `base` has come. */
+static int held_in_call(Thread *t, const Place *p, int base, PyObject *lock)
+{
+    int effect, through_c;
+    held_in(t, (Variables){.frame = p->frame}, p->code, lock, LET_GO, base, 0, &effect);
+    Frame *inner = effect == LETS_GO || effect == MAY_LET_GO ? inner_of(t, p->frame, &through_c) : NULL;
+    PyObject *result;
+    if (inner != NULL) {
+        return held_at(t, inner, lock, HELD, 1);
+    }
+    return effect == LETS_GO && call_result(p, base, &result) ? LET_GO : HELD;
+}
+
+/* What calls that have returned left held, and calls that are still to come let go of. */
+static void sight_kept(Thread *t, const Place *p, int base)
+{
+    t->look->firm = 0;
+    Kept kept = {.n = 0};
+    for (int i = 0; i < p->info->n_calls; i++) {
+        const NamedCall *call = &p->info->calls[i];
+        PyObject *object = call->keeps != KEEPS_PERHAPS ? NULL : evaluate(&call->expression, p->code, p->frame);
+        Target called = object == NULL ? (Target){NULL, NULL}
+                                       : target_of(object, call->method < 0 ? NULL : code_name(p->code, call->method));
+        if (called.function != NULL) {
+            t->steps = 0;
+            find_kept(t, &kept, called, call->unit, 0);
+        }
+    }
+    for (int i = 0; i < p->info->n_sites; i++) {
+        const CallSite *site = &p->info->sites[i];
+        if (site->role == CALL_ACQUIRE && site->expression >= 0) {
+            add_kept(&kept, evaluate(&p->info->expressions[site->expression], p->code, p->frame), site->unit);
+        }
+    }
+    t->wide = 1;
+    for (int i = 0; i < kept.n; i++) {
+        PyObject *lock = kept.locks[i];
+        Kind kind = kind_of(lock);
+        Sighting *seen = NULL;
+        for (int k = t->first; k < t->look->n && seen == NULL; k++) {
+            seen = t->look->items[k].subject == lock ? &t->look->items[k] : NULL;
+        }
+        int taken = kind == KIND_LOCK ? is_locked(lock) : rlock_owner(lock) == (unsigned long)t->thread->thread_id;
+        t->steps = 0;
+        if (!(taken || seen != NULL) || !lets_go_of(t, p, lock)) {
+            continue;
+        }
+        if (seen != NULL) {
+            seen->mutex |= seen->state == STATE_ACQUIRING;
+            continue; /* by a frame further in, which knows better */
+        }
+        t->attempted = t->steps = 0;
+        int where = held_at(t, p->frame, lock, LET_GO, 0), attempted = t->attempted;
+        t->steps = 0;
+        int still = where & HELD ? held_in_call(t, p, base, lock) : 0;
+        if (!(still & HELD)) {
+            continue;
+        }
+        Place from = *p;
+        from.named_at = kept.units[i];
+        int before = t->look->n;
+        sight_lock(t, &from, STATE_HOLDS, lock, kind, where == HELD && still == HELD && !attempted);
+        if (t->look->n > before) {
+            t->look->items[before].entry = ENTRY_KEPT;
+        }
+    }
+    t->wide = 0;
 }
 
 /* For a frame that is not the innermost of the Python code that C code called. */
@@ -2181,7 +2491,7 @@ static void look_at_thread(Look *l, PyThreadState *ts)
     t.look = l;
     t.thread = ts;
     t.first = l->n;
-    t.n_waiting = t.n_let_go = t.n_judged = t.importing = t.steps = 0;
+    t.n_waiting = t.n_let_go = t.n_judged = t.importing = t.steps = t.wide = t.attempted = 0;
     t.returned = t.left = t.entered = NULL;
     t.inner = t.exiting = NULL;
     Frame *frame = thread_top(ts);
@@ -2198,7 +2508,10 @@ static void look_at_thread(Look *l, PyThreadState *ts)
             code = frame_code(frame);
             info = code == NULL ? NULL : code_info(code);
         }
-        if (info != NULL && (c_below || !(info->boring || is_quiet(frame, code, info)))) {
+        if (info != NULL && info->undecided && info->asked_in != looks) {
+            decide_what_is_kept((CodeInfo *)info, code == NULL ? frame_code(frame) : code, frame);
+        }
+        if (info != NULL && (c_below || info->keeps || !(info->boring || is_quiet(frame, code, info)))) {
             t.steps = 0;
             sight_frame(&t, frame, code, info, c_below);
         }
@@ -2257,6 +2570,7 @@ void look(Look *l, PyThreadState *self)
 {
     l->n = l->n_waiters = l->threads = l->failed = l->workers = l->news = 0;
     l->firm = 1;
+    looks++;
     l->by = self->id;
     l->switches = gil_switches();
     for (int i = 0; i < SIDE_BY_SIDE && met[i] != NULL; i++) {

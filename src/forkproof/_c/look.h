@@ -7,6 +7,9 @@
 
 typedef enum { STATE_HOLDS, STATE_ACQUIRING, STATE_LEAVING, STATE_INSIDE, STATE_IMPORTING } State;
 
+#define ENTRY_UNSEEN (-1) /* no frame shows that the lock is held, its owner does */
+#define ENTRY_KEPT (-2)   /* what took the lock has returned; the frame that called it has no name for the lock */
+
 typedef struct {
     PyThreadState *thread;
     State state;
@@ -19,7 +22,7 @@ typedef struct {
     unsigned orphan : 1;   /* the guard: if it is taken in a child, then by nobody who is there */
     PyObject *subject;     /* borrowed: the lock, the file, the semaphore; for a call the callable; for an import the lock */
     PyTypeObject *manager; /* borrowed: the class whose `with` or method took it; NULL when it was taken directly */
-    int entry;             /* of the catalogue, for calls; -1: no frame shows that the lock is held, its owner does */
+    int entry;             /* of the catalogue, for calls; ENTRY_... */
     /* Where it shows, for naming and stacks. */
     Frame *frame;
     PyCodeObject *code;

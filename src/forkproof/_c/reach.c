@@ -225,7 +225,7 @@ static int leads_to(PyObject *object, void *wanted)
  * lets go of it: two references more. Only where the lock is of the very object that the function was called on. */
 static int kept_unseen(const Sighting *s)
 {
-    if (s->entry != -1 || s->frame != thread_top(s->thread)) {
+    if (s->entry != ENTRY_UNSEEN || s->frame != thread_top(s->thread)) {
         return 0;
     }
     PyObject *self = what_is_inside(s->frame, s->code, NULL).self;
