@@ -303,6 +303,27 @@ static int super_method(const CodeInfo *info, int at, int end)
     return -1;
 }
 
+/* The method that the call at `unit` is of, on whatever object: its index in co_names, or -1. */
+static int called_method(const CodeInfo *info, PyCodeObject *code, int unit)
+{
+    int lowest = code_answer_slot(info, unit);
+    for (int at = unit - 1; at >= 0; at--) {
+        const Unit *u = &info->units[at];
+        if (u->back || u->depth < 0) {
+            continue;
+        }
+        if (u->depth <= lowest) {
+            break;
+        }
+        int halved = PY_VERSION_HEX >= 0x030C0000;
+        if (u->depth == lowest + 1 && (u->op == LOAD_METHOD || (u->op == LOAD_ATTR && halved && u->arg & 1))) {
+            int name = (int)(u->op == LOAD_ATTR ? u->arg >> 1 : u->arg);
+            return code_name(code, name) == NULL ? -1 : name;
+        }
+    }
+    return -1;
+}
+
 /* The callee of the call at `unit` as `base.attributes.method`; the method's index in co_names, or -1. */
 static int parse_callee(const CodeInfo *info, PyCodeObject *code, int unit, Expression *e)
 {
@@ -327,7 +348,8 @@ static int parse_callee(const CodeInfo *info, PyCodeObject *code, int unit, Expr
             return code_name(code, method) == NULL ? -1 : method;
         }
     }
-    return parse_attributes(info, code, next_unit(info, start), unit, e);
+    int method = parse_attributes(info, code, next_unit(info, start), unit, e);
+    return method == BARE && called_method(info, code, unit) >= 0 ? -1 : method;
 }
 
 /* `.a.b.last` from `at` on: all but the last go to `e`, whose index in co_names is returned; BARE when there is none. */
@@ -949,8 +971,8 @@ static int add_site(Reader *r, int *room, int at, CallRole role, const Expressio
         }
         info->sites = grown;
     }
-    int k = 0;
-    while (k < info->n_expressions && !same_expression(&info->expressions[k], e)) {
+    int k = e->base == BASE_NONE ? -1 : 0;
+    while (k >= 0 && k < info->n_expressions && !same_expression(&info->expressions[k], e)) {
         k++;
     }
     if (k == info->n_expressions) {
@@ -1008,6 +1030,7 @@ static int find_sites(Reader *r)
         if (!is_call(u->op)) {
             continue;
         }
+        e = (Expression){.base = BASE_NONE};
         int method = parse_callee(info, r->code, at, &e);
         CallRole role = CALL_OTHER;
         if (method == BARE) {
@@ -1015,6 +1038,11 @@ static int find_sites(Reader *r)
         }
         else if (method >= 0) {
             role = role_of(code_name(r->code, method));
+        }
+        else if ((method = called_method(info, r->code, at)) >= 0) {
+            role = role_of(code_name(r->code, method)); /* of a lock that has no name here */
+            role = role == CALL_ACQUIRE || role == CALL_RELEASE ? role : CALL_OTHER;
+            e.base = BASE_NONE;
         }
         if (role != CALL_OTHER && !e.super && add_site(r, &room, at, role, &e) < 0) {
             return -1;

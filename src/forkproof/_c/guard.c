@@ -130,6 +130,20 @@ static struct {
     int inherited;               /* in a child: idents of threads that are gone may have come back */
 } unseen;
 
+/* Plain Locks of which the same is so. Who has one shows in no owner: it is told by the frames of those who take it and let go of it
+ * (`named`), or nobody can tell, and it was seen to come free while a fork waited. */
+static struct {
+    PyObject *found[MAX_NAMELESS]; /* weak references */
+    char named[MAX_NAMELESS];
+    int n;
+} nameless;
+
+/* Of those, the ones that this fork is to own although nobody is known to have them. Strong. */
+static struct {
+    PyObject *locks[MAX_NAMELESS];
+    int n;
+} loose;
+
 /* Locks that the forking thread does not have, shown since it began to wait: it runs no code of the program's meanwhile. */
 static struct {
     PyObject *locks[MAX_OWNED]; /* compared by address only */
@@ -412,6 +426,11 @@ static void find_held(PyThreadState *me)
         if (PyCFunction_Check(callback) && PyCFunction_GET_SELF(callback) != NULL &&
             lock_method_named(((PyCFunctionObject *)callback)->m_ml->ml_name) == METHOD_ACQUIRE) {
             add_held(PyCFunction_GET_SELF(callback));
+            continue;
+        }
+        PyObject *locks[MAX_NAMELESS];
+        for (int n = locks_taken_by(callback, locks, MAX_NAMELESS); n-- > 0;) {
+            add_held(locks[n]);
         }
     }
 }
@@ -465,18 +484,31 @@ static void find_orphans(void)
     }
 }
 
+static int is_catalogued(PyObject *lock)
+{
+    PyObject *id = PyDict_GET_SIZE(foreign_locks) ? PyLong_FromVoidPtr(lock) : NULL;
+    int found = id != NULL && PyDict_Contains(foreign_locks, id) == 1;
+    Py_XDECREF(id);
+    PyErr_Clear();
+    return found;
+}
+
 /* ---------------------------------------------------------------------------------------------------------------------
  * What no frame shows
  *
  * An RLock names its owner, so that another thread has it is certain however it was taken. Those that frames do not explain
- * are searched for now and then, and once found looked at before every fork. A plain Lock names nobody: most of those that
- * are locked and that no frame explains are signals, so none of them is a hazard.
+ * are searched for now and then, and once found looked at before every fork. A plain Lock names nobody, and most of those that
+ * are locked and that no frame explains are signals. It is a hazard, a possible one, where a thread's frames say that it has
+ * taken some lock and will let go of it, and lead to this one. Of the others a fork that may wait does so for a moment: one that
+ * comes free is its own then, whatever it is for, and one that does not is left alone.
  */
 
 typedef struct {
     PyThreadState *me;
     PyObject *found[MAX_UNSEEN]; /* borrowed */
     int n;
+    PyObject *locks[MAX_NAMELESS]; /* the same */
+    int n_locks;
 } Search;
 
 static PyThreadState *thread_with(unsigned long ident, PyThreadState *me)
@@ -497,13 +529,103 @@ static int add_owner(PyObject *rlock, PyThreadState *me)
     return thread != NULL && sight_unseen(&g.look, thread, rlock, !unseen.inherited);
 }
 
+/* Whether it is locked and nothing in the look tells why. */
+static int is_nameless(PyObject *lock, PyThreadState *me)
+{
+    Sighting s = {.thread = me, .kind = KIND_LOCK, .subject = lock};
+    return is_locked(lock) && !is_owned(lock) && !is_explained(&g.look, lock) && !is_catalogued(lock) && !is_exempt(&s);
+}
+
 static int visit_lock(void *context, PyObject *lock, Kind kind)
 {
     Search *s = context;
     if (kind == KIND_RLOCK && add_owner(lock, s->me)) {
         s->found[s->n++] = lock;
     }
+    else if (kind == KIND_LOCK && s->n_locks < MAX_NAMELESS && is_nameless(lock, s->me)) {
+        s->locks[s->n_locks++] = lock;
+    }
     return s->n == MAX_UNSEEN;
+}
+
+static void remember_nameless(PyObject *lock, int named)
+{
+    int at = 0;
+    while (at < nameless.n && referent(nameless.found[at]) != lock) {
+        at++;
+    }
+    if (at == MAX_NAMELESS) {
+        return;
+    }
+    if (at == nameless.n) {
+        int collects = PyGC_Disable(); /* a collection runs code of the program's */
+        PyObject *reference = PyWeakref_NewRef(lock, NULL);
+        if (collects) {
+            PyGC_Enable();
+        }
+        if (reference == NULL) {
+            PyErr_Clear();
+            return;
+        }
+        nameless.found[nameless.n] = reference;
+        nameless.named[nameless.n++] = 0;
+    }
+    nameless.named[at] |= (char)named;
+}
+
+static Lost *find_lost(uint64_t thread, PyObject *subject);
+
+static void add_loose(PyObject *lock)
+{
+    const Lost *entry = find_lost(0, lock);
+    for (int i = 0; i < loose.n; i++) {
+        if (loose.locks[i] == lock) {
+            return;
+        }
+    }
+    if (g.policy == POLICY_WAIT && loose.n < MAX_NAMELESS && !(entry != NULL && entry->failures)) {
+        loose.locks[loose.n++] = Py_NewRef(lock);
+    }
+}
+
+static void drop_loose(void)
+{
+    while (loose.n) {
+        PyObject *lock = loose.locks[--loose.n];
+        if (is_owned(lock)) {
+            remember_nameless(lock, 0);
+        }
+        Py_DECREF(lock);
+    }
+}
+
+/* Who may have the locks, of which nothing in the look tells. */
+static void look_for_nameless(PyThreadState *me, PyObject **locks, int n)
+{
+    Whose of[MAX_NAMELESS];
+    int kept = 0;
+    if (n) {
+        find_held(me);
+    }
+    for (int i = 0; i < n; i++) {
+        if (!is_held(locks[i])) {
+            locks[kept++] = locks[i];
+        }
+    }
+    if (kept) {
+        sight_nameless(&g.look, me, locks, kept, of);
+    }
+    for (int i = 0; i < kept; i++) {
+        if (of[i] == MINE) {
+            add_held(locks[i]);
+        }
+        else if (of[i] == OTHERS) {
+            remember_nameless(locks[i], 1);
+        }
+        else {
+            add_loose(locks[i]);
+        }
+    }
 }
 
 static void search_for_unseen(PyThreadState *me, size_t limit)
@@ -514,6 +636,7 @@ static void search_for_unseen(PyThreadState *me, size_t limit)
     }
     Search s = {.me = me};
     heap_locks(visit_lock, &s, limit);
+    look_for_nameless(me, s.locks, s.n_locks);
     unseen.due = monotonic() + SEARCH_SHARE * (monotonic() - start);
     int collects = PyGC_Disable(); /* a collection runs code of the program's */
     for (int i = 0; i < s.n && unseen.n < MAX_UNSEEN; i++) {
@@ -545,6 +668,29 @@ static void look_for_unseen(PyThreadState *me, size_t limit)
     if (unseen.n != kept) { /* what is not written to costs no copy of its page after the fork before */
         unseen.n = kept;
     }
+    PyObject *locks[MAX_NAMELESS];
+    int n = 0;
+    kept = 0;
+    for (int i = 0; i < nameless.n; i++) {
+        PyObject *lock = referent(nameless.found[i]);
+        if (lock == NULL) {
+            Py_CLEAR(nameless.found[i]);
+            continue;
+        }
+        nameless.named[kept] = nameless.named[i];
+        nameless.found[kept++] = nameless.found[i];
+        if (is_nameless(lock, me)) {
+            locks[n++] = lock;
+        }
+        for (int k = 0; nameless.named[i] && k < g.look.n; k++) {
+            Sighting *s = &g.look.items[k];
+            s->mutex |= s->subject == lock && s->state == STATE_ACQUIRING; /* it is no signal */
+        }
+    }
+    if (nameless.n != kept) {
+        nameless.n = kept;
+    }
+    look_for_nameless(me, locks, n);
     search_for_unseen(me, limit);
     if (g.look.n > seen) {
         drop_unreachable(&g.look, me);
@@ -876,15 +1022,6 @@ static int judge(void)
     return status;
 }
 
-static int is_catalogued(PyObject *lock)
-{
-    PyObject *id = PyDict_GET_SIZE(foreign_locks) ? PyLong_FromVoidPtr(lock) : NULL;
-    int found = id != NULL && PyDict_Contains(foreign_locks, id) == 1;
-    Py_XDECREF(id);
-    PyErr_Clear();
-    return found;
-}
-
 /* Of a thread that has come between two instructions: whether it is in the middle of nothing that matters. The native call in
  * which its innermost frame seems to stand is over. */
 static int may_stop(PyThreadState *thread)
@@ -1142,6 +1279,19 @@ static void settle(PyThreadState *me)
             hurry[n] = 0;
             kinds[n++] = KIND_RLOCK;
         }
+        for (int i = 0; i < loose.n && n < MAX_OWNED; i++) {
+            PyObject *lock = loose.locks[i];
+            const Lost *entry = find_lost(0, lock);
+            int known = is_owned(lock) || is_held(lock) || (entry != NULL && entry->fork == g.forks);
+            for (int k = 0; k < n; k++) {
+                known |= need[k] == lock;
+            }
+            if (!known && elapsed < g.wait) {
+                need[n] = lock;
+                hurry[n] = 0;
+                kinds[n++] = KIND_LOCK;
+            }
+        }
         if (!pending && n == 0) {
             if (g.import_locked) {
                 break; /* the last look: everything it saw is ours, or given up */
@@ -1382,7 +1532,8 @@ static int anything_matters(void)
         }
     }
     return g.look.failed ||
-           (g.look.threads && (PyDict_GET_SIZE(foreign_locks) || (unseen.n && g.policy == POLICY_WAIT)));
+           (g.look.threads &&
+            (PyDict_GET_SIZE(foreign_locks) || ((unseen.n || loose.n) && g.policy == POLICY_WAIT)));
 }
 
 static int call_python(PyObject *function, PyObject *argument, const char *where)
@@ -1757,6 +1908,7 @@ static PyObject *before(PyObject *module, PyObject *unused)
         }
     }
     PyErr_Clear();
+    drop_loose();
     g.clean = g.left == NULL || PyList_GET_SIZE(g.left) == 0;
     find_news(me);
     int tell = something_to_say() || g.report_all;

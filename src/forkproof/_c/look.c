@@ -714,6 +714,9 @@ static Target target_of(PyObject *object, PyObject *method)
         if (called != NULL && PyMethod_Check(called)) {
             target = (Target){PyMethod_GET_FUNCTION(called), PyMethod_GET_SELF(called)};
         }
+        else if (called != NULL && PyType_Check(called)) {
+            target.function = _PyType_Lookup((PyTypeObject *)called, name_init); /* of an object that is not there yet */
+        }
         else {
             target.function = called;
         }
@@ -2321,8 +2324,16 @@ static void decide_what_is_kept(CodeInfo *info, PyCodeObject *code, Frame *frame
             unknown |= !call->expression.super;
             continue;
         }
-        Target called = target_of(object, call->method < 0 ? NULL : code_name(code, call->method));
+        PyObject *method = call->method < 0 ? NULL : code_name(code, call->method);
+        Target called = target_of(object, method);
         if (called.function == NULL) {
+            LockMethod role = METHOD_NONE;
+            if (method != NULL && kind_of(object) == KIND_NONE && lock_behind(object, method, &role) != NULL) {
+                call->keeps = role == METHOD_RELEASE ? KEEPS_NOT : KEEPS_PERHAPS; /* self._take = lock.acquire */
+                takes |= role != METHOD_RELEASE;
+                gives |= role == METHOD_RELEASE;
+                functions = 1;
+            }
             continue;
         }
         if (call->keeps == KEEPS_UNKNOWN) {
@@ -2354,7 +2365,7 @@ static void add_kept(Kept *kept, PyObject *lock, int unit)
             return;
         }
     }
-    if ((kind == KIND_LOCK || kind == KIND_RLOCK) && kept->n < MAX_KEPT) {
+    if ((kind == KIND_LOCK || kind == KIND_RLOCK || kind == KIND_SEMAPHORE) && kept->n < MAX_KEPT) {
         kept->units[kept->n] = unit;
         kept->locks[kept->n++] = lock;
     }
@@ -2378,6 +2389,9 @@ static void find_kept(Thread *t, Kept *kept, Target called, int unit, int nestin
         for (int n = locks_behind(t, object, locks, 4); n-- > 0;) {
             add_kept(kept, locks[n], unit);
         }
+        if (object != NULL && kind_of(object) == KIND_SEMAPHORE) {
+            add_kept(kept, object, unit);
+        }
     }
     for (int i = 0; i < info->n_calls && nesting < 2; i++) {
         const NamedCall *call = &info->calls[i];
@@ -2399,9 +2413,11 @@ static int lets_go_of(Thread *t, const Place *p, PyObject *lock)
     for (int i = 0; i < p->info->n_calls; i++) {
         const NamedCall *call = &p->info->calls[i];
         PyObject *object = call->expression.super ? NULL : evaluate(&call->expression, p->code, p->frame);
-        Target called = object == NULL ? (Target){NULL, NULL}
-                                       : target_of(object, call->method < 0 ? NULL : code_name(p->code, call->method));
-        int effect = called.function == NULL ? 0 : effect_of_function(t, called.function, called.first, lock, HELD, 0);
+        PyObject *method = call->method < 0 ? NULL : code_name(p->code, call->method);
+        Target called = object == NULL ? (Target){NULL, NULL} : target_of(object, method);
+        int effect = called.function != NULL            ? effect_of_function(t, called.function, called.first, lock, HELD, 0)
+                     : object != NULL && method != NULL ? effect_of_call(t, object, method, lock, HELD, 0)
+                                                        : 0;
         if (effect == LETS_GO || effect == MAY_LET_GO) {
             return 1;
         }
@@ -2430,11 +2446,15 @@ static void sight_kept(Thread *t, const Place *p, int base)
     for (int i = 0; i < p->info->n_calls; i++) {
         const NamedCall *call = &p->info->calls[i];
         PyObject *object = call->keeps != KEEPS_PERHAPS ? NULL : evaluate(&call->expression, p->code, p->frame);
-        Target called = object == NULL ? (Target){NULL, NULL}
-                                       : target_of(object, call->method < 0 ? NULL : code_name(p->code, call->method));
+        PyObject *method = call->method < 0 ? NULL : code_name(p->code, call->method);
+        Target called = object == NULL ? (Target){NULL, NULL} : target_of(object, method);
+        LockMethod role;
         if (called.function != NULL) {
             t->steps = 0;
             find_kept(t, &kept, called, call->unit, 0);
+        }
+        else if (object != NULL && method != NULL && kind_of(object) == KIND_NONE) {
+            add_kept(&kept, lock_behind(object, method, &role), call->unit);
         }
     }
     for (int i = 0; i < p->info->n_sites; i++) {
@@ -2451,7 +2471,9 @@ static void sight_kept(Thread *t, const Place *p, int base)
         for (int k = t->first; k < t->look->n && seen == NULL; k++) {
             seen = t->look->items[k].subject == lock ? &t->look->items[k] : NULL;
         }
-        int taken = kind == KIND_LOCK ? is_locked(lock) : rlock_owner(lock) == (unsigned long)t->thread->thread_id;
+        int taken = kind == KIND_LOCK    ? is_locked(lock)
+                    : kind == KIND_RLOCK ? rlock_owner(lock) == (unsigned long)t->thread->thread_id
+                                         : semaphore_value(lock) == 0;
         t->steps = 0;
         if (!(taken || seen != NULL) || !lets_go_of(t, p, lock)) {
             continue;
@@ -2470,12 +2492,233 @@ static void sight_kept(Thread *t, const Place *p, int base)
         Place from = *p;
         from.named_at = kept.units[i];
         int before = t->look->n;
-        sight_lock(t, &from, STATE_HOLDS, lock, kind, where == HELD && still == HELD && !attempted);
+        int certain = where == HELD && still == HELD && !attempted;
+        if (kind == KIND_SEMAPHORE) {
+            sight_permit(t, &from, STATE_HOLDS, lock, certain);
+        }
+        else {
+            sight_lock(t, &from, STATE_HOLDS, lock, kind, certain);
+        }
         if (t->look->n > before) {
             t->look->items[before].entry = ENTRY_KEPT;
         }
     }
     t->wide = 0;
+}
+
+/* The same of locks that only the function itself has a name for: a variable of its own (`c.lock.acquire(); return c`), an item,
+ * its argument. That a thread has called one that takes such a lock, and has still to call one that lets go, is seen in its
+ * frame as before; which lock it is shows only by there being one that is locked, that nothing else explains, and that the
+ * frame's variables lead to. */
+
+static int is_nameless(const CodeInfo *info, const CallSite *site, int first_known)
+{
+    const Expression *e = site->expression < 0 ? NULL : &info->expressions[site->expression];
+    return e == NULL || ((e->base == BASE_LOCAL || e->base == BASE_CELL) && !(e->index == 0 && first_known));
+}
+
+/* NAMELESS_TAKEN, NAMELESS_GIVEN or NAMELESS_NOT. */
+static int nameless_of(Target called, int nesting)
+{
+    PyCodeObject *code = (PyCodeObject *)PyFunction_GET_CODE(called.function);
+    Variables v = {.first = called.first, .globals = PyFunction_GET_GLOBALS(called.function)};
+    const CodeInfo *info = code_calls(code);
+    if (info->wait || info->permit || info->importlib || info->exits) {
+        return NAMELESS_NOT;
+    }
+    uint8_t *effects = PyMem_RawCalloc((size_t)info->n_units + 1, 1);
+    int takes = 0, gives = 0;
+    for (int i = 0; effects != NULL && i < info->n_sites; i++) {
+        const CallSite *site = &info->sites[i];
+        if (call_unit(info, site->unit) != site->unit || !is_nameless(info, site, called.first != NULL)) {
+            continue;
+        }
+        takes |= site->role == CALL_ACQUIRE;
+        gives |= site->role == CALL_RELEASE;
+        effects[site->unit] = site->role == CALL_ACQUIRE ? TAKES : site->role == CALL_RELEASE ? LETS_GO : 0;
+    }
+    for (int i = 0; effects != NULL && nesting < 2 && i < info->n_calls; i++) {
+        const NamedCall *call = &info->calls[i];
+        PyObject *object = call->expression.super ? NULL : value_of(&call->expression, code, &v);
+        Target further = object == NULL ? (Target){NULL, NULL}
+                                        : target_of(object, call->method < 0 ? NULL : code_name(code, call->method));
+        int what = further.function == NULL ? NAMELESS_NOT : nameless_of(further, nesting + 1);
+        takes |= what == NAMELESS_TAKEN;
+        gives |= what == NAMELESS_GIVEN;
+        effects[call->unit] |= what == NAMELESS_TAKEN ? TAKES : what == NAMELESS_GIVEN ? LETS_GO : 0;
+    }
+    int taken = takes && code_held(info, code, LET_GO, effects, -1) & HELD;
+    PyMem_RawFree(effects);
+    return taken ? NAMELESS_TAKEN : gives && !takes ? NAMELESS_GIVEN : NAMELESS_NOT;
+}
+
+/* The unit of the call that took such a lock in this frame, if the frame is still to let go of it; else -1. */
+static int nameless_in(Frame *frame, PyCodeObject *code)
+{
+    CodeInfo *info = code_calls(code);
+    int unit = frame_unit(frame, code), at = -1, gives = 0;
+    if (info->importlib || info->wait || info->permit || unit < 0 || unit >= info->n_units || info->units[unit].depth < 0) {
+        return -1;
+    }
+    uint8_t *effects = PyMem_RawCalloc((size_t)info->n_units + 1, 1);
+    for (int i = 0; effects != NULL && i < info->n_sites; i++) {
+        const CallSite *site = &info->sites[i];
+        if (call_unit(info, site->unit) == site->unit && site->expression < 0) {
+            effects[site->unit] = site->role == CALL_ACQUIRE ? TAKES : site->role == CALL_RELEASE ? LETS_GO : 0;
+            at = site->role == CALL_ACQUIRE ? site->unit : at;
+            gives |= site->role == CALL_RELEASE;
+        }
+    }
+    for (int i = 0; effects != NULL && i < info->n_calls; i++) {
+        NamedCall *call = &info->calls[i];
+        if (call->nameless == NAMELESS_UNKNOWN && !call->expression.super) {
+            PyObject *object = evaluate(&call->expression, code, frame);
+            Target called = object == NULL ? (Target){NULL, NULL}
+                                           : target_of(object, call->method < 0 ? NULL : code_name(code, call->method));
+            call->nameless = object == NULL            ? NAMELESS_UNKNOWN
+                             : called.function == NULL ? NAMELESS_NOT
+                                                       : nameless_of(called, 0);
+        }
+        effects[call->unit] |= call->nameless == NAMELESS_TAKEN ? TAKES : call->nameless == NAMELESS_GIVEN ? LETS_GO : 0;
+        at = call->nameless == NAMELESS_TAKEN ? call->unit : at;
+        gives |= call->nameless == NAMELESS_GIVEN;
+    }
+    int held = at >= 0 && gives && code_held(info, code, LET_GO, effects, unit - info->units[unit].back) & HELD;
+    PyMem_RawFree(effects);
+    return held ? at : -1;
+}
+
+#define MAX_REACHED 1000
+#define REACHED_TABLE 4096
+
+/* What a frame's variables lead to, nearest first. */
+typedef struct {
+    PyObject *objects[MAX_REACHED];
+    int depths[MAX_REACHED];
+    uint16_t table[REACHED_TABLE];
+    int n, depth;
+} Reached;
+
+static int reached(PyObject *object, void *context)
+{
+    Reached *r = context;
+    if (object == NULL || r->n == MAX_REACHED || !PyObject_IS_GC(object) || PyType_Check(object) || PyModule_Check(object) ||
+        PyFunction_Check(object) || PyCode_Check(object) || PyFrame_Check(object)) {
+        return r->n == MAX_REACHED;
+    }
+    size_t at = ((uintptr_t)object >> 4) * (uintptr_t)11400714819323198485ull >> 40 & (REACHED_TABLE - 1);
+    while (r->table[at] && r->objects[r->table[at] - 1] != object) {
+        at = (at + 1) & (REACHED_TABLE - 1);
+    }
+    if (!r->table[at]) {
+        r->objects[r->n] = object;
+        r->depths[r->n] = r->depth;
+        r->table[at] = (uint16_t)++r->n;
+    }
+    return 0;
+}
+
+static void reach_from(Reached *r, Frame *frame, PyCodeObject *code)
+{
+    r->n = 0;
+    r->depth = 0;
+    memset(r->table, 0, sizeof(r->table));
+    for (int i = 0; i < code->co_nlocalsplus; i++) {
+        reached(frame_local(frame, i), r);
+    }
+    PyObject *globals = frame_globals(frame);
+    for (Py_ssize_t i = 0; globals != NULL && PyDict_CheckExact(globals) && i < PyTuple_GET_SIZE(code->co_names); i++) {
+        reached(PyDict_GetItemWithError(globals, PyTuple_GET_ITEM(code->co_names, i)), r);
+    }
+    for (int i = 0; i < r->n; i++) {
+        PyObject *object = r->objects[i];
+        if (PyObject_GC_IsTracked(object) && !PyGen_CheckExact(object) && !PyCoro_CheckExact(object) &&
+            !PyAsyncGen_CheckExact(object)) {
+            r->depth = r->depths[i] + 1;
+            Py_TYPE(object)->tp_traverse(object, reached, r);
+        }
+    }
+}
+
+void sight_nameless(Look *l, PyThreadState *self, PyObject **locks, int n, Whose *of)
+{
+    static Reached r;
+    Sighting nearest[MAX_NAMELESS];
+    int depths[MAX_NAMELESS];
+    for (int i = 0; i < n; i++) {
+        of[i] = NOBODYS;
+        depths[i] = INT_MAX;
+    }
+    PyThreadState *ts = PyInterpreterState_ThreadHead(PyThreadState_GetInterpreter(self));
+    for (; ts != NULL; ts = PyThreadState_Next(ts)) {
+        int through_c;
+        for (Frame *frame = thread_top(ts); frame != NULL; frame = frame_outer(frame, &through_c)) {
+            PyCodeObject *code = frame_is_shim(frame) ? NULL : frame_code(frame);
+            int at = code == NULL ? -1 : nameless_in(frame, code);
+            if (at < 0) {
+                continue;
+            }
+            reach_from(&r, frame, code);
+            for (int i = 0; i < r.n; i++) {
+                for (int k = 0; k < n; k++) {
+                    if (r.objects[i] != locks[k] || r.depths[i] >= depths[k] || of[k] == MINE) {
+                        continue;
+                    }
+                    depths[k] = r.depths[i];
+                    of[k] = ts == self ? MINE : OTHERS;
+                    nearest[k] = (Sighting){
+                        .thread = ts, .state = STATE_HOLDS, .kind = KIND_LOCK, .subject = locks[k], .entry = ENTRY_KEPT,
+                        .frame = frame, .code = code, .unit = frame_unit(frame, code), .named_at = at,
+                    };
+                }
+            }
+        }
+    }
+    for (int k = 0; k < n; k++) {
+        Sighting *s = of[k] == OTHERS ? add(l) : NULL;
+        if (s != NULL) {
+            *s = nearest[k];
+        }
+    }
+}
+
+int locks_taken_by(PyObject *callable, PyObject **locks, int room)
+{
+    Look none = {.n = 0};
+    Thread t = {.look = &none, .wide = 1};
+    Kept kept = {.n = 0};
+    Target called = target_of(callable, NULL);
+    int n = 0;
+    if (called.function == NULL) {
+        return 0;
+    }
+    find_kept(&t, &kept, called, -1, 0);
+    for (int i = 0; i < kept.n && n < room; i++) {
+        t.steps = 0;
+        if (effect_of_function(&t, called.function, called.first, kept.locks[i], LET_GO, 0) == TAKES) {
+            locks[n++] = kept.locks[i];
+        }
+    }
+    return n;
+}
+
+int is_explained(const Look *l, PyObject *lock)
+{
+    for (int i = 0; i < l->n; i++) {
+        if (l->items[i].subject == lock) {
+            return 1;
+        }
+    }
+    for (int i = 0; i < l->n_waiters; i++) {
+        if (l->waiters[i].waiter == lock) {
+            return 1;
+        }
+    }
+    PyThreadState *ts = PyInterpreterState_ThreadHead(PyInterpreterState_Get());
+    while (ts != NULL && !thread_ends_with(ts, lock)) {
+        ts = PyThreadState_Next(ts);
+    }
+    return ts != NULL;
 }
 
 /* For a frame that is not the innermost of the Python code that C code called. */
