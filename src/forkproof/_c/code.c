@@ -388,6 +388,24 @@ static int parse_attributes(const CodeInfo *info, PyCodeObject *code, int at, in
     return code_name(code, method) == NULL ? -1 : method;
 }
 
+int same_object(const CodeInfo *info, int unit, int other)
+{
+    int lowest = code_answer_slot(info, unit);
+    int a = pusher(info, unit - 1, lowest), b = pusher(info, other - 1, code_answer_slot(info, other));
+    while (a >= 0 && b >= 0 && a < unit && b < other) {
+        const Unit *u = &info->units[a], *v = &info->units[b];
+        if (u->depth == lowest + 1 && u->op == v->op && (u->op == LOAD_METHOD || u->op == LOAD_ATTR) && u->arg != v->arg) {
+            return 1;
+        }
+        if (u->op != v->op || u->arg != v->arg) {
+            return 0;
+        }
+        a = next_unit(info, a);
+        b = next_unit(info, b);
+    }
+    return 0;
+}
+
 static int same_expression(const Expression *a, const Expression *b)
 {
     if (a->base != b->base || a->index != b->index || a->n != b->n || a->super != b->super) {
@@ -1450,8 +1468,13 @@ PyObject *evaluate(const Expression *e, PyCodeObject *code, Frame *frame)
     return object == NULL ? NULL : follow(e, code, object);
 }
 
-PyObject *evaluate_on(const Expression *e, PyCodeObject *code, PyObject *first, PyObject *globals)
+PyObject *evaluate_on(const Expression *e, PyCodeObject *code, PyObject *first, PyObject *globals, PyObject *closure)
 {
+    int free = e->index - (code->co_nlocalsplus - code->co_nfreevars);
+    if (e->base == BASE_CELL && free >= 0 && closure != NULL && PyTuple_CheckExact(closure) && free < PyTuple_GET_SIZE(closure)) {
+        PyObject *cell = PyTuple_GET_ITEM(closure, free), *object = PyCell_Check(cell) ? PyCell_GET(cell) : NULL;
+        return object == NULL ? NULL : follow(e, code, object);
+    }
     if (e->base == BASE_GLOBAL && globals != NULL && PyDict_CheckExact(globals)) {
         PyObject *name = code_name(code, e->index);
         PyObject *object = name == NULL ? NULL : PyDict_GetItemWithError(globals, name);

@@ -171,8 +171,10 @@ int exit_call_after(const CodeInfo *info, int unit);
 
 /* Borrowed, or NULL. */
 PyObject *evaluate(const Expression *e, PyCodeObject *code, Frame *frame);
-/* `first`: the first parameter of a function that does not run, `globals`: its globals; NULL where that is not known. */
-PyObject *evaluate_on(const Expression *e, PyCodeObject *code, PyObject *first, PyObject *globals);
+/* Whether the callees of two calls are the same but for the name of the method: `locks[k].acquire` and `locks[k].release`. */
+int same_object(const CodeInfo *info, int unit, int other);
+/* Of a function that does not run: its first parameter, its globals, its closure; NULL where that is not known. */
+PyObject *evaluate_on(const Expression *e, PyCodeObject *code, PyObject *first, PyObject *globals, PyObject *closure);
 PyObject *plain_attribute(PyObject *object, PyObject *name);
 
 /* The words by which the program knows the lock that is entered or called at `unit`: "self._lock", "get_lock()". New

@@ -507,8 +507,7 @@ typedef struct {
     PyThreadState *me;
     PyObject *found[MAX_UNSEEN]; /* borrowed */
     int n;
-    PyObject *locks[MAX_NAMELESS]; /* the same */
-    int n_locks;
+    Nameless nameless;
 } Search;
 
 static PyThreadState *thread_with(unsigned long ident, PyThreadState *me)
@@ -542,8 +541,8 @@ static int visit_lock(void *context, PyObject *lock, Kind kind)
     if (kind == KIND_RLOCK && add_owner(lock, s->me)) {
         s->found[s->n++] = lock;
     }
-    else if (kind == KIND_LOCK && s->n_locks < MAX_NAMELESS && is_nameless(lock, s->me)) {
-        s->locks[s->n_locks++] = lock;
+    else if (kind == KIND_LOCK && s->nameless.n < MAX_NAMELESS && is_nameless(lock, s->me)) {
+        s->nameless.locks[s->nameless.n++] = lock;
     }
     return s->n == MAX_UNSEEN;
 }
@@ -600,31 +599,34 @@ static void drop_loose(void)
 }
 
 /* Who may have the locks, of which nothing in the look tells. */
-static void look_for_nameless(PyThreadState *me, PyObject **locks, int n)
+static void look_for_nameless(PyThreadState *me, Nameless *found)
 {
-    Whose of[MAX_NAMELESS];
-    int kept = 0;
-    if (n) {
+    if (found->n) {
         find_held(me);
     }
+    int n = found->n;
+    found->n = found->n_others = 0;
     for (int i = 0; i < n; i++) {
-        if (!is_held(locks[i])) {
-            locks[kept++] = locks[i];
+        if (!is_held(found->locks[i])) {
+            found->locks[found->n++] = found->locks[i];
         }
     }
-    if (kept) {
-        sight_nameless(&g.look, me, locks, kept, of);
+    if (found->n) {
+        sight_nameless(&g.look, me, found);
     }
-    for (int i = 0; i < kept; i++) {
-        if (of[i] == MINE) {
-            add_held(locks[i]);
+    for (int i = 0; i < found->n; i++) {
+        if (found->of[i] == MINE) {
+            add_held(found->locks[i]);
         }
-        else if (of[i] == OTHERS) {
-            remember_nameless(locks[i], 1);
+        else if (found->of[i] == OTHERS) {
+            remember_nameless(found->locks[i], 1);
         }
         else {
-            add_loose(locks[i]);
+            add_loose(found->locks[i]);
         }
+    }
+    for (int i = 0; i < found->n_others; i++) {
+        remember_nameless(found->others[i], 1);
     }
 }
 
@@ -636,7 +638,7 @@ static void search_for_unseen(PyThreadState *me, size_t limit)
     }
     Search s = {.me = me};
     heap_locks(visit_lock, &s, limit);
-    look_for_nameless(me, s.locks, s.n_locks);
+    look_for_nameless(me, &s.nameless);
     unseen.due = monotonic() + SEARCH_SHARE * (monotonic() - start);
     int collects = PyGC_Disable(); /* a collection runs code of the program's */
     for (int i = 0; i < s.n && unseen.n < MAX_UNSEEN; i++) {
@@ -668,8 +670,7 @@ static void look_for_unseen(PyThreadState *me, size_t limit)
     if (unseen.n != kept) { /* what is not written to costs no copy of its page after the fork before */
         unseen.n = kept;
     }
-    PyObject *locks[MAX_NAMELESS];
-    int n = 0;
+    Nameless remembered = {.n = 0};
     kept = 0;
     for (int i = 0; i < nameless.n; i++) {
         PyObject *lock = referent(nameless.found[i]);
@@ -680,7 +681,7 @@ static void look_for_unseen(PyThreadState *me, size_t limit)
         nameless.named[kept] = nameless.named[i];
         nameless.found[kept++] = nameless.found[i];
         if (is_nameless(lock, me)) {
-            locks[n++] = lock;
+            remembered.locks[remembered.n++] = lock;
         }
         for (int k = 0; nameless.named[i] && k < g.look.n; k++) {
             Sighting *s = &g.look.items[k];
@@ -690,7 +691,7 @@ static void look_for_unseen(PyThreadState *me, size_t limit)
     if (nameless.n != kept) {
         nameless.n = kept;
     }
-    look_for_nameless(me, locks, n);
+    look_for_nameless(me, &remembered);
     search_for_unseen(me, limit);
     if (g.look.n > seen) {
         drop_unreachable(&g.look, me);

@@ -489,7 +489,7 @@ static int visit_call(void *context, PyCodeObject *code, const Expression *e, Py
         }
         return 0;
     }
-    PyObject *target = evaluate_on(e, code, r->object, NULL);
+    PyObject *target = evaluate_on(e, code, r->object, NULL, NULL);
     if (target == NULL) {
         return 0;
     }
@@ -692,18 +692,23 @@ static void sight_manager(Thread *t, const Place *p, State state, PyObject *mana
 /* Of whom the locks are that a function takes or lets go of: its frame, or what its parameter and its globals would be. */
 typedef struct {
     Frame *frame;
-    PyObject *first, *globals;
+    PyObject *first, *globals, *closure;
 } Variables;
 
 static PyObject *value_of(const Expression *e, PyCodeObject *code, const Variables *v)
 {
-    return v->frame != NULL ? evaluate(e, code, v->frame) : evaluate_on(e, code, v->first, v->globals);
+    return v->frame != NULL ? evaluate(e, code, v->frame) : evaluate_on(e, code, v->first, v->globals, v->closure);
 }
 
 /* A function in Python and its first parameter, NULL where that is not known. */
 typedef struct {
     PyObject *function, *first;
 } Target;
+
+static Variables variables_of_function(Target called)
+{
+    return (Variables){NULL, called.first, PyFunction_GET_GLOBALS(called.function), PyFunction_GET_CLOSURE(called.function)};
+}
 
 /* What `object.method()`, or `object()` if there is no method, runs. `function` is NULL if that is nothing in Python. */
 static Target target_of(PyObject *object, PyObject *method)
@@ -753,7 +758,7 @@ static int effect_of_function(Thread *t, PyObject *function, PyObject *first, Py
     if (nesting > 3 || ++t->steps > 200) {
         return 0;
     }
-    Variables v = {.first = first, .globals = PyFunction_GET_GLOBALS(function)};
+    Variables v = variables_of_function((Target){function, first});
     int set = held_in(t, v, code, lock, HELD, -1, nesting + 1, &effect);
     if (set & LET_GO) {
         return set == LET_GO ? LETS_GO : MAY_LET_GO;
@@ -1526,12 +1531,25 @@ static int locks_behind(Thread *t, PyObject *object, PyObject **locks, int room)
     return n;
 }
 
+static int is_call_of(const CodeInfo *info, int unit)
+{
+    OpKind kind = op_kind(info->units[unit].op);
+    return (kind == OP_CALL || kind == OP_CALL_KW) && lowest_of_call(&info->units[unit]) >= 0;
+}
+
 /* Whether this code releases `lock` somewhere: then it uses it as a mutex. */
 static int releases(Thread *t, const Place *p, PyObject *lock)
 {
     t->look->firm = 0;
     for (int i = 0; i < p->info->n_sites; i++) {
         const CallSite *site = &p->info->sites[i];
+        if (site->role == CALL_RELEASE && site->expression < 0) {
+            int base = p->unit - p->info->units[p->unit].back;
+            if (is_call_of(p->info, base) && same_object(p->info, call_unit(p->info, base), site->unit)) {
+                return 1;
+            }
+            continue;
+        }
         if ((site->role != CALL_RELEASE && site->role != CALL_HANDED_OVER) || site->expression < 0) {
             continue;
         }
@@ -2375,7 +2393,7 @@ static void add_kept(Kept *kept, PyObject *lock, int unit)
 static void find_kept(Thread *t, Kept *kept, Target called, int unit, int nesting)
 {
     PyCodeObject *code = (PyCodeObject *)PyFunction_GET_CODE(called.function);
-    Variables v = {.first = called.first, .globals = PyFunction_GET_GLOBALS(called.function)};
+    Variables v = variables_of_function(called);
     const CodeInfo *info = code_calls(code);
     if (++t->steps > 200) {
         return;
@@ -2521,20 +2539,21 @@ static int is_nameless(const CodeInfo *info, const CallSite *site, int first_kno
 static int nameless_of(Target called, int nesting)
 {
     PyCodeObject *code = (PyCodeObject *)PyFunction_GET_CODE(called.function);
-    Variables v = {.first = called.first, .globals = PyFunction_GET_GLOBALS(called.function)};
+    Variables v = variables_of_function(called);
     const CodeInfo *info = code_calls(code);
     if (info->wait || info->permit || info->importlib || info->exits) {
         return NAMELESS_NOT;
     }
     uint8_t *effects = PyMem_RawCalloc((size_t)info->n_units + 1, 1);
-    int takes = 0, gives = 0;
+    int takes = 0, gives = 0, acquires = 0;
     for (int i = 0; effects != NULL && i < info->n_sites; i++) {
         const CallSite *site = &info->sites[i];
+        acquires |= site->role == CALL_ACQUIRE;
+        gives |= site->role == CALL_RELEASE;
         if (call_unit(info, site->unit) != site->unit || !is_nameless(info, site, called.first != NULL)) {
             continue;
         }
         takes |= site->role == CALL_ACQUIRE;
-        gives |= site->role == CALL_RELEASE;
         effects[site->unit] = site->role == CALL_ACQUIRE ? TAKES : site->role == CALL_RELEASE ? LETS_GO : 0;
     }
     for (int i = 0; effects != NULL && nesting < 2 && i < info->n_calls; i++) {
@@ -2549,7 +2568,7 @@ static int nameless_of(Target called, int nesting)
     }
     int taken = takes && code_held(info, code, LET_GO, effects, -1) & HELD;
     PyMem_RawFree(effects);
-    return taken ? NAMELESS_TAKEN : gives && !takes ? NAMELESS_GIVEN : NAMELESS_NOT;
+    return taken ? NAMELESS_TAKEN : gives && !takes && !acquires ? NAMELESS_GIVEN : NAMELESS_NOT;
 }
 
 /* The unit of the call that took such a lock in this frame, if the frame is still to let go of it; else -1. */
@@ -2588,22 +2607,23 @@ static int nameless_in(Frame *frame, PyCodeObject *code)
     return held ? at : -1;
 }
 
-#define MAX_REACHED 1000
-#define REACHED_TABLE 4096
+#define MAX_REACHED 3000
+#define REACHED_TABLE 8192
 
 /* What a frame's variables lead to, nearest first. */
 typedef struct {
     PyObject *objects[MAX_REACHED];
-    int depths[MAX_REACHED];
+    uint16_t from[MAX_REACHED]; /* index + 1 of what led there; 0: a variable */
+    uint16_t depths[MAX_REACHED];
     uint16_t table[REACHED_TABLE];
-    int n, depth;
+    int n, at; /* what is being followed; -1: variables */
 } Reached;
 
 static int reached(PyObject *object, void *context)
 {
     Reached *r = context;
     if (object == NULL || r->n == MAX_REACHED || !PyObject_IS_GC(object) || PyType_Check(object) || PyModule_Check(object) ||
-        PyFunction_Check(object) || PyCode_Check(object) || PyFrame_Check(object)) {
+        PyCode_Check(object) || PyFrame_Check(object)) {
         return r->n == MAX_REACHED;
     }
     size_t at = ((uintptr_t)object >> 4) * (uintptr_t)11400714819323198485ull >> 40 & (REACHED_TABLE - 1);
@@ -2612,36 +2632,134 @@ static int reached(PyObject *object, void *context)
     }
     if (!r->table[at]) {
         r->objects[r->n] = object;
-        r->depths[r->n] = r->depth;
+        r->from[r->n] = (uint16_t)(r->at + 1);
+        r->depths[r->n] = (uint16_t)(r->at < 0 ? 0 : r->depths[r->at] + 1);
         r->table[at] = (uint16_t)++r->n;
     }
     return 0;
 }
 
-static void reach_from(Reached *r, Frame *frame, PyCodeObject *code)
+static void reach_globals(Reached *r, PyObject *globals, PyCodeObject *code)
 {
-    r->n = 0;
-    r->depth = 0;
-    memset(r->table, 0, sizeof(r->table));
-    for (int i = 0; i < code->co_nlocalsplus; i++) {
-        reached(frame_local(frame, i), r);
-    }
-    PyObject *globals = frame_globals(frame);
     for (Py_ssize_t i = 0; globals != NULL && PyDict_CheckExact(globals) && i < PyTuple_GET_SIZE(code->co_names); i++) {
         reached(PyDict_GetItemWithError(globals, PyTuple_GET_ITEM(code->co_names, i)), r);
     }
-    for (int i = 0; i < r->n; i++) {
-        PyObject *object = r->objects[i];
-        if (PyObject_GC_IsTracked(object) && !PyGen_CheckExact(object) && !PyCoro_CheckExact(object) &&
-            !PyAsyncGen_CheckExact(object)) {
-            r->depth = r->depths[i] + 1;
+}
+
+static void reach_from(Reached *r, Frame *frame, PyCodeObject *code)
+{
+    for (int i = 0; i < code->co_nlocalsplus; i++) {
+        reached(frame_local(frame, i), r);
+    }
+    reach_globals(r, frame_globals(frame), code);
+}
+
+static void reach_none(Reached *r)
+{
+    r->n = 0;
+    r->at = -1;
+    memset(r->table, 0, sizeof(r->table));
+}
+
+static void reach_further(Reached *r)
+{
+    for (r->at = 0; r->at < r->n; r->at++) {
+        PyObject *object = r->objects[r->at];
+        if (PyFunction_Check(object)) { /* what it names, not all that its module has */
+            reach_globals(r, PyFunction_GET_GLOBALS(object), (PyCodeObject *)PyFunction_GET_CODE(object));
+            reached(PyFunction_GET_CLOSURE(object), r);
+        }
+        else if (PyObject_GC_IsTracked(object) && !PyGen_CheckExact(object) && !PyCoro_CheckExact(object) &&
+                 !PyAsyncGen_CheckExact(object)) {
             Py_TYPE(object)->tp_traverse(object, reached, r);
         }
     }
 }
 
-void sight_nameless(Look *l, PyThreadState *self, PyObject **locks, int n, Whose *of)
+/* What is known of a lock by the functions that take it and let go of it, without the one that calls them. */
+typedef struct {
+    int takes, gives, born_taken;
+} Halves;
+
+static void add_halves(Halves *h, Thread *t, Target called, PyObject *lock)
 {
+    PyCodeObject *code = (PyCodeObject *)PyFunction_GET_CODE(called.function);
+    t->steps = 0;
+    if (code_acquires(code)) {
+        int takes = effect_of_function(t, called.function, called.first, lock, LET_GO, 0) == TAKES;
+        h->takes |= takes;
+        h->born_taken |= takes && code->co_name == name_init;
+    }
+    else if (code_releases(code)) {
+        h->gives |= effect_of_function(t, called.function, called.first, lock, HELD, 0) == LETS_GO;
+    }
+}
+
+/* Whether one function takes the lock and returns, and another lets go of it: methods of whoever keeps it, or functions that are
+ * met. Not where it is taken when its keeper is made: such a lock is a signal. */
+static int is_taken_by_halves(const Reached *r, int at)
+{
+    Look none = {.n = 0};
+    Thread t = {.look = &none, .wide = 1};
+    Halves h = {0, 0, 0};
+    PyObject *lock = r->objects[at];
+    int keeper = r->from[at] - 1;
+    if (keeper >= 0 && PyDict_CheckExact(r->objects[keeper])) {
+        keeper = r->from[keeper] - 1; /* the instance */
+    }
+    PyObject *owner = keeper < 0 ? NULL : r->objects[keeper], *mro = owner == NULL ? NULL : Py_TYPE(owner)->tp_mro;
+    int met = 0;
+    for (Py_ssize_t i = 0; mro != NULL && i < PyTuple_GET_SIZE(mro); i++) {
+        PyObject *names = ((PyTypeObject *)PyTuple_GET_ITEM(mro, i))->tp_dict, *name, *value;
+        Py_ssize_t position = 0;
+        while (names != NULL && PyDict_Next(names, &position, &name, &value) && ++met < 300) {
+            if (PyFunction_Check(value)) {
+                add_halves(&h, &t, (Target){value, owner}, lock);
+            }
+        }
+    }
+    for (int i = 0; i < r->n; i++) {
+        if (PyFunction_Check(r->objects[i])) {
+            add_halves(&h, &t, (Target){r->objects[i], NULL}, lock);
+        }
+    }
+    return h.takes && h.gives && !h.born_taken;
+}
+
+/* Whether a frame of the thread has taken the lock by calls that it can name, though it does not let go of it there. */
+static int has_taken(PyThreadState *ts, PyObject *lock)
+{
+    Look none = {.n = 0};
+    Thread t = {.look = &none, .thread = ts, .wide = 1};
+    int through_c;
+    for (Frame *frame = thread_top(ts); frame != NULL; frame = frame_outer(frame, &through_c)) {
+        PyCodeObject *code = frame_is_shim(frame) ? NULL : frame_code(frame);
+        t.steps = 0;
+        if (code != NULL && !code_info(code)->importlib && held_at(&t, frame, lock, LET_GO, 0) & HELD) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+static void add_others(Nameless *nameless, const Reached *r, int at)
+{
+    PyObject *keeper = r->from[at] ? r->objects[r->from[at] - 1] : NULL;
+    for (int i = 0; keeper != NULL && i < r->n && nameless->n_others < MAX_NAMELESS; i++) {
+        PyObject *other = r->from[i] ? r->objects[r->from[i] - 1] : NULL;
+        int alike = other == keeper || (other != NULL && Py_TYPE(other) == Py_TYPE(keeper) &&
+                                        PyType_HasFeature(Py_TYPE(other), Py_TPFLAGS_HEAPTYPE));
+        if (i != at && alike && Py_IS_TYPE(r->objects[i], lock_type)) {
+            nameless->others[nameless->n_others++] = r->objects[i];
+        }
+    }
+}
+
+void sight_nameless(Look *l, PyThreadState *self, Nameless *nameless)
+{
+    PyObject **locks = nameless->locks;
+    Whose *of = nameless->of;
+    int n = nameless->n;
     static Reached r;
     Sighting nearest[MAX_NAMELESS];
     int depths[MAX_NAMELESS];
@@ -2658,7 +2776,9 @@ void sight_nameless(Look *l, PyThreadState *self, PyObject **locks, int n, Whose
             if (at < 0) {
                 continue;
             }
+            reach_none(&r);
             reach_from(&r, frame, code);
+            reach_further(&r);
             for (int i = 0; i < r.n; i++) {
                 for (int k = 0; k < n; k++) {
                     if (r.objects[i] != locks[k] || r.depths[i] >= depths[k] || of[k] == MINE) {
@@ -2666,9 +2786,44 @@ void sight_nameless(Look *l, PyThreadState *self, PyObject **locks, int n, Whose
                     }
                     depths[k] = r.depths[i];
                     of[k] = ts == self ? MINE : OTHERS;
+                    add_others(nameless, &r, i);
                     nearest[k] = (Sighting){
                         .thread = ts, .state = STATE_HOLDS, .kind = KIND_LOCK, .subject = locks[k], .entry = ENTRY_KEPT,
                         .frame = frame, .code = code, .unit = frame_unit(frame, code), .named_at = at,
+                    };
+                }
+            }
+        }
+    }
+    char open[MAX_NAMELESS];
+    int unexplained = 0;
+    for (int k = 0; k < n; k++) {
+        of[k] = of[k] == NOBODYS && has_taken(self, locks[k]) ? MINE : of[k];
+        open[k] = of[k] == NOBODYS;
+        unexplained += open[k];
+    }
+    ts = PyInterpreterState_ThreadHead(PyThreadState_GetInterpreter(self));
+    for (; ts != NULL && unexplained; ts = PyThreadState_Next(ts)) {
+        int through_c;
+        Frame *innermost = NULL;
+        reach_none(&r);
+        for (Frame *frame = ts == self ? NULL : thread_top(ts); frame != NULL; frame = frame_outer(frame, &through_c)) {
+            PyCodeObject *code = frame_is_shim(frame) ? NULL : frame_code(frame);
+            innermost = innermost == NULL && code != NULL ? frame : innermost;
+            if (code != NULL) {
+                reach_from(&r, frame, code);
+            }
+        }
+        reach_further(&r);
+        for (int i = 0; i < r.n; i++) {
+            for (int k = 0; k < n; k++) {
+                if (open[k] && r.objects[i] == locks[k] && r.depths[i] < depths[k] && is_taken_by_halves(&r, i)) {
+                    PyCodeObject *code = frame_code(innermost);
+                    depths[k] = r.depths[i];
+                    of[k] = OTHERS;
+                    nearest[k] = (Sighting){
+                        .thread = ts, .state = STATE_HOLDS, .kind = KIND_LOCK, .subject = locks[k], .entry = ENTRY_UNSEEN,
+                        .frame = innermost, .code = code, .unit = frame_unit(innermost, code), .named_at = -1,
                     };
                 }
             }

@@ -102,10 +102,17 @@ CInside what_is_inside(Frame *frame, PyCodeObject *code, Frame *inner);
 /* Adds that `thread` has `rlock`, unless the look has seen that already or it is a module lock's own. `frame` of the sighting
  * is where the thread stands. -> whether it was added. */
 int sight_unseen(Look *l, PyThreadState *thread, PyObject *rlock, int certain);
-/* Locks that are locked, and that nothing in the look explains. `of`, for each: whose it may be, as frames tell. Adds the others'. */
 #define MAX_NAMELESS 32
 typedef enum { NOBODYS, MINE, OTHERS } Whose;
-void sight_nameless(Look *l, PyThreadState *self, PyObject **locks, int n, Whose *of);
+typedef struct {
+    PyObject *locks[MAX_NAMELESS]; /* that are locked, and that nothing in the look explains */
+    Whose of[MAX_NAMELESS];        /* to be filled in, as frames tell */
+    int n;
+    PyObject *others[MAX_NAMELESS]; /* locks that are kept beside one of those, and will be taken in the same way */
+    int n_others;
+} Nameless;
+/* Adds those of other threads to the look. */
+void sight_nameless(Look *l, PyThreadState *self, Nameless *nameless);
 /* Locks that the function, or method, has when it returns, and had not when it was called. -> how many. */
 int locks_taken_by(PyObject *callable, PyObject **locks, int room);
 /* Whether the look explains why the lock is locked; also if somebody is about to take it, or waits for it as for a signal. */
