@@ -589,6 +589,7 @@ typedef struct {
     const Place *place;
     State state;
     int nesting;
+    int in_dict;
 } Inside;
 
 static int visit_inside(PyObject *object, void *context)
@@ -598,7 +599,40 @@ static int visit_inside(PyObject *object, void *context)
     return 0;
 }
 
-/* A generator that waits to be gone on with, or an iterator of C that has one inside. */
+static int visit_kept(PyObject *object, void *context)
+{
+    Inside *i = context;
+    if (PyGen_CheckExact(object)) {
+        Place inner = *i->place;
+        inner.unsure |= Py_REFCNT(object) > 1;
+        i->thread->steps++;
+        sight_generator(i->thread, &inner, i->state, object, i->nesting + 1);
+    }
+    else if (PyDict_CheckExact(object) && !i->in_dict && PyDict_GET_SIZE(object) < 64) { /* its own, most likely */
+        i->in_dict = 1;
+        PyDict_Type.tp_traverse(object, visit_kept, context);
+        i->in_dict = 0;
+    }
+    return 0;
+}
+
+/* An iterator written in Python that goes on with generators which it keeps in attributes. */
+static void sight_kept_generators(Thread *t, const Place *p, State state, PyObject *object, int nesting)
+{
+    PyObject *function = _PyType_Lookup(Py_TYPE(object), name_next);
+    if (function == NULL || !PyFunction_Check(function) ||
+        !code_drives((PyCodeObject *)PyFunction_GET_CODE(function))) {
+        return;
+    }
+    Place inner = *p;
+    inner.unsure |= Py_REFCNT(object) > 1;
+    Inside inside = {t, &inner, state, nesting, 0};
+    t->look->firm = 0;
+    t->steps++;
+    Py_TYPE(object)->tp_traverse(object, visit_kept, &inside);
+}
+
+/* A generator that waits to be gone on with, or an iterator that has one inside. */
 static void sight_iterator(Thread *t, const Place *p, State state, PyObject *object, int nesting)
 {
     if (object == NULL || nesting > MAX_NESTING || t->steps > 200) {
@@ -613,9 +647,12 @@ static void sight_iterator(Thread *t, const Place *p, State state, PyObject *obj
              (type == &PyTuple_Type && nesting > 0 && PyTuple_GET_SIZE(object) < 16) ||
              strncmp(type->tp_name, "itertools.", 10) == 0) {
         t->look->firm = 0;
-        Inside inside = {t, p, state, nesting};
+        Inside inside = {t, p, state, nesting, 0};
         t->steps++;
         type->tp_traverse(object, visit_inside, &inside);
+    }
+    else if (type->tp_iternext != NULL && PyType_HasFeature(type, Py_TPFLAGS_HEAPTYPE)) {
+        sight_kept_generators(t, p, state, object, nesting);
     }
 }
 
@@ -1738,6 +1775,7 @@ static void sight_frame_locks(Thread *t, Place *p, State state, int nesting)
 #endif
         sight_iterator(t, p, state, iterator, nesting);
     }
+    int own = p->code->co_name == name_next ? 0 : -1; /* in its own __next__ an iterator's generator runs, or is over */
     for (int i = 0; info->drives && i < p->code->co_nlocalsplus; i++) {
         PyObject *local = frame_local(p->frame, i);
         int unsure = p->unsure;
@@ -1746,12 +1784,17 @@ static void sight_frame_locks(Thread *t, Place *p, State state, int nesting)
             local = PyCell_GET(local);
             unsure = 1;
         }
-        if (local == NULL || !(PyGen_CheckExact(local) || PyCoro_CheckExact(local) || PyAsyncGen_CheckExact(local))) {
+        if (local == NULL || i == own) {
             continue;
         }
         Place inner = *p;
         inner.unsure = unsure || Py_REFCNT(local) > 1;
-        sight_generator(t, &inner, state, local, nesting);
+        if (PyGen_CheckExact(local) || PyCoro_CheckExact(local) || PyAsyncGen_CheckExact(local)) {
+            sight_generator(t, &inner, state, local, nesting);
+        }
+        else if (Py_TYPE(local)->tp_iternext != NULL && PyType_HasFeature(Py_TYPE(local), Py_TPFLAGS_HEAPTYPE)) {
+            sight_kept_generators(t, &inner, state, local, nesting);
+        }
     }
     if (u->attempt) {
         const CallSite *site = &info->sites[u->attempt - 1];
