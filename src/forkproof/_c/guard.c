@@ -420,6 +420,13 @@ static void find_held(PyThreadState *me)
             add_held(mine.items[i].subject);
         }
     }
+    for (int i = 0; i < g.look.n; i++) {
+        const Sighting *s = &g.look.items[i];
+        if (s->kind == KIND_LOCK && (s->state == STATE_ACQUIRING || !s->certain) && is_locked(s->subject) &&
+            has_taken(me, s->subject)) {
+            add_held(s->subject);
+        }
+    }
     PyObject *callbacks = PyInterpreterState_Get()->before_forkers;
     for (Py_ssize_t i = 0; callbacks != NULL && i < PyList_GET_SIZE(callbacks); i++) {
         PyObject *callback = PyList_GET_ITEM(callbacks, i);

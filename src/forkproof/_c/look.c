@@ -13,6 +13,7 @@
 #ifndef FORKPROOF_UNKNOWN_INTERPRETER
 
 #define MAX_NESTING 6
+#define MAX_STEPS 200
 #define MAX_LET_GO 16
 
 static PyObject *name_enter, *name_exit, *name_aenter, *name_aexit, *name_gen, *name_exit_callbacks, *name_owner, *name_buffer, *name_func,
@@ -477,7 +478,7 @@ static int visit_call(void *context, PyCodeObject *code, const Expression *e, Py
 {
     Resolve *r = context;
     (void)unit;
-    if (++r->thread->steps > 200 || method == NULL) {
+    if (++r->thread->steps > MAX_STEPS || method == NULL) {
         return 1;
     }
     if (e->super) {
@@ -635,7 +636,7 @@ static void sight_kept_generators(Thread *t, const Place *p, State state, PyObje
 /* A generator that waits to be gone on with, or an iterator that has one inside. */
 static void sight_iterator(Thread *t, const Place *p, State state, PyObject *object, int nesting)
 {
-    if (object == NULL || nesting > MAX_NESTING || t->steps > 200) {
+    if (object == NULL || nesting > MAX_NESTING || t->steps > MAX_STEPS) {
         return;
     }
     PyTypeObject *type = Py_TYPE(object);
@@ -667,7 +668,7 @@ static void sight_permit(Thread *t, const Place *p, State state, PyObject *semap
 
 static void sight_manager(Thread *t, const Place *p, State state, PyObject *manager, int nesting)
 {
-    if (manager == NULL || nesting > MAX_NESTING || ++t->steps > 200) {
+    if (manager == NULL || nesting > MAX_NESTING || ++t->steps > MAX_STEPS) {
         return;
     }
     for (int i = 0; i < t->n_waiting; i++) {
@@ -792,7 +793,7 @@ static int effect_of_function(Thread *t, PyObject *function, PyObject *first, Py
 {
     PyCodeObject *code = (PyCodeObject *)PyFunction_GET_CODE(function);
     int effect;
-    if (nesting > 3 || ++t->steps > 200) {
+    if (nesting > 3 || ++t->steps > MAX_STEPS) {
         return 0;
     }
     Variables v = variables_of_function((Target){function, first});
@@ -815,7 +816,7 @@ static int is_on_first(const NamedCall *call)
 static int effect_of_call(Thread *t, PyObject *object, PyObject *method, PyObject *lock, int begins, int nesting)
 {
     const char *name = method == NULL ? NULL : PyUnicode_AsUTF8(method);
-    if (name == NULL || object == NULL || nesting > 3 || ++t->steps > 200) {
+    if (name == NULL || object == NULL || nesting > 3 || ++t->steps > MAX_STEPS) {
         PyErr_Clear();
         return 0;
     }
@@ -862,6 +863,9 @@ static void effect_of_named(Effects *e, PyCodeObject *code, const NamedCall *cal
         if (function != NULL) {
             add_effect(e, call->unit, effect_of_function(e->thread, function, first, e->lock, e->begins, e->nesting));
         }
+        return;
+    }
+    if (call->keeps == KEEPS_NOT && call->gives == KEEPS_NOT) {
         return;
     }
     PyObject *object = value_of(expression, code, &e->variables);
@@ -2402,9 +2406,11 @@ static void decide_what_is_kept(CodeInfo *info, PyCodeObject *code, Frame *frame
         }
         functions |= call->keeps == KEEPS_PERHAPS;
         takes |= call->keeps == KEEPS_PERHAPS;
-        if (may_change_locks(called, 1, 0)) {
-            gives = functions = 1;
+        if (call->gives == KEEPS_UNKNOWN) {
+            call->gives = may_change_locks(called, 1, 0) ? KEEPS_PERHAPS : KEEPS_NOT;
         }
+        functions |= call->gives == KEEPS_PERHAPS;
+        gives |= call->gives == KEEPS_PERHAPS;
     }
     info->keeps = takes && gives && functions;
     info->undecided = unknown && !info->keeps ? (uint8_t)(info->undecided - 1) : 0;
@@ -2438,7 +2444,7 @@ static void find_kept(Thread *t, Kept *kept, Target called, int unit, int nestin
     PyCodeObject *code = (PyCodeObject *)PyFunction_GET_CODE(called.function);
     Variables v = variables_of_function(called);
     const CodeInfo *info = code_calls(code);
-    if (++t->steps > 200) {
+    if (++t->steps > MAX_STEPS) {
         return;
     }
     for (int i = 0; i < info->n_sites; i++) {
@@ -2689,12 +2695,14 @@ static void reach_globals(Reached *r, PyObject *globals, PyCodeObject *code)
     }
 }
 
-static void reach_from(Reached *r, Frame *frame, PyCodeObject *code)
+static void reach_from(Reached *r, Frame *frame, PyCodeObject *code, int globals)
 {
     for (int i = 0; i < code->co_nlocalsplus; i++) {
         reached(frame_local(frame, i), r);
     }
-    reach_globals(r, frame_globals(frame), code);
+    if (globals) {
+        reach_globals(r, frame_globals(frame), code);
+    }
 }
 
 static void reach_none(Reached *r)
@@ -2704,19 +2712,39 @@ static void reach_none(Reached *r)
     memset(r->table, 0, sizeof(r->table));
 }
 
-static void reach_further(Reached *r)
+static void reach_further(Reached *r, int globals)
 {
     for (r->at = 0; r->at < r->n; r->at++) {
         PyObject *object = r->objects[r->at];
-        if (PyFunction_Check(object)) { /* what it names, not all that its module has */
+        if (PyFunction_Check(object) && globals) { /* what it names, not all that its module has */
             reach_globals(r, PyFunction_GET_GLOBALS(object), (PyCodeObject *)PyFunction_GET_CODE(object));
             reached(PyFunction_GET_CLOSURE(object), r);
+        }
+        else if (PyFunction_Check(object)) {
+            continue;
         }
         else if (PyObject_GC_IsTracked(object) && !PyGen_CheckExact(object) && !PyCoro_CheckExact(object) &&
                  !PyAsyncGen_CheckExact(object)) {
             Py_TYPE(object)->tp_traverse(object, reached, r);
         }
     }
+}
+
+/* From all frames of a thread. -> the innermost of them. */
+static Frame *reach_from_thread(Reached *r, PyThreadState *ts, int globals)
+{
+    int through_c;
+    Frame *innermost = NULL;
+    reach_none(r);
+    for (Frame *frame = thread_top(ts); frame != NULL; frame = frame_outer(frame, &through_c)) {
+        PyCodeObject *code = frame_is_shim(frame) ? NULL : frame_code(frame);
+        innermost = innermost == NULL && code != NULL ? frame : innermost;
+        if (code != NULL) {
+            reach_from(r, frame, code, globals);
+        }
+    }
+    reach_further(r, globals);
+    return innermost;
 }
 
 /* What is known of a lock by the functions that take it and let go of it, without the one that calls them. */
@@ -2769,8 +2797,7 @@ static int is_taken_by_halves(const Reached *r, int at)
     return h.takes && h.gives && !h.born_taken;
 }
 
-/* Whether a frame of the thread has taken the lock by calls that it can name, though it does not let go of it there. */
-static int has_taken(PyThreadState *ts, PyObject *lock)
+int has_taken(PyThreadState *ts, PyObject *lock)
 {
     Look none = {.n = 0};
     Thread t = {.look = &none, .thread = ts, .wide = 1};
@@ -2778,6 +2805,9 @@ static int has_taken(PyThreadState *ts, PyObject *lock)
     for (Frame *frame = thread_top(ts); frame != NULL; frame = frame_outer(frame, &through_c)) {
         PyCodeObject *code = frame_is_shim(frame) ? NULL : frame_code(frame);
         t.steps = 0;
+        if (code != NULL && code_info(code)->undecided) {
+            decide_what_is_kept((CodeInfo *)code_info(code), code, frame);
+        }
         if (code != NULL && !code_info(code)->importlib && held_at(&t, frame, lock, LET_GO, 0) & HELD) {
             return 1;
         }
@@ -2798,84 +2828,101 @@ static void add_others(Nameless *nameless, const Reached *r, int at)
     }
 }
 
-void sight_nameless(Look *l, PyThreadState *self, Nameless *nameless)
-{
-    PyObject **locks = nameless->locks;
-    Whose *of = nameless->of;
-    int n = nameless->n;
-    static Reached r;
-    Sighting nearest[MAX_NAMELESS];
+/* For each of the locks, the frame that is nearest to it. */
+typedef struct {
+    Sighting at[MAX_NAMELESS];
     int depths[MAX_NAMELESS];
-    for (int i = 0; i < n; i++) {
-        of[i] = NOBODYS;
-        depths[i] = INT_MAX;
-    }
+} Nearest;
+
+/* By frames that have taken a lock of which only the function that did so has a name. */
+static void find_takers(Nameless *nameless, Nearest *nearest, Reached *r, PyThreadState *self)
+{
     PyThreadState *ts = PyInterpreterState_ThreadHead(PyThreadState_GetInterpreter(self));
     for (; ts != NULL; ts = PyThreadState_Next(ts)) {
         int through_c;
         for (Frame *frame = thread_top(ts); frame != NULL; frame = frame_outer(frame, &through_c)) {
             PyCodeObject *code = frame_is_shim(frame) ? NULL : frame_code(frame);
-            int at = code == NULL ? -1 : nameless_in(frame, code);
-            if (at < 0) {
+            int unit = code == NULL ? -1 : nameless_in(frame, code);
+            if (unit < 0) {
                 continue;
             }
-            reach_none(&r);
-            reach_from(&r, frame, code);
-            reach_further(&r);
-            for (int i = 0; i < r.n; i++) {
-                for (int k = 0; k < n; k++) {
-                    if (r.objects[i] != locks[k] || r.depths[i] >= depths[k] || of[k] == MINE) {
+            reach_none(r);
+            reach_from(r, frame, code, 1);
+            reach_further(r, 1);
+            for (int i = 0; i < r->n; i++) {
+                for (int k = 0; k < nameless->n; k++) {
+                    if (r->objects[i] != nameless->locks[k] || r->depths[i] >= nearest->depths[k]) {
                         continue;
                     }
-                    depths[k] = r.depths[i];
-                    of[k] = ts == self ? MINE : OTHERS;
-                    add_others(nameless, &r, i);
-                    nearest[k] = (Sighting){
-                        .thread = ts, .state = STATE_HOLDS, .kind = KIND_LOCK, .subject = locks[k], .entry = ENTRY_KEPT,
-                        .frame = frame, .code = code, .unit = frame_unit(frame, code), .named_at = at,
+                    nearest->depths[k] = r->depths[i];
+                    nameless->of[k] = ts == self ? MINE : OTHERS;
+                    add_others(nameless, r, i);
+                    nearest->at[k] = (Sighting){
+                        .thread = ts, .state = STATE_HOLDS, .kind = KIND_LOCK, .subject = nameless->locks[k],
+                        .entry = ENTRY_KEPT, .frame = frame, .code = code, .unit = frame_unit(frame, code), .named_at = unit,
                     };
                 }
             }
         }
     }
+}
+
+/* Of the others, those that one function takes and another lets go of, whoever calls them: by the thread that is nearest. That may
+ * be the forking one, which then has it itself, or may have. */
+static void find_halves(Nameless *nameless, Nearest *nearest, Reached *r, PyThreadState *self)
+{
     char open[MAX_NAMELESS];
-    int unexplained = 0;
-    for (int k = 0; k < n; k++) {
-        of[k] = of[k] == NOBODYS && has_taken(self, locks[k]) ? MINE : of[k];
-        open[k] = of[k] == NOBODYS;
-        unexplained += open[k];
+    int any = 0;
+    for (int k = 0; k < nameless->n; k++) {
+        open[k] = nameless->of[k] == NOBODYS;
+        any += open[k];
     }
-    ts = PyInterpreterState_ThreadHead(PyThreadState_GetInterpreter(self));
-    for (; ts != NULL && unexplained; ts = PyThreadState_Next(ts)) {
-        int through_c;
-        Frame *innermost = NULL;
-        reach_none(&r);
-        for (Frame *frame = ts == self ? NULL : thread_top(ts); frame != NULL; frame = frame_outer(frame, &through_c)) {
-            PyCodeObject *code = frame_is_shim(frame) ? NULL : frame_code(frame);
-            innermost = innermost == NULL && code != NULL ? frame : innermost;
-            if (code != NULL) {
-                reach_from(&r, frame, code);
+    if (!any) {
+        return;
+    }
+    reach_from_thread(r, self, 0);
+    for (int i = 0; i < r->n; i++) {
+        for (int k = 0; k < nameless->n; k++) {
+            if (open[k] && r->objects[i] == nameless->locks[k]) {
+                nearest->depths[k] = Py_MIN(nearest->depths[k], r->depths[i]);
             }
         }
-        reach_further(&r);
-        for (int i = 0; i < r.n; i++) {
-            for (int k = 0; k < n; k++) {
-                if (open[k] && r.objects[i] == locks[k] && r.depths[i] < depths[k] && is_taken_by_halves(&r, i)) {
-                    PyCodeObject *code = frame_code(innermost);
-                    depths[k] = r.depths[i];
-                    of[k] = OTHERS;
-                    nearest[k] = (Sighting){
-                        .thread = ts, .state = STATE_HOLDS, .kind = KIND_LOCK, .subject = locks[k], .entry = ENTRY_UNSEEN,
-                        .frame = innermost, .code = code, .unit = frame_unit(innermost, code), .named_at = -1,
-                    };
+    }
+    PyThreadState *ts = PyInterpreterState_ThreadHead(PyThreadState_GetInterpreter(self));
+    for (; ts != NULL; ts = PyThreadState_Next(ts)) {
+        Frame *frame = ts == self ? NULL : reach_from_thread(r, ts, 1);
+        for (int i = 0; frame != NULL && i < r->n; i++) {
+            for (int k = 0; k < nameless->n; k++) {
+                if (!open[k] || r->objects[i] != nameless->locks[k] || r->depths[i] >= nearest->depths[k] ||
+                    !is_taken_by_halves(r, i)) {
+                    continue;
                 }
+                PyCodeObject *code = frame_code(frame);
+                nearest->depths[k] = r->depths[i];
+                nameless->of[k] = OTHERS;
+                nearest->at[k] = (Sighting){
+                    .thread = ts, .state = STATE_HOLDS, .kind = KIND_LOCK, .subject = nameless->locks[k],
+                    .entry = ENTRY_UNSEEN, .frame = frame, .code = code, .unit = frame_unit(frame, code), .named_at = -1,
+                };
             }
         }
     }
-    for (int k = 0; k < n; k++) {
-        Sighting *s = of[k] == OTHERS ? add(l) : NULL;
+}
+
+void sight_nameless(Look *l, PyThreadState *self, Nameless *nameless)
+{
+    static Reached reached_objects;
+    static Nearest nearest;
+    for (int k = 0; k < nameless->n; k++) {
+        nameless->of[k] = has_taken(self, nameless->locks[k]) ? MINE : NOBODYS;
+        nearest.depths[k] = nameless->of[k] == MINE ? -1 : INT_MAX;
+    }
+    find_takers(nameless, &nearest, &reached_objects, self);
+    find_halves(nameless, &nearest, &reached_objects, self);
+    for (int k = 0; k < nameless->n; k++) {
+        Sighting *s = nameless->of[k] == OTHERS ? add(l) : NULL;
         if (s != NULL) {
-            *s = nearest[k];
+            *s = nearest.at[k];
         }
     }
 }

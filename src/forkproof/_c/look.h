@@ -113,6 +113,8 @@ typedef struct {
 } Nameless;
 /* Adds those of other threads to the look. */
 void sight_nameless(Look *l, PyThreadState *self, Nameless *nameless);
+/* Whether a frame of the thread has taken the lock by calls that it can name, wherever it is to let go of it. */
+int has_taken(PyThreadState *thread, PyObject *lock);
 /* Locks that the function, or method, has when it returns, and had not when it was called. -> how many. */
 int locks_taken_by(PyObject *callable, PyObject **locks, int room);
 /* Whether the look explains why the lock is locked; also if somebody is about to take it, or waits for it as for a signal. */

@@ -128,8 +128,8 @@ def what(s: Sighting, calls: list[Call], foreign: dict[int, Any]) -> str:
     from .._native import expression
 
     text = expression(code, named_at) if named_at >= 0 else None
-    if text and s[9] == KEPT:
-        return f"{noun} taken by {text}() in {code.co_qualname} of {module_of(code.co_filename)}"
+    if s[9] == KEPT:
+        return f"{noun} taken in {code.co_qualname} of {module_of(code.co_filename)}"
     if kind == SEMAPHORE:
         noun = f"a permit of {text}" if text else noun
     if text is None:
