@@ -2747,19 +2747,23 @@ static Frame *reach_from_thread(Reached *r, PyThreadState *ts, int globals)
     return innermost;
 }
 
-/* What is known of a lock by the functions that take it and let go of it, without the one that calls them. */
+/* What is known of a lock by the functions that take it and let go of it, without the one that calls them. `no`: it is taken when its
+ * keeper is made, and so a signal; or its keeper is for `with` and the like, and who has entered it frames show. */
 typedef struct {
-    int takes, gives, born_taken;
+    int takes, gives, no;
 } Halves;
 
 static void add_halves(Halves *h, Thread *t, Target called, PyObject *lock)
 {
     PyCodeObject *code = (PyCodeObject *)PyFunction_GET_CODE(called.function);
     t->steps = 0;
-    if (code_acquires(code)) {
+    if (code_info(code)->enters) {
+        h->no |= called.first != NULL;
+    }
+    else if (code_acquires(code)) {
         int takes = effect_of_function(t, called.function, called.first, lock, LET_GO, 0) == TAKES;
         h->takes |= takes;
-        h->born_taken |= takes && code->co_name == name_init;
+        h->no |= takes && code->co_name == name_init;
     }
     else if (code_releases(code)) {
         h->gives |= effect_of_function(t, called.function, called.first, lock, HELD, 0) == LETS_GO;
@@ -2767,7 +2771,7 @@ static void add_halves(Halves *h, Thread *t, Target called, PyObject *lock)
 }
 
 /* Whether one function takes the lock and returns, and another lets go of it: methods of whoever keeps it, or functions that are
- * met. Not where it is taken when its keeper is made: such a lock is a signal. */
+ * met. */
 static int is_taken_by_halves(const Reached *r, int at)
 {
     Look none = {.n = 0};
@@ -2794,7 +2798,7 @@ static int is_taken_by_halves(const Reached *r, int at)
             add_halves(&h, &t, (Target){r->objects[i], NULL}, lock);
         }
     }
-    return h.takes && h.gives && !h.born_taken;
+    return h.takes && h.gives && !h.no;
 }
 
 int has_taken(PyThreadState *ts, PyObject *lock)
