@@ -1601,6 +1601,11 @@ static int names_role(PyCodeObject *code, CallRole role)
     return 0;
 }
 
+int code_waits(PyCodeObject *code)
+{
+    return names_role(code, CALL_RELEASE_SAVE) && code_info(code)->wait;
+}
+
 int code_drives(PyCodeObject *code)
 {
     return code_info(code)->drives;

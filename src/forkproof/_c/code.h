@@ -138,6 +138,8 @@ typedef int (*CallVisitor)(void *context, PyCodeObject *code, const Expression *
 int code_self_calls(PyCodeObject *code, CallVisitor visit, void *context);
 /* Whether the code names methods that take locks, or let go of them. */
 int code_acquires(PyCodeObject *code);
+/* Whether it waits as Condition.wait does. */
+int code_waits(PyCodeObject *code);
 /* Whether it goes on with generators. */
 int code_drives(PyCodeObject *code);
 int code_releases(PyCodeObject *code);

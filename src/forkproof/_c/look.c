@@ -19,8 +19,6 @@
 static PyObject *name_enter, *name_exit, *name_aenter, *name_aexit, *name_gen, *name_exit_callbacks, *name_owner, *name_buffer, *name_func,
     *name_file, *name_release, *name_args, *name_lock, *name_next, *name_init, *name_function;
 
-static unsigned looks; /* how many there have been */
-
 static PyObject *module_locks; /* importlib._bootstrap._module_locks */
 static PyTypeObject *text_type;
 
@@ -2353,6 +2351,9 @@ static int returns_with_lock(PyCodeObject *code)
 static int may_change_locks(Target called, int gives, int nesting)
 {
     PyCodeObject *code = (PyCodeObject *)PyFunction_GET_CODE(called.function);
+    if (code_waits(code)) {
+        return 0; /* it has the lock again when it returns */
+    }
     if (gives ? code_releases(code) : code_acquires(code) && returns_with_lock(code)) {
         return 1;
     }
@@ -2373,9 +2374,9 @@ static int may_change_locks(Target called, int gives, int nesting)
 
 /* Once for each code: which of its calls may leave a lock held, and whether one lets go of some. What a variable leads to
  * may not be there yet when a thread is first met in it. */
-static void decide_what_is_kept(CodeInfo *info, PyCodeObject *code, Frame *frame)
+static void decide_what_is_kept(CodeInfo *info, PyCodeObject *code, Frame *frame, unsigned look)
 {
-    info->asked_in = looks;
+    info->asked_in = look;
     code_calls(code);
     int takes = 0, gives = 0, functions = 0, unknown = 0;
     for (int i = 0; i < info->n_sites; i++) {
@@ -2810,7 +2811,7 @@ int has_taken(PyThreadState *ts, PyObject *lock)
         PyCodeObject *code = frame_is_shim(frame) ? NULL : frame_code(frame);
         t.steps = 0;
         if (code != NULL && code_info(code)->undecided) {
-            decide_what_is_kept((CodeInfo *)code_info(code), code, frame);
+            decide_what_is_kept((CodeInfo *)code_info(code), code, frame, 0);
         }
         if (code != NULL && !code_info(code)->importlib && held_at(&t, frame, lock, LET_GO, 0) & HELD) {
             return 1;
@@ -3000,8 +3001,8 @@ static void look_at_thread(Look *l, PyThreadState *ts)
             code = frame_code(frame);
             info = code == NULL ? NULL : code_info(code);
         }
-        if (info != NULL && info->undecided && info->asked_in != looks) {
-            decide_what_is_kept((CodeInfo *)info, code == NULL ? frame_code(frame) : code, frame);
+        if (info != NULL && info->undecided && info->asked_in != l->number) {
+            decide_what_is_kept((CodeInfo *)info, code == NULL ? frame_code(frame) : code, frame, l->number);
         }
         if (info != NULL && (c_below || info->keeps || !(info->boring || is_quiet(frame, code, info)))) {
             t.steps = 0;
@@ -3062,7 +3063,7 @@ void look(Look *l, PyThreadState *self)
 {
     l->n = l->n_waiters = l->threads = l->failed = l->workers = l->news = 0;
     l->firm = 1;
-    looks++;
+    l->number++;
     l->by = self->id;
     l->switches = gil_switches();
     for (int i = 0; i < SIDE_BY_SIDE && met[i] != NULL; i++) {

@@ -45,6 +45,7 @@ typedef struct {
     int threads;  /* Python threads besides the forking one */
     int workers;  /* of them, those that others rely on (workers.c) */
     int news;     /* of those, the ones of a sort that no fork has told of yet */
+    unsigned number; /* of the look, of those that were made with this */
     int failed;   /* out of memory: the look is not complete */
     /* Nothing was seen, and frames alone said so, no object that the forking thread could change since: it stays true
      * until another thread runs. */
