@@ -138,11 +138,25 @@ static struct {
     int n;
 } nameless;
 
-/* Of those, the ones that this fork is to own although nobody is known to have them. Strong. */
+/* Of those, the ones that this fork is to own although nobody is known to have them. Weak references: another strong one would make
+ * a lock look as if somebody else had it too (reach.c). */
 static struct {
     PyObject *locks[MAX_NAMELESS];
     int n;
 } loose;
+
+static PyObject *weakly(PyObject *lock)
+{
+    int collects = PyGC_Disable(); /* a collection runs code of the program's */
+    PyObject *reference = PyWeakref_NewRef(lock, NULL);
+    if (collects) {
+        PyGC_Enable();
+    }
+    if (reference == NULL) {
+        PyErr_Clear();
+    }
+    return reference;
+}
 
 /* Locks that the forking thread does not have, shown since it began to wait: it runs no code of the program's meanwhile. */
 static struct {
@@ -564,13 +578,8 @@ static void remember_nameless(PyObject *lock, int named)
         return;
     }
     if (at == nameless.n) {
-        int collects = PyGC_Disable(); /* a collection runs code of the program's */
-        PyObject *reference = PyWeakref_NewRef(lock, NULL);
-        if (collects) {
-            PyGC_Enable();
-        }
+        PyObject *reference = weakly(lock);
         if (reference == NULL) {
-            PyErr_Clear();
             return;
         }
         nameless.found[nameless.n] = reference;
@@ -585,33 +594,36 @@ static void add_loose(PyObject *lock)
 {
     const Lost *entry = find_lost(0, lock);
     for (int i = 0; i < loose.n; i++) {
-        if (loose.locks[i] == lock) {
+        if (referent(loose.locks[i]) == lock) {
             return;
         }
     }
     if (g.policy == POLICY_WAIT && loose.n < MAX_NAMELESS && !(entry != NULL && entry->failures)) {
-        loose.locks[loose.n++] = Py_NewRef(lock);
+        PyObject *reference = weakly(lock);
+        if (reference != NULL) {
+            loose.locks[loose.n++] = reference;
+        }
     }
 }
 
 static void drop_loose(void)
 {
     while (loose.n) {
-        PyObject *lock = loose.locks[--loose.n];
-        if (is_owned(lock)) {
+        PyObject *reference = loose.locks[--loose.n], *lock = referent(reference);
+        if (lock != NULL && is_owned(lock)) {
             remember_nameless(lock, 0);
         }
-        Py_DECREF(lock);
+        Py_DECREF(reference);
     }
 }
 
 /* Who may have the locks, of which nothing in the look tells. */
 static void look_for_nameless(PyThreadState *me, Nameless *found)
 {
-    if (found->n) {
+    int n = keep_reachable(found->locks, found->n, me);
+    if (n) {
         find_held(me);
     }
-    int n = found->n;
     found->n = found->n_others = 0;
     for (int i = 0; i < n; i++) {
         if (!is_held(found->locks[i])) {
@@ -1288,9 +1300,9 @@ static void settle(PyThreadState *me)
             kinds[n++] = KIND_RLOCK;
         }
         for (int i = 0; i < loose.n && n < MAX_OWNED; i++) {
-            PyObject *lock = loose.locks[i];
-            const Lost *entry = find_lost(0, lock);
-            int known = is_owned(lock) || is_held(lock) || (entry != NULL && entry->fork == g.forks);
+            PyObject *lock = referent(loose.locks[i]);
+            const Lost *entry = lock == NULL ? NULL : find_lost(0, lock);
+            int known = lock == NULL || is_owned(lock) || is_held(lock) || (entry != NULL && entry->fork == g.forks);
             for (int k = 0; k < n; k++) {
                 known |= need[k] == lock;
             }

@@ -298,6 +298,21 @@ static void build(PyThreadState *self)
     } while (told);
 }
 
+int keep_reachable(PyObject **locks, int n, PyThreadState *self)
+{
+    int kept = 0;
+    if (n) {
+        build(self);
+    }
+    for (int i = 0; i < n; i++) {
+        const Met *m = met(locks[i]);
+        if (m == NULL || m->shared) {
+            locks[kept++] = locks[i];
+        }
+    }
+    return kept;
+}
+
 void drop_unreachable(Look *l, PyThreadState *self)
 {
     int kept = 0, built = 0;
