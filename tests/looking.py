@@ -22,8 +22,8 @@ Words of the comment: `a` held, `?a` possibly held, `<a` being left, `nothing`. 
 
 from __future__ import annotations
 
-import os
 import operator
+import os
 import re
 import select
 import sys
