@@ -588,6 +588,7 @@ typedef struct {
     const Place *place;
     State state;
     int nesting;
+    PyObject *owner; /* of what is visited: an iterator in Python, and whether it is its dict that is gone through */
     int in_dict;
 } Inside;
 
@@ -603,7 +604,9 @@ static int visit_kept(PyObject *object, void *context)
     Inside *i = context;
     if (PyGen_CheckExact(object)) {
         Place inner = *i->place;
-        inner.unsure |= Py_REFCNT(object) > 1;
+        Frame *frame = suspended_frame(object);
+        int own = frame != NULL && frame_code(frame) != NULL && first_local(frame) == i->owner; /* `self` of its own method */
+        inner.unsure |= Py_REFCNT(object) > 1 || Py_REFCNT(i->owner) > 1 + own;
         i->thread->steps++;
         sight_generator(i->thread, &inner, i->state, object, i->nesting + 1);
     }
@@ -623,9 +626,7 @@ static void sight_kept_generators(Thread *t, const Place *p, State state, PyObje
         !code_drives((PyCodeObject *)PyFunction_GET_CODE(function))) {
         return;
     }
-    Place inner = *p;
-    inner.unsure |= Py_REFCNT(object) > 1;
-    Inside inside = {t, &inner, state, nesting, 0};
+    Inside inside = {t, p, state, nesting, object, 0};
     t->look->firm = 0;
     t->steps++;
     Py_TYPE(object)->tp_traverse(object, visit_kept, &inside);
@@ -646,7 +647,7 @@ static void sight_iterator(Thread *t, const Place *p, State state, PyObject *obj
              (type == &PyTuple_Type && nesting > 0 && PyTuple_GET_SIZE(object) < 16) ||
              strncmp(type->tp_name, "itertools.", 10) == 0) {
         t->look->firm = 0;
-        Inside inside = {t, p, state, nesting, 0};
+        Inside inside = {t, p, state, nesting, NULL, 0};
         t->steps++;
         type->tp_traverse(object, visit_inside, &inside);
     }
@@ -1790,8 +1791,9 @@ static void sight_frame_locks(Thread *t, Place *p, State state, int nesting)
             continue;
         }
         Place inner = *p;
-        inner.unsure = unsure || Py_REFCNT(local) > 1;
+        inner.unsure = unsure;
         if (PyGen_CheckExact(local) || PyCoro_CheckExact(local) || PyAsyncGen_CheckExact(local)) {
+            inner.unsure |= Py_REFCNT(local) > 1;
             sight_generator(t, &inner, state, local, nesting);
         }
         else if (Py_TYPE(local)->tp_iternext != NULL && PyType_HasFeature(Py_TYPE(local), Py_TPFLAGS_HEAPTYPE)) {
