@@ -392,6 +392,24 @@ def test_forkproof_run_tells_it_and_strict_fails(run: Run, tmp_path: Path, tcp: 
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+def test_a_parent_that_drops_it_when_it_finds_it_used_long_after_the_fork(told: Told, tcp: Any) -> None:
+    (event,) = told(
+        tcp,
+        """
+        c, done = connected(), Signal()
+        def body():
+            time.sleep(3.2)
+            ask(c)
+            done.give()
+        pid = child_of(body)
+        done.wait()
+        c.close()
+        ended(pid)
+        """,
+    )
+    assert (event["verdict"], event["proof"], event["operation"]) == ("proven", "both-open", "write")
+
+
 # What is not
 
 

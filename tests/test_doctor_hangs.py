@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 from textwrap import dedent
@@ -448,3 +449,156 @@ def test_a_core_file(run: Run, start: Start, tmp_path: Path) -> None:
             pytest.skip(f"gcore cannot: {made.stderr.decode()}")
     status, (found,) = doctor(run, "--core", str(tmp_path / f"core.{pid}"))
     assert (status, found.pid, found.verdict, found.proof) == (1, pid, "proven", "owner")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Threads that wait for one another, in a process that no fork has anything to do with
+
+# `slow` is imported by the thread that says so, and then needs the import lock.
+SLOW_MODULE = """
+import _imp, types
+inside, (going, go) = threading.Event(), os.pipe()
+source = "import os, between; between.inside.set(); os.read(between.going, 1); import wave"
+between = sys.modules["between"] = types.SimpleNamespace(inside=inside, going=going)
+import importlib.abc, importlib.util
+class Slow(importlib.abc.Loader):
+    def exec_module(self, module): exec(source, vars(module))
+class Finder(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        return importlib.util.spec_from_loader(name, Slow()) if name == "slow" else None
+sys.meta_path.insert(0, Finder())
+sys.modules.pop("wave", None)
+"""
+
+
+def test_the_import_lock_and_an_import_that_wait_for_one_another(start: Start) -> None:
+    program = SLOW_MODULE + dedent("""
+    thread(__import__, "slow")
+    inside.wait()
+    _imp.acquire_lock()
+    os.write(go, b"x")
+    tell(os.getpid())
+    import slow
+    """)
+    with looked_at(start, program, still=False) as pid:
+        until(lambda: examine(pid).verdict not in ("none", "unknown"))
+        found = examine(pid)
+    assert "MainThread waits for the import of slow" in found.cause
+    assert "has it and waits for the import lock; MainThread" in found.cause
+    # 3.11 keeps its owner in a variable of its own, which has a place only where Python has its symbols.
+    assert (found.verdict, found.proof) == ("proven", "owner") or (
+        sys.version_info < (3, 12) and found.verdict == "likely" and "symbols of Python" in found.cause
+    )
+    assert {view.verdict for view in found.threads} == {found.verdict}
+
+
+@pytest.mark.skipif(sys.version_info[:2] != (3, 12), reason="CPython 3.12 warns with the import lock held")
+def test_a_warning_of_a_fork_that_waits_for_a_thread_that_waits_for_the_fork(start: Start) -> None:
+    program = SLOW_MODULE + dedent("""
+    import warnings
+    def shown(*_): import slow
+    warnings.showwarning = shown
+    warnings.simplefilter("always")
+    thread(__import__, "slow")
+    inside.wait()
+    tell(os.getpid())
+    if os.fork() == 0:
+        os.write(go, b"x")
+        os._exit(0)
+    """)
+    with looked_at(start, program, still=False) as pid:
+        until(lambda: examine(pid).verdict not in ("none", "unknown"))
+        found = examine(pid)
+    assert (found.verdict, found.proof) == ("proven", "owner")
+    assert "has it and waits for the import lock; MainThread has that" in found.cause
+    assert not found.origin.forked
+
+
+CROSSED = """
+mine, theirs = threading.Event(), threading.Event()
+def crosses(first, second):
+    with second:
+        theirs.set()
+        mine.wait()
+        with first: pass
+def main(first, second):
+    thread(crosses, first, second)
+    with first:
+        theirs.wait()
+        mine.set()
+        tell(os.getpid())
+        with second: pass
+{beside}
+main(threading.{kind}(), threading.{kind}())
+"""
+
+
+def test_two_locks_taken_in_different_orders(start: Start) -> None:
+    with looked_at(start, CROSSED.format(kind="RLock", beside="thread(time.sleep, 1000)")) as pid:
+        found = examine(pid)
+    assert (found.verdict, found.proof) == ("proven", "owner")
+    assert "MainThread waits for the lock 'second'" in found.cause
+    assert "has it and waits for the lock 'first'; MainThread has that" in found.cause
+    assert "the same order" in found.advice and "fork" not in found.advice
+
+
+def test_locks_without_an_owner_in_a_process_where_nothing_else_runs(start: Start) -> None:
+    with looked_at(start, CROSSED.format(kind="Lock", beside="")) as pid:
+        found = examine(pid)
+    assert (found.verdict, found.proof) == ("likely", "closed-world")
+    assert "all 2 threads wait so" in found.cause
+    assert "the same order" in found.advice
+
+
+def test_a_lock_without_an_owner_is_not_called_innocent(start: Start) -> None:
+    """Another thread runs, and might let go of it; who has it nobody can tell."""
+    with looked_at(start, CROSSED.format(kind="Lock", beside="thread(time.sleep, 1000)")) as pid:
+        found = examine(pid)
+    assert (found.verdict, found.proof) == ("unknown", None)
+    assert "the lock does not say who has it" in found.cause and "not a deadlock" not in found.cause
+
+
+def test_a_thread_that_is_joined_by_the_one_whose_lock_it_waits_for(start: Start) -> None:
+    program = """
+    lock = threading.RLock()
+    waiting = threading.Event()
+    def waits():
+        waiting.set()
+        with lock: pass
+    with lock:
+        thread(time.sleep, 1000)
+        joined = thread(waits)
+        waiting.wait()
+        tell(os.getpid())
+        joined.join()
+    """
+    with looked_at(start, program) as pid:
+        until(lambda: examine(pid).verdict != "none")
+        found = examine(pid)
+    assert (found.verdict, found.proof) == ("proven", "owner")
+    assert "MainThread waits for another thread to end" in found.cause
+    assert "it is thread" in found.cause and "MainThread has that" in found.cause
+
+
+def test_behind_a_thread_that_waits_for_ever(start: Start) -> None:
+    """The main thread's lock is held by a thread of its own; that one waits for a lock of a thread that vanished."""
+    program = """
+    lost, own = threading.RLock(), threading.RLock()
+    hold_among_others(lost)
+    def waits():
+        taken = threading.Event()
+        def holds_one():
+            with own:
+                taken.set()
+                with lost: pass
+        thread(holds_one)
+        taken.wait()
+        with own: pass
+    child(waits)
+    """
+    with looked_at(start, program) as pid:
+        until(lambda: examine(pid).verdict not in ("none", "unknown"))
+        found = examine(pid)
+    assert (found.verdict, found.proof) == ("proven", "owner")
+    assert "has it and waits for a recursive lock" in found.cause and "for ever" in found.cause
+    assert "that this process does not have" in found.cause

@@ -30,13 +30,11 @@ def idle(text, number=20):
     time.sleep(0.05)
 
 def hooks():
-    return [x for x in gc.get_objects() if type(x) is type(len) and x.__name__.startswith("forkproof_")]
+    "Those that stand in a list of the interpreter's."
+    return [x for l in gc.get_objects() if type(l) is list for x in l if type(x).__name__ == "hook"]
 
 def listed():
-    "The hooks that stand in a list of the interpreter's."
-    found = hooks()
-    return sorted(hook.__name__ for hook in found
-                  if any(type(x) is list and x is not found for x in gc.get_referrers(hook)))
+    return sorted(hook.__name__ for hook in hooks())
 
 def clean():
     "Whether a fork from here leaves nothing at risk, as Forkproof sees it."

@@ -18,6 +18,7 @@ from forkproof.model import (
     Assessment,
     Born,
     Connection,
+    DoubledOutput,
     Fault,
     Fork,
     Frame,
@@ -62,6 +63,17 @@ shared = st.builds(
     others_wrote=numbers,
     others_read=numbers,
 )
+doubled = st.builds(
+    DoubledOutput,
+    pid=numbers,
+    parent=numbers,
+    fork=numbers,
+    where=frames,
+    file=st.none() | st.text(),
+    fd=numbers,
+    bytes=numbers.filter(bool),
+    writers=numbers.filter(lambda n: n > 1),
+)
 waits = st.builds(WaitsFor, stack=stacks)
 hangs = st.builds(
     Hang,
@@ -75,7 +87,7 @@ hangs = st.builds(
 )
 resolved = st.builds(Resolved, pid=numbers, thread=threads)
 faults = st.builds(Fault, pid=numbers)
-events = st.one_of(forks, born, shared, hangs, resolved, faults)
+events = st.one_of(forks, born, shared, doubled, hangs, resolved, faults)
 
 FRAME = Frame("app.py", 9, "<module>")
 HAZARD = Hazard(

@@ -210,7 +210,7 @@ def test_what_is_not_known_of_a_shared_connection_is_not_said() -> None:
     unseen = replace(SHARED, verdict="likely", proof=None, others_wrote=0)
     assert "likely: process 1 may have it open too: this process may not look" in report(unseen)
     pipe = replace(unseen, connection=replace(SHARED.connection, kind="pipe", peer=None, library=None))
-    assert "used pipe (Connection)\n  likely: process 1 has it open too, and kept it\n" in report(pipe)
+    assert "used pipe (Connection)\n  likely: process 1 has it open too\n" in report(pipe)
 
 
 def test_a_hang_that_has_resolved_is_not_counted() -> None:

@@ -21,7 +21,19 @@ from hypothesis import strategies as st
 from test_model import SHARED, events
 from test_report import AT_RISK, HAZARD, WAITED
 
-from forkproof.model import Born, Connection, Event, Fault, Fork, Frame, Hang, Resolved, Thread, WaitsFor
+from forkproof.model import (
+    Born,
+    Connection,
+    DoubledOutput,
+    Event,
+    Fault,
+    Fork,
+    Frame,
+    Hang,
+    Resolved,
+    Thread,
+    WaitsFor,
+)
 from forkproof.report._story import Story
 from forkproof.report.html import Html
 from forkproof.report.perfetto import Perfetto
@@ -49,6 +61,19 @@ HANG = Hang(
 BORN = Born(time=at(1.1), pid=4243, parent=4242, fork=1)
 SAFE = replace(FORK, risk="none", hazards=(), outcome="clear")
 USE = replace(SHARED, time=at(2), pid=4243, parent=4242, held_by=4242, thread=Thread("worker", 9, 4244))
+
+
+DOUBLED = DoubledOutput(
+    time=at(2),
+    pid=4242,
+    parent=4242,
+    fork=1,
+    where=Frame("app.py", 9, "<module>"),
+    file="<stdout>",
+    fd=1,
+    bytes=7,
+    verdict="proven",
+)
 
 
 def page(*told: Event, notes: Sequence[str] = (), title: str = "forks.jsonl") -> str:
@@ -149,6 +174,10 @@ def texts_in(text: str) -> list[str]:
             [USE, replace(USE, pid=4245), replace(USE, pid=4246, connection=Connection(kind="pipe", fd=3))],
             "2 processes use TCP connection to 127.0.0.1:5432 (psycopg, Connection), which process 4242 has open "
             "too: what was meant for one may reach the other. 1 other process does the like.",
+        ),
+        (
+            [SAFE, BORN, DOUBLED],
+            "Output was written by 2 processes: 7 bytes in the buffer of stdout, which a fork at app.py:9 in <module> copied.",
         ),
         (
             [replace(FORK, hazards=(replace(HAZARD, kind="shared-connection", what="a socket"),))],

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-PAGE = HERE.parents[1] / "docs" / "how-to" / "pytest.md"
+PAGE = HERE.parents[1] / "docs" / "pytest.md"
 MACHINE = re.compile(r"^(rootdir|configfile|plugins):.*\n", re.MULTILINE)
 
 

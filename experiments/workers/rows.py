@@ -214,6 +214,25 @@ def work():
 """,
     ),
     (
+        "opentelemetry-sdk",
+        "the next export of a PeriodicExportingMetricReader that is exporting at the fork",
+        """
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader, MetricExporter, MetricExportResult
+seen = []
+class Slow(MetricExporter):
+    def export(self, data, timeout_millis=0, **kw):
+        seen.append(data); time.sleep(0.3); return MetricExportResult.SUCCESS
+    def shutdown(self, *a, **k): pass
+    def force_flush(self, *a, **k): return True
+p = MeterProvider([PeriodicExportingMetricReader(Slow(), export_interval_millis=1)])
+counter = p.get_meter("x").create_counter("c")
+def work():
+    seen.clear(); counter.add(1)
+    return until(lambda: seen)
+""",
+    ),
+    (
         "prometheus-client",
         "a scrape of start_http_server() (answered by the parent)",
         """

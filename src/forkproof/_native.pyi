@@ -17,6 +17,7 @@ stack     [(code, offset), ...] of the thread, innermost first
 orphan    after a wait: a lock that the child resets, as nobody who is there can have it
 """
 
+import io
 from collections.abc import Callable
 from types import CodeType
 from typing import Any
@@ -182,6 +183,28 @@ def watch_connections(
 
 def inherited_connections() -> list[tuple[int, str, str, str, bool]]:
     """(descriptor, kind, local address, peer's, accepted) of what this process has inherited and is still watched."""
+
+def watch_buffers(
+    at_fork: Callable[[int, int, list[Any], bool], int] | None,
+    at_exit: Callable[[], object] | None,
+    buffered: io.BufferedWriter[Any] | None,
+    text: io.TextIOWrapper | None,
+    /,
+) -> bool:
+    """Calls `at_fork(origin, fork, files, in_child)` after each fork from here on at which files have something in their buffers
+    or had at an earlier one; it returns how many it goes on to know. `at_exit()` runs at os._exit() of a child that has called
+    `lead_exit()`. `buffered` and `text` are files of our own, to learn the layout from; False where that cannot be. None
+    for all of them: no more."""
+
+def buffer_state(file: Any, /) -> tuple[Any, int, int] | None:
+    """(its buffered file, bytes in its buffers, a number that every write of it changes); None for what is no such file."""
+
+def lead_exit() -> None:
+    """In a child, while it has one thread."""
+
+def count_writer(key: int, sure: bool, /) -> tuple[int, bool, bool]:
+    """One more process has written what `key` stands for: (how many have, whether all were sure, whether it is to be told now).
+    The number 0: there is no room to count."""
 
 def follow_exec(function: Callable[[Any, Any, Any], object]) -> None:
     """Calls `function(path, arguments, environment or None)` before each os.exec* from here on; adds an audit hook, for ever."""

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
+from forkproof.export import ExportError, Exports, sinks
 from forkproof.lab.emulate import parse
 from forkproof.launch.launcher import STRICT_STATUS, Options, run
 from forkproof.launch.target import LaunchError, Target
@@ -28,7 +29,7 @@ def main() -> int:
         click.echo(f"forkproof: {error.format_message().rstrip('.')}; see {command} --help", err=True)
     except click.ClickException as error:
         click.echo(f"forkproof: {error.format_message()}", err=True)
-    except (LaunchError, ReportError) as error:
+    except (ExportError, LaunchError, ReportError) as error:
         click.echo(f"forkproof: {error}", err=True)
     except click.Abort:
         return 130
@@ -98,6 +99,18 @@ def _page_options(command: _Function) -> _Function:
     return html(perfetto(command))
 
 
+def _export_options(command: _Function) -> _Function:
+    """The options --otel and --sentry, which mean the same wherever they are."""
+    otel = click.option(
+        "--otel",
+        is_flag=True,
+        help="Send metrics and log records to OpenTelemetry, as OTEL_EXPORTER_OTLP_ENDPOINT and the like in the "
+        "environment say (docs/how-to/telemetry.md).",
+    )
+    sentry = click.option("--sentry", is_flag=True, help="Send hangs to Sentry, to the DSN in SENTRY_DSN.")
+    return otel(sentry(command))
+
+
 def _emulations(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> Any:
     try:
         return tuple(map(parse, values))
@@ -151,6 +164,7 @@ class _ProgramCommand(click.Command):
 )
 @click.option("--events", metavar="FILE", help="Write every fork to FILE, as JSON lines (docs/events.md).")
 @_page_options
+@_export_options
 @click.option(
     "--emulate",
     metavar="NAME[:DELAY_MS]",
@@ -173,7 +187,8 @@ class _ProgramCommand(click.Command):
 @click.option(
     "--no-connections",
     is_flag=True,
-    help="Leave children alone that use a connection which their parent has open too (docs/connections.md).",
+    help="Leave children alone that use a connection which their parent has open too (docs/connections.md), and do not tell "
+    "of output that two processes wrote (docs/workers.md).",
 )
 @click.option(
     "--strict",
@@ -443,6 +458,7 @@ def doctor_command(pid: int | None, **options: Any) -> int:
     "--end", is_flag=True, help="End a forked process that hangs: SIGABRT, and SIGKILL 5 seconds later."
 )
 @click.option("--events", metavar="FILE", help="Append each hang to FILE, as JSON lines (docs/events.md).")
+@_export_options
 @click.option(
     "--json",
     "as_json",
@@ -477,7 +493,32 @@ def watch_command(pid: int | None, pid_file: str | None, **options: Any) -> int:
     assert pid is not None
     from forkproof.doctor.service import watch
 
-    return watch(pid, **options)
+    exports = Exports(sys.stderr, sinks("forkproof", otel=options.pop("otel"), sentry=options.pop("sentry")))
+    return watch(pid, exports=exports, **options)
+
+
+@commands.command("export")
+@click.argument("file")
+@_export_options
+@click.option("--from-start", is_flag=True, help="Export what is in FILE already as well.")
+@click.option("--until-end", is_flag=True, help="Stop at the end of FILE, instead of waiting for more.")
+def export_command(file: str, otel: bool, sentry: bool, **options: Any) -> int:
+    """Follow FILE, to which events are written, and send on what comes: to OpenTelemetry, to Sentry, or both.
+
+    Made to run beside a service that has Forkproof inside it with events=FILE (docs/how-to/telemetry.md). FILE may come later, and
+    be rotated.
+
+    \b
+      FORKPROOF=events=/var/log/app.jsonl gunicorn app:app
+      forkproof export --otel --sentry /var/log/app.jsonl
+
+    Exit status: 0 it was ended by SIGTERM or SIGINT, or --until-end; 2 nothing can be exported: one line on stderr says why.
+    """
+    if not (otel or sentry):
+        raise click.UsageError("say where to: --otel, --sentry, or both.")
+    from forkproof.export.command import export
+
+    return export(file, otel=otel, sentry=sentry, **options)
 
 
 @commands.command("demo")

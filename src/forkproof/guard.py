@@ -14,7 +14,8 @@ import threading
 import warnings
 import weakref
 
-from . import catalogue, embedded, sharing, watch
+from . import catalogue, embedded, sharing, unflushed, watch
+from ._counts import Counts
 from ._errors import ForkRiskError, ForkRiskWarning
 from ._events import Writer, now
 from .evidence import asking, coarse, mended, naming, pools, workers
@@ -23,6 +24,7 @@ from .repair import drop_imports, mend_executors
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
     from typing import Any, Literal
 
@@ -81,6 +83,8 @@ class _Settings:
         self.said_coarse = False
         self.filters: list[tuple[Any, ...]] = []
         self.forks = 0
+        self.counts = Counts()
+        self.listener: Callable[[dict[str, Any]], None] | None = None
 
 
 _settings = _Settings()
@@ -118,7 +122,8 @@ def install(
     watch_all   with an events file: watch children of forks at which nothing was at risk as well.
     connections  report a child that uses a connection which it has inherited and a process it descends from still has open
                 (docs/connections.md). In children that inherit one, calls of read(), send() and the like lead through
-                Forkproof. Linux with glibc, x86-64 and arm64.
+                Forkproof. Linux with glibc, x86-64 and arm64. And report output that was in a file's buffer at a fork and
+                that two processes have written.
 
     Called again it replaces the settings. Raises ValueError for a setting that makes no sense and OSError for an events
     file that cannot be opened; nothing is installed then.
@@ -179,6 +184,7 @@ def install(
         filter=s.filters[0] if s.filters else None,
     )
     sharing.watch(connections, None if writer is None else writer.path)
+    unflushed.watch(connections, _tell_doubled, _where)
     s.installed = True
     _refresh()
     embedded.notice()
@@ -192,6 +198,7 @@ def uninstall() -> None:
         _native.uninstall()
         _native.watch_stop()
         sharing.watch(False, None)
+        unflushed.watch(False, _tell_doubled, _where)
     _remove_filters()
     if s.writer is not None:
         s.writer.close()
@@ -201,6 +208,22 @@ def uninstall() -> None:
 def installed() -> bool:
     """Whether the forks of this process are watched."""
     return _settings.installed
+
+
+def forks() -> int:
+    """The number of the last fork that was watched, here or in the processes that this one descends from."""
+    return _settings.forks if _native is None else _native.forks()
+
+
+def counts() -> Counts:
+    """What has been met with in this process."""
+    return _settings.counts
+
+
+def listen(listener: Callable[[dict[str, Any]], None] | None) -> None:
+    """Call `listener` with the event (docs/events.md) of each fork that was at risk or waited: in the parent, inside os.fork(), with
+    nothing owned. It must not wait, and take no lock that this thread may have."""
+    _settings.listener = listener
 
 
 def warns() -> bool:
@@ -531,8 +554,16 @@ def _after_in_parent(report: tuple[Any, ...]) -> BaseException | None:
 def _emit_fork(
     facts: dict[str, Any], hazards: list[dict[str, Any]], repaired: list[str] | None = None
 ) -> None:
-    if _settings.writer is not None:
-        _settings.writer.write(_fork_event(facts, hazards, repaired, os.getpid(), None))
+    s = _settings
+    remain = [h["kind"] for h in hazards if not h["cleared"] and h["kind"] not in naming.NEEDED_ONLY]
+    s.counts.fork(facts["outcome"], remain, facts["waited"], len(repaired or ()))
+    if s.writer is None and s.listener is None:
+        return
+    event = _fork_event(facts, hazards, repaired, os.getpid(), None)
+    if s.writer is not None:
+        s.writer.write(event)
+    if s.listener is not None and (remain or facts["waited"]):
+        s.listener(event)
 
 
 def _fork_event(
@@ -690,6 +721,19 @@ def _where(frame: FrameType | None) -> dict[str, Any]:
     if outside is None:
         return {"file": "<unknown>", "line": 0, "function": "<unknown>"}
     return {"file": outside.f_code.co_filename, "line": outside.f_lineno, "function": outside.f_code.co_name}
+
+
+def _tell_doubled(event: dict[str, Any]) -> None:
+    """Two processes have written what was in a file's buffer at a fork."""
+    if _settings.writer is not None:
+        _settings.writer.write(event)
+    elif sys.stderr is not None:
+        at, name = event["where"], event["file"] or f"descriptor {event['fd']}"
+        text = (
+            f"{at['file']}:{at['line']}: forkproof: {event['bytes']} bytes were in the buffer of {name} when process "
+            f"{event['parent']} forked, and {event['writers']} processes have written them [{event['verdict']}]. {event['advice']}"
+        )
+        os.write(2, text.replace("\n", " ").encode("utf-8", "backslashreplace") + b"\n")
 
 
 def _fault(where: str, error: BaseException | None) -> None:

@@ -177,6 +177,26 @@ class SharedConnection(_Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DoubledOutput(_Record):
+    """What was in a file's buffer at a fork has been written by more than one process."""
+
+    event: ClassVar[str] = "doubled-output"
+    time: str
+    pid: int
+    """The process that was not the first to write it."""
+    parent: int
+    fork: int
+    where: Frame
+    file: str | None
+    fd: int
+    bytes: int
+    writers: int = 2
+    """How many processes had written it by then."""
+    verdict: Literal["proven", "likely"] = "likely"
+    advice: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WaitsFor(_Record):
     """What a thread that stands still waits for."""
 
@@ -310,10 +330,10 @@ class Assessment(_Record):
         return self.risk != "none"
 
 
-Event = Fork | Born | SharedConnection | Hang | Resolved | Fault
+Event = Fork | Born | SharedConnection | DoubledOutput | Hang | Resolved | Fault
 
 _EVENTS: dict[str, type[Event]] = {
-    kind.event: kind for kind in (Fork, Born, SharedConnection, Hang, Resolved, Fault)
+    kind.event: kind for kind in (Fork, Born, SharedConnection, DoubledOutput, Hang, Resolved, Fault)
 }
 
 

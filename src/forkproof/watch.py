@@ -551,6 +551,7 @@ def _report(wait: Waiting, reason: _Reason) -> None:
     if notes:
         event["note"] = "; ".join(notes)
     w.reported[thread] = (event["waits_for"]["what"], who)
+    w.settings.counts.hang(reason.verdict)
     _write(event, lambda: _sentence(event))
     if w.settings.on_hang == "kill":
         os.abort()

@@ -124,6 +124,11 @@ def warning_mended() -> str:
         return _typed(folder, "forkproof run busy.py", seconds=30)
 
 
+def written_twice() -> str:
+    with _folder(EXAMPLES / "output" / "twice.py") as folder:
+        return _typed(folder, "forkproof run twice.py | cat")
+
+
 def processes() -> str:
     with _folder(EXAMPLES / "processes" / "squares.py") as folder:
         hangs = _until("124", folder, "timeout 10 python squares.py fork", status=True)
@@ -230,7 +235,7 @@ SCENES: dict[str, Callable[[], str]] = {
     made.__name__.replace("_", "-"): made
     for made in (
         article, article_hangs, article_observed, article_hang, article_hang_told, article_waits, article_page, article_verified, lookups, doctor,
-        warning, warning_judged, warning_mended, processes, gunicorn,
+        warning, warning_judged, warning_mended, written_twice, processes, gunicorn,
     )
 }  # fmt: skip
 

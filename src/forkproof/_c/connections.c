@@ -8,8 +8,8 @@
  * A call that did something to an inherited connection is noted, by the thread that made it: what it did, and where its
  * frames stand. It does not need the GIL for that: a thread's own frames do not move while it is in a call.
  * What that means is judged later, by a thread without Python that lives only meanwhile: a process that forks to hand a
- * connection over closes its own copy soon. Only if another process still has it open after GRACE seconds, or has been seen to use
- * it since the fork, is it told.
+ * connection over closes its own copy soon. Only if another process still has it open after GRACE seconds, or had it KEPT seconds
+ * after the fork, or has been seen to use it since the fork, is it told.
  *
  * What counts as "another process": those that this one descends from, by the links in /proc/PID/fd. That one of them has
  * used a TCP connection is known from the kernel's counters: what was written and what was taken out, less what this
@@ -57,6 +57,7 @@
 #include <sys/un.h>
 
 #define GRACE 1.0         /* seconds after which whoever hands a connection over has closed its own copy */
+#define KEPT 3.0          /* seconds after the fork at which whoever has it still has not handed it over */
 #define AT_END 0.25       /* the same, where this process ends by itself */
 #define STEP 20000000     /* nanoseconds between the first two looks while something is to be judged, and at the end ... */
 #define LONGEST 250000000 /* ... and between two later ones */
@@ -99,6 +100,7 @@ typedef struct {
     int64_t others_wrote, others_took;
     pid_t holder, thread;
     int holder_known;
+    int settled; /* what became of it since changes nothing */
     unsigned long ident;
     int remedy; /* -1 none */
     double at;
@@ -119,6 +121,7 @@ static char *events, *general_advice;
 static Remedy *remedies;
 static int n_remedies;
 static unsigned long fork_number;
+static double born; /* when this process was */
 static ino_t stderr_inode;
 static dev_t stderr_device;
 
@@ -196,8 +199,12 @@ CALL(ssize_t, sendfile64, (int fd, int from, off64_t *offset, size_t size), (fd,
 CALL(int, shutdown, (int fd, int how), (fd, how), fd, SHUTDOWN, result == 0)
 
 static void (*real__exit)(int status);
+static void (*also_at_exit)(void);
 static void lead__exit(int status)
 {
+    if (also_at_exit != NULL) {
+        also_at_exit();
+    }
     at_end();
     real__exit(status);
 }
@@ -206,7 +213,7 @@ static void lead__exit(int status)
 static const Replaced calls[] = {
     LEAD(read),   LEAD(readv),  LEAD(recv),    LEAD(recvfrom), LEAD(recvmsg),  LEAD(recvmmsg),   LEAD(__read_chk),
     LEAD(__recv_chk), LEAD(__recvfrom_chk), LEAD(write), LEAD(writev), LEAD(send), LEAD(sendto), LEAD(sendmsg),
-    LEAD(sendmmsg), LEAD(sendfile), LEAD(sendfile64), LEAD(shutdown), LEAD(_exit),
+    LEAD(sendmmsg), LEAD(sendfile), LEAD(sendfile64), LEAD(shutdown), LEAD(_exit), /* the last: see connections_at_exit() */
 };
 
 /* ---------------------------------------------------------------------------------------------------------------------
@@ -576,6 +583,7 @@ static void note(Connection *c, int fd, int operation, const void *caller, const
         n->others_took = took;
         n->holder = holder;
         n->holder_known = known;
+        n->settled = known && holder && c->kind != PIPE && monotonic_now() - born >= KEPT;
         n->at = monotonic_now();
         clock_gettime(CLOCK_REALTIME, &n->time);
         describe_thread(n);
@@ -767,12 +775,12 @@ static int judge(double patience)
             n->others_took = took;
             both = 1;
         }
-        pid_t holder = holder_of(c, &n->holder_known);
+        pid_t holder = n->settled ? n->holder : holder_of(c, &n->holder_known);
         n->holder = holder ? holder : both ? n->holder : 0;
         if ((n->holder == 0 && !both) || !enabled) {
             state = DONE; /* it was handed over */
         }
-        else if (both || now - n->at >= patience) {
+        else if (both || n->settled || now - n->at >= patience) {
             tell(n);
             state = DONE;
         }
@@ -1048,6 +1056,14 @@ void connections_forget(void)
     n_connections = 0;
 }
 
+void connections_at_exit(void (*function)(void))
+{
+    also_at_exit = function;
+    if (enabled && me == getpid()) {
+        interpose(&calls[Py_ARRAY_LENGTH(calls) - 1], 1);
+    }
+}
+
 void connections_in_child(unsigned long fork)
 {
     if (me == 0) {
@@ -1062,6 +1078,7 @@ void connections_in_child(unsigned long fork)
     ancestors[0] = me;
     n_ancestors = Py_MIN(n_ancestors + 1, MOST_ANCESTORS);
     me = known_from = getpid();
+    born = monotonic_now();
     fork_number = fork;
     int error = errno;
     DIR *list = enabled && fork ? opendir("/proc/self/fd") : NULL;
@@ -1178,6 +1195,11 @@ PyObject *inherited_connections(PyObject *module, PyObject *unused)
 }
 
 #else
+
+void connections_at_exit(void (*function)(void))
+{
+    (void)function;
+}
 
 void connections_in_child(unsigned long fork)
 {

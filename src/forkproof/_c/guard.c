@@ -14,6 +14,7 @@
  * leaves the fork as it would have been.
  */
 #include "guard.h"
+#include "buffers.h"
 #include "connections.h"
 #include "follow.h"
 #include "heap.h"
@@ -69,6 +70,14 @@ typedef struct {
     int tried;           /* attempts to take it at this fork */
 } Lost;
 
+/* An at-fork callback: what `os.register_at_fork` is given, and never freed. */
+typedef struct {
+    PyObject_HEAD
+    vectorcallfunc vectorcall;
+    PyCFunction function;
+    const char *name;
+} Hook;
+
 /* What every fork writes to lies in one page: after a fork, the first write to a page costs a fault (in a virtual machine
  * several microseconds), and a bare fork would not have had it. What only the slow way writes to comes after. */
 static struct {
@@ -80,7 +89,8 @@ static struct {
     Py_ssize_t modules_resolved;
     PyObject *awaited; /* names of catalogued modules that had not been imported at the last refresh */
     PyObject *warnings, *filter; /* the module, and our item of its `filters` */
-    PyObject *before_hook, *parent_hook, *child_first_hook, *child_last_hook;
+    Hook hooks[4];         /* here, because the interpreter writes to what it calls: it counts its references */
+    PyObject *before_hook, *parent_hook, *child_first_hook, *child_last_hook; /* they */
     PyObject *imp, *modules;
     PyCFunction acquire_import_lock, release_import_lock; /* of _imp, called as the interpreter would */
     Py_ssize_t modules_seen;
@@ -311,7 +321,9 @@ static void disarm(void)
 
 static void in_parent(void)
 {
-    announced = 0;
+    if (announced) {
+        announced = 0; /* its page is not written to for nothing */
+    }
     if (g.armed && g.armed == PyThread_get_thread_ident()) {
         disarm();
     }
@@ -1844,8 +1856,8 @@ static PyObject *before(PyObject *module, PyObject *unused)
     if (head == me && PyThreadState_Next(head) == NULL) {
         g.look.n = g.look.n_waiters = g.look.threads = g.look.workers = g.look.news = 0;
         find_news(me);
-        keep_hooks(interpreter, g.report_all || g.pools != NULL,
-                   g.report_all || g.pools != NULL || g.pools_expected || watch_is_on());
+        int tell = g.report_all || g.pools != NULL || buffers_watched();
+        keep_hooks(interpreter, tell, tell || g.pools_expected || watch_is_on());
         g.armed = ident;
         Py_RETURN_NONE;
     }
@@ -1931,7 +1943,7 @@ static PyObject *before(PyObject *module, PyObject *unused)
     drop_loose();
     g.clean = g.left == NULL || PyList_GET_SIZE(g.left) == 0;
     find_news(me);
-    int tell = something_to_say() || g.report_all;
+    int tell = something_to_say() || g.report_all || buffers_watched();
     int mend = g.look.workers || (g.policy == POLICY_WAIT && g.repair && (g.look.n || g.look.n_waiters));
     g.refresh_due = g.policy == POLICY_OBSERVE && refresh_is_due(); /* once asked, it is not due any more */
     keep_hooks(interpreter, g.on && (tell || g.refresh_due),
@@ -1947,11 +1959,31 @@ static PyObject *report(void)
                          g.pools ? g.pools : Py_None);
 }
 
+/* What files have in their buffers is in both processes now. */
+static void note_buffers(int in_child)
+{
+    PyObject *argument = g.on ? buffers_at_fork(g.forks, in_child) : NULL;
+    if (argument == NULL) {
+        return;
+    }
+    Undisturbed u = undisturbed();
+    PyObject *answer = PyObject_Call(buffers_callback(), argument, NULL);
+    end_undisturbed(u);
+    Py_DECREF(argument);
+    if (answer == NULL) {
+        turn_off("note_buffers");
+        return;
+    }
+    buffers_answer(answer);
+    Py_DECREF(answer);
+}
+
 static PyObject *after_parent(PyObject *module, PyObject *unused)
 {
     (void)module;
     (void)unused;
     in_parent(); /* for a fork that came to nothing before it reached the system call */
+    note_buffers(0);
     if (g.on && g.refresh_due) {
         g.refresh_due = 0;
         call_python(g.refresh, NULL, "refresh");
@@ -2031,6 +2063,9 @@ static PyObject *child_first(PyObject *module, PyObject *unused)
     if (g.in_child && g.look.workers) {
         hand_over_workers();
     }
+    if (g.in_child) {
+        note_buffers(1);
+    }
     int left_behind = watch_inherited() || (g.left != NULL && PyList_GET_SIZE(g.left)) || g.look.workers ||
                       g.pools != NULL || g.pools_expected;
     g.pools_expected = 0;
@@ -2075,11 +2110,37 @@ static PyObject *child_last(PyObject *module, PyObject *unused)
  * For Python
  */
 
-static PyMethodDef hook_definitions[] = {
-    {"forkproof_before", before, METH_NOARGS, NULL},
-    {"forkproof_after_in_parent", after_parent, METH_NOARGS, NULL},
-    {"forkproof_first_in_child", child_first, METH_NOARGS, NULL},
-    {"forkproof_last_in_child", child_last, METH_NOARGS, NULL},
+static PyObject *call_hook(PyObject *hook, PyObject *const *args, size_t n, PyObject *names)
+{
+    (void)args;
+    (void)n;
+    (void)names;
+    return ((Hook *)hook)->function(NULL, NULL);
+}
+
+static PyObject *name_of_hook(PyObject *hook, void *unused)
+{
+    (void)unused;
+    return PyUnicode_FromString(((Hook *)hook)->name);
+}
+
+static PyGetSetDef hook_attributes[] = {{"__name__", name_of_hook, NULL, NULL, NULL}, {NULL, NULL, NULL, NULL, NULL}};
+
+static PyTypeObject hook_type = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "forkproof._native.hook",
+    .tp_basicsize = sizeof(Hook),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .tp_vectorcall_offset = offsetof(Hook, vectorcall),
+    .tp_call = PyVectorcall_Call,
+    .tp_getset = hook_attributes,
+};
+
+static const Hook new_hooks[] = {
+    {PyObject_HEAD_INIT(&hook_type) call_hook, before, "forkproof_before"},
+    {PyObject_HEAD_INIT(&hook_type) call_hook, after_parent, "forkproof_after_in_parent"},
+    {PyObject_HEAD_INIT(&hook_type) call_hook, child_first, "forkproof_first_in_child"},
+    {PyObject_HEAD_INIT(&hook_type) call_hook, child_last, "forkproof_last_in_child"},
 };
 
 static PyObject *install(PyObject *module, PyObject *args, PyObject *keywords)
@@ -2545,6 +2606,10 @@ PyMethodDef guard_methods[] = {
     {"follow_exec", follow_exec, METH_O, NULL},
     {"watch_connections", watch_connections, METH_VARARGS, NULL},
     {"inherited_connections", inherited_connections, METH_NOARGS, NULL},
+    {"watch_buffers", watch_buffers, METH_VARARGS, NULL},
+    {"buffer_state", buffer_state, METH_O, NULL},
+    {"lead_exit", lead_exit, METH_NOARGS, NULL},
+    {"count_writer", count_writer, METH_VARARGS, NULL},
     {"environment", environment, METH_NOARGS, NULL},
     {"fail_at", fail_at, METH_O, NULL},
     {NULL, NULL, 0, NULL},
@@ -2589,11 +2654,14 @@ int guard_init(PyObject *module)
         PyErr_SetString(PyExc_ImportError, "sys.modules is not a dict");
         return -1;
     }
-    PyObject **slots[] = {&g.before_hook, &g.parent_hook, &g.child_first_hook, &g.child_last_hook};
-    for (size_t i = 0; i < Py_ARRAY_LENGTH(slots); i++) {
-        *slots[i] = PyCFunction_New(&hook_definitions[i], NULL);
-        if (*slots[i] == NULL) {
+    if (g.before_hook == NULL) {
+        if (PyType_Ready(&hook_type) < 0) {
             return -1;
+        }
+        memcpy(g.hooks, new_hooks, sizeof(new_hooks));
+        PyObject **names[] = {&g.before_hook, &g.parent_hook, &g.child_first_hook, &g.child_last_hook};
+        for (size_t i = 0; i < Py_ARRAY_LENGTH(names); i++) {
+            *names[i] = (PyObject *)&g.hooks[i];
         }
     }
     g.random = (uint32_t)(monotonic() * 1e9) | 1;

@@ -5,7 +5,7 @@
  *
  *   PyThreadState          3.11, 3.12: cframe->current_frame; 3.13+: current_frame       (cpython/pystate.h)
  *   _PyInterpreterFrame    f_code or f_executable, previous, prev_instr or instr_ptr, owner, localsplus;
- *                          3.11: is_entry; 3.14+: stackpointer             (pycore_frame.h, pycore_interpframe_structs.h)
+ *                          3.11: is_entry; up to 3.13: stacktop; 3.14+: stackpointer             (pycore_frame.h, pycore_interpframe_structs.h)
  *   _PyStackRef            3.14+: two tag bits, of which 3 is a tagged integer and 2 invalid       (pycore_stackref.h)
  *   its function           3.11: f_func; 3.12+: f_funcobj
  *   PyCodeObject           co_nlocalsplus, co_code_adaptive                                        (cpython/code.h)
@@ -30,7 +30,7 @@
 #ifndef Py_BUILD_CORE_MODULE
 #define Py_BUILD_CORE_MODULE 1
 #endif
-#include <Python.h>
+#include "alive.h"
 #include <pthread.h>
 
 typedef struct _PyInterpreterFrame Frame;
@@ -175,7 +175,7 @@ static inline PyObject *frame_makes(const Frame *f)
 #if PY_AT_LEAST(3, 14)
     return f->localsplus[0].bits & 3 ? NULL : (PyObject *)f->localsplus[0].bits;
 #else
-    return f->localsplus[0];
+    return is_alive(f->localsplus[0]) ? f->localsplus[0] : NULL;
 #endif
 #else
     (void)f;
@@ -214,25 +214,6 @@ static inline PyObject *frame_local(const Frame *f, int index)
 #endif
 }
 
-/* Borrowed content of a slot. The caller must know that the slot is in use (see code.c on depths). */
-static inline PyObject *frame_slot(const Frame *f, PyCodeObject *code, int slot)
-{
-    if (slot < 0 || slot >= code->co_stacksize) {
-        return NULL;
-    }
-    return frame_local(f, code->co_nlocalsplus + slot);
-}
-
-/* Whether a local or slot has a reference to the object that the object counts: one that is borrowed (3.14+) is not. */
-static inline int frame_refers(const Frame *f, int index, PyObject *object)
-{
-#if PY_AT_LEAST(3, 14)
-    return f->localsplus[index].bits == (uintptr_t)object;
-#else
-    return f->localsplus[index] == object;
-#endif
-}
-
 /* How many slots are in use, exactly, on 3.14+; -1 where the interpreter does not keep it (internals: trap 4). */
 static inline int frame_depth(const Frame *f, PyCodeObject *code)
 {
@@ -245,6 +226,47 @@ static inline int frame_depth(const Frame *f, PyCodeObject *code)
     (void)f;
     (void)code;
     return -1;
+#endif
+}
+
+/* Whether nothing is on the value stack, where the frame says so: up to 3.13 only one that has called another, or a trace
+ * function, and one that an exception leaves, wherever that stands (Python/ceval.c, exception_unwind). */
+static inline int has_empty_stack(const Frame *f, PyCodeObject *code)
+{
+#if PY_AT_LEAST(3, 14)
+    return frame_depth(f, code) == 0;
+#else
+    return f->stacktop == code->co_nlocalsplus;
+#endif
+}
+
+/* What lies in a slot, to be compared and not touched: up to 3.13 it may have been freed. */
+static inline const void *slot_address(const Frame *f, PyCodeObject *code, int slot)
+{
+    return slot < 0 || slot >= code->co_stacksize || has_empty_stack(f, code)
+               ? NULL
+               : frame_local(f, code->co_nlocalsplus + slot);
+}
+
+/* Borrowed content of a slot; NULL where it is not in use (3.14+), or what was there is gone. Up to 3.13 it may be something that
+ * the frame has let go of while somebody else has it: the caller must know that the slot is in use (see code.c on depths). */
+static inline PyObject *frame_slot(const Frame *f, PyCodeObject *code, int slot)
+{
+    PyObject *object = (PyObject *)slot_address(f, code, slot);
+#if PY_AT_LEAST(3, 14)
+    return slot < frame_depth(f, code) ? object : NULL;
+#else
+    return object != NULL && is_alive(object) ? object : NULL;
+#endif
+}
+
+/* Whether a local or slot has a reference to the object that the object counts: one that is borrowed (3.14+) is not. */
+static inline int frame_refers(const Frame *f, int index, PyObject *object)
+{
+#if PY_AT_LEAST(3, 14)
+    return f->localsplus[index].bits == (uintptr_t)object;
+#else
+    return f->localsplus[index] == object;
 #endif
 }
 

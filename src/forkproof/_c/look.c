@@ -1099,7 +1099,7 @@ static PyObject *manager_of(PyObject *slot)
 #if PY_AT_LEAST(3, 14)
     return slot;
 #else
-    if (slot == NULL || Py_REFCNT(slot) <= 0) {
+    if (slot == NULL) {
         return NULL;
     }
     if (PyMethod_Check(slot)) {
@@ -1178,36 +1178,30 @@ static int call_of(const Place *p, int base, Call *c)
     if (kind == OP_CALL_KW) {
         c->keywords = frame_slot(p->frame, p->code, u->depth - 1);
     }
-    PyObject *first = frame_slot(p->frame, p->code, lowest), *second;
+#if PY_AT_LEAST(3, 13)
+    c->callable = frame_slot(p->frame, p->code, lowest);
+    c->self = frame_slot(p->frame, p->code, lowest + 1);
 #if PY_AT_LEAST(3, 14)
     if (frame_depth(p->frame, p->code) != u->depth) {
         return 0;
     }
-    second = frame_slot(p->frame, p->code, lowest + 1);
-    c->callable = first;
-    c->self = second;
-#elif PY_AT_LEAST(3, 13)
-    if (first == NULL || Py_REFCNT(first) <= 0) {
-        return 0;
-    }
-    int in_progress = known_call(first) != NULL || lock_method(first) != METHOD_NONE || PyCFunction_Check(first) ||
-                      known_instance(first) != NULL ||
-                      known_wait(first) >= 0 ||
-                      strcmp(Py_TYPE(first)->tp_name, "functools.partial") == 0;
-    if (!in_progress) {
-        return 0;
-    }
-    second = frame_slot(p->frame, p->code, lowest + 1);
-    c->callable = first;
-    c->self = second;
 #else
-    if (first != NULL && known_call(first) == NULL && lock_method(first) == METHOD_NONE && known_wait(first) < 0) {
+    PyObject *callable = c->callable;
+    if (callable == NULL || !(known_call(callable) != NULL || lock_method(callable) != METHOD_NONE ||
+                              PyCFunction_Check(callable) || known_instance(callable) != NULL ||
+                              known_wait(callable) >= 0 || strcmp(Py_TYPE(callable)->tp_name, "functools.partial") == 0)) {
+        return 0;
+    }
+#endif
+#else
+    PyObject *method = (PyObject *)slot_address(p->frame, p->code, lowest);
+    if (method != NULL && known_call(method) == NULL && lock_method(method) == METHOD_NONE && known_wait(method) < 0) {
         return 0; /* a result, or a method that says nothing */
     }
-    second = frame_slot(p->frame, p->code, lowest + 1);
-    c->callable = first != NULL ? first : second;
-    c->self = first != NULL ? second : NULL;
-    if (second == NULL || Py_REFCNT(second) <= 0) {
+    PyObject *second = frame_slot(p->frame, p->code, lowest + 1);
+    c->callable = method != NULL ? method : second;
+    c->self = method != NULL ? second : NULL;
+    if (second == NULL) {
         return 0;
     }
 #endif
@@ -1224,7 +1218,7 @@ static int call_of(const Place *p, int base, Call *c)
 static int calls_method(const Place *p, int lowest)
 {
     PyObject *first = frame_slot(p->frame, p->code, lowest);
-    return first != NULL && Py_REFCNT(first) > 0 && !PyFunction_Check(first) &&
+    return first != NULL && !PyFunction_Check(first) &&
            PyType_HasFeature(Py_TYPE(first), Py_TPFLAGS_METHOD_DESCRIPTOR);
 }
 #endif
@@ -1359,7 +1353,7 @@ static int call_answered(const Place *p, int base)
     return frame_depth(p->frame, p->code) == lowest_of_call(&p->info->units[base]) + 1;
 #else
     PyObject *slot = frame_slot(p->frame, p->code, lowest_of_call(&p->info->units[base]));
-    return slot != NULL && Py_REFCNT(slot) > 0 && PyTuple_CheckExact(slot);
+    return slot != NULL && PyTuple_CheckExact(slot);
 #endif
 }
 
@@ -2141,7 +2135,7 @@ static void sight_arguments(Thread *t, const Place *p, int base)
 #endif
     for (; lowest >= 0 && slot >= lowest + 2; slot--) {
         PyObject *argument = frame_slot(p->frame, p->code, slot);
-        if (argument == NULL || Py_REFCNT(argument) <= 0) {
+        if (argument == NULL) {
             return;
         }
         if (Py_TYPE(argument)->tp_iternext != NULL) {
@@ -2243,7 +2237,7 @@ static void sight_frame(Thread *t, Frame *frame, PyCodeObject *code, const CodeI
         }
 #endif
         PyObject *coroutine = manager != NULL || !c_below ? NULL : frame_slot(frame, code, code_answer_slot(info, base));
-        if (coroutine != NULL && Py_REFCNT(coroutine) > 0 && PyCoro_CheckExact(coroutine) && unbegun_frame(coroutine)) {
+        if (coroutine != NULL && PyCoro_CheckExact(coroutine) && unbegun_frame(coroutine)) {
             manager = first_local(unbegun_frame(coroutine)); /* an __aexit__ that nothing has waited for yet */
         }
         if (manager != NULL && manager != t->left) {
@@ -3025,6 +3019,7 @@ static void look_at_thread(Look *l, PyThreadState *ts)
 
 void look_at(Look *l, PyThreadState *self)
 {
+    begin_to_look();
     look_at_thread(l, self);
 }
 
@@ -3063,6 +3058,7 @@ static void fetch_frames(PyThreadState **threads, int n)
 
 void look(Look *l, PyThreadState *self)
 {
+    begin_to_look();
     l->n = l->n_waiters = l->threads = l->failed = l->workers = l->news = 0;
     l->firm = 1;
     l->number++;
@@ -3165,6 +3161,7 @@ static PyObject *sleeps_for(const Place *p, const Call *c)
 void stand(Look *l, PyThreadState *thread, Standing *standing)
 {
     Frame *top = thread_top(thread);
+    begin_to_look();
     l->n = l->n_waiters = 0;
     look_at_thread(l, thread);
     *standing = (Standing){.at = {.thread = thread, .kind = KIND_NONE, .named_at = -1}, .position = position_of(thread)};

@@ -125,23 +125,6 @@ static int has_other_weak_references(PyObject *object)
     return 0;
 }
 
-/* What may have been freed (perhaps_stale_slot) is not touched unless it is met elsewhere too, so that it is there. */
-#define MAX_DOUBTFUL 256
-static struct {
-    PyObject *objects[MAX_DOUBTFUL];
-    int n;
-} doubtful;
-
-static void count_doubtful(void)
-{
-    for (int i = 0; i < doubtful.n; i++) {
-        Met *m = met(doubtful.objects[i]);
-        if (m != NULL && PyTuple_CheckExact(m->object)) {
-            m->counted++;
-        }
-    }
-}
-
 static void count_variables(PyThreadState *ts)
 {
     int c_below = 1;
@@ -155,15 +138,11 @@ static void count_variables(PyThreadState *ts)
         Frame *outer = frame_outer(frame, &through_c);
         if (code != NULL) {
             int n = code->co_nlocalsplus + live_slots(frame, code, c_below);
-            int stale = perhaps_stale_slot(frame, code) + code->co_nlocalsplus;
+            int stale = perhaps_stale_slot(frame, code);
             for (int i = 0; i < n; i++) {
-                PyObject *object = frame_local(frame, i);
-                if (i == stale && i >= code->co_nlocalsplus) {
-                    if (doubtful.n < MAX_DOUBTFUL) {
-                        doubtful.objects[doubtful.n++] = object;
-                    }
-                }
-                else if (object != NULL && frame_refers(frame, i, object)) {
+                int slot = i - code->co_nlocalsplus;
+                PyObject *object = slot < 0 ? frame_local(frame, i) : frame_slot(frame, code, slot);
+                if (object != NULL && frame_refers(frame, i, object) && (slot < 0 || slot != stale || PyTuple_CheckExact(object))) {
                     count(object, NULL);
                 }
             }
@@ -255,7 +234,7 @@ static void count_threads(PyThreadState *self)
 
 static void build(PyThreadState *self)
 {
-    graph.n = doubtful.n = 0;
+    graph.n = 0;
     memset(graph.table, 0, sizeof(graph.table));
     PyThreadState *ts = PyInterpreterState_ThreadHead(PyThreadState_GetInterpreter(self));
     for (; ts != NULL; ts = PyThreadState_Next(ts)) {
@@ -273,7 +252,6 @@ static void build(PyThreadState *self)
             of_all -= MAX_REFERENCES - left;
         }
     }
-    count_doubtful();
     count_threads(self);
     int told = 0;
     for (int i = 0; i < graph.n; i++) {

@@ -3,11 +3,13 @@
     process.py    the process as the kernel shows it: threads, system calls, memory        (/proc)
     stacks.py     Python and native stacks                                                 (pystack)
     objects.py    CPython's lock objects in its memory
+    importlock.py the interpreter's import lock, in its own variables
     native.py     the C library's locks in its memory        symbols.py   their names      (pyelftools)
     record.py     what Forkproof left there at the fork
     origin.py     which process it was forked from
     waits.py      what each thread waits for
     workers.py    whose work that is, where the fork left them behind
+    holders.py    which thread has what another waits for, and where that leads
     verdict.py    whether that is for ever, and the proof
     examine.py    all of it, in the order that costs the process least
 

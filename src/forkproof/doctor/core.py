@@ -128,6 +128,9 @@ class CoreProcess(Process):
     def tid_of(self, ident: int, tasks: Sequence[Task]) -> int | None:
         return next((tid for tid, own in self._idents.items() if own == ident), None)
 
+    def robust_lists(self) -> list[int]:
+        return list(self._idents.values())
+
     def descriptor(self, number: int) -> str:
         return f"descriptor {number}"
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from forkproof._events import now
 from forkproof.doctor import record, stacks
+from forkproof.doctor.native import is_c_library
 from forkproof.doctor.objects import Objects
 from forkproof.doctor.origin import lineage
 from forkproof.doctor.process import DoctorError, Process, Region, Task, supported
@@ -27,6 +28,8 @@ _PYTHON = re.compile(r"(^|/)(lib)?python[23]?(\.\d+)?[a-z]*(\.so[.\d]*)?( \(dele
 
 _ADVICE = {
     "import-lock": "{what}: do it before the first thread starts (at the top of the program), or fork before that",
+    "circle": "let every thread take these locks in the same order, or let go of one before it asks for the other",
+    "unforked": "let go of it wherever it was taken (use `with`), and take several locks in the same order in every thread",
     "held-lock": "fork before the threads start that use this lock, or renew it in the child (os.register_at_fork)",
     "native-call": "fork before the threads start that make this call",
     "vanished-worker": "threads do not survive a fork: make the executor, thread or pool in the child, after the fork",
@@ -130,7 +133,7 @@ def diagnose(
         proof=finding.proof,
         cause=_cause(worst, wait, finding, process),
         hazard=finding.hazard,
-        advice=_advice(wait, finding) if is_deadlock else "",
+        advice=_advice(wait, finding, case.lineage.origin.forked) if is_deadlock else "",
         origin=case.lineage.origin,
         threads=tuple(
             _view(
@@ -152,9 +155,9 @@ def _rank(finding: Finding) -> int:
 
 
 def _cause(task: Task, wait: Wait, finding: Finding, process: Process) -> str:
-    who = _name(task, process)
+    who = process.name_of(task)
     if finding.verdict == "none":
-        return f"not a deadlock: {who} {wait.what}"
+        return "; ".join(filter(None, (f"not a deadlock: {who} {wait.what}", finding.because)))
     if finding.verdict == "unknown":
         return f"{who} {wait.what} and stands still; {finding.because}"
     end = "no thread of this process can end that" if finding.proof else "probably for ever"
@@ -163,26 +166,28 @@ def _cause(task: Task, wait: Wait, finding: Finding, process: Process) -> str:
     return f"{who} {wait.what}, and {end}: {finding.because}"
 
 
-def _name(task: Task, process: Process) -> str:
-    return "MainThread" if task.tid == process.pid else f"thread {task.tid} ({task.name})"
-
-
-def _advice(wait: Wait, finding: Finding) -> str:
+def _advice(wait: Wait, finding: Finding, forked: bool) -> str:
     if finding.hazard and finding.hazard.advice:
         return finding.hazard.advice
-    what = wait.lock.what.replace("the import of ", "import ") if wait.lock else ""
+    if wait.kind != "import-lock" and (finding.circle or (wait.is_lock and not forked)):
+        return _ADVICE["circle" if finding.circle else "unforked"]
+    module = wait.kind == "import-lock" and wait.lock and wait.lock.what.removeprefix("the import of ")
+    what = f"import {module}" if module and module != "the import lock" else "import what the threads need"
     return (_ADVICE.get(wait.kind, _ADVICE["native-call"]).format(what=what)) + _CURE
 
 
 def _view(
-    task: Task, wait: Wait, finding: Finding, stack: Stack | None, process: Process, still: bool
+    task: Task, wait: Wait, finding: Finding, found: Stack | None, process: Process, still: bool
 ) -> ThreadView:
-    frames = tuple(_frame(frame) for frame in stack.merged) if stack else ()
+    frames = tuple(_frame(frame) for frame in found.merged) if found else ()
     name = "MainThread" if task.tid == process.pid else task.name
     waits_for = None
     if wait.for_ever and wait.kind != "work":
-        what = wait.lock.what.removeprefix("the ") if wait.lock else wait.what.removeprefix("waits for ")
-        waits_for = WaitsFor(kind=wait.kind, what=what, stack=frames)
+        lock = wait.lock if wait.is_lock else None
+        what = lock.what.removeprefix("the ") if lock else wait.what.removeprefix("waits for ")
+        # How the C library waits says nothing of what for.
+        stack = tuple(frame for frame in frames if frame.line is not None or not is_c_library(frame.file))
+        waits_for = WaitsFor(kind=wait.kind, what=what, stack=stack)
     return ThreadView(
         thread=Thread(name, None, task.tid),
         does=wait.what,

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from forkproof.doctor.process import Region
+from forkproof.doctor.process import Region, library_at
 from forkproof.doctor.stacks import Native
 
 _KINDS = (  # what a function on the stack has in its name, innermost first
@@ -55,7 +55,7 @@ def lock_at(
 ) -> NativeLock:
     """What a thread waits for at the word `futex` with that native stack, innermost frame first."""
     kind = _kind(stack)
-    caller = next((frame for frame in stack if not _is_c_library(frame)), None)
+    caller = next((frame for frame in stack if not is_c_library(frame.library)), None)
     region = next((region for region in regions if region.start <= futex < region.end), None)
     shared = region is not None and region.is_shared
     flavour, owner, address = "", None, futex
@@ -68,7 +68,7 @@ def lock_at(
     elif kind == "thread":
         word = read(futex, 4)
         owner = int.from_bytes(word, "little") if word else None
-    return NativeLock(kind, flavour, address, owner, caller, region, _library(futex, regions), shared)
+    return NativeLock(kind, flavour, address, owner, caller, region, library_at(futex, regions), shared)
 
 
 def _kind(stack: Sequence[Native]) -> str:
@@ -76,13 +76,14 @@ def _kind(stack: Sequence[Native]) -> str:
         for kind, parts in _KINDS:
             if any(part in frame.symbol for part in parts):
                 return kind
-        if not _is_c_library(frame):
+        if not is_c_library(frame.library):
             break
     return ""
 
 
-def _is_c_library(frame: Native) -> bool:
-    return os.path.basename(frame.library).startswith(_C_LIBRARY)
+def is_c_library(path: str) -> bool:
+    """Whose functions say only how a thread waits, not for what."""
+    return os.path.basename(path).startswith(_C_LIBRARY)
 
 
 def _mutex(words: bytes) -> tuple[str, int | None, bool]:
@@ -111,18 +112,3 @@ def _rwlock(futex: int, read: Callable[[int, int], bytes]) -> tuple[int, str, in
         if readers >> 3:
             return start, f"held by {readers >> 3} readers, which it does not name", None, bool(shared)
     return futex, "", None, False
-
-
-def _library(address: int, regions: Sequence[Region]) -> str:
-    """The file whose variables lie at `address`: it is mapped there, or is the one that the zeroed memory follows."""
-    previous = ""
-    end = 0
-    for region in regions:
-        if region.path.startswith("/"):
-            previous = region.path
-        elif region.path or region.start != end:
-            previous = ""
-        end = region.end
-        if region.start <= address < region.end:
-            return previous
-    return ""

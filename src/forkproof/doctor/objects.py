@@ -21,11 +21,9 @@ _MOST_ITEMS = 1000  # of a container; what lies behind them is not looked at
 # PyTypeObject.tp_members, tp_base (cpython/object.h); a PyMemberDef (descrobject.h) has 40 bytes, the type 6 is an object's or none.
 _MEMBERS, _BASE, _MEMBER = 240, 256, 40
 _SLOT = (6, 16)  # _Py_T_OBJECT, Py_T_OBJECT_EX
-_CLOSURE, _CODE, _VARIABLE_NAMES = (
-    72,
-    48,
-    96,
-)  # PyFunctionObject (cpython/funcobject.h), PyCodeObject (cpython/code.h)
+# PyFunctionObject (cpython/funcobject.h): func_globals, func_code, func_closure; PyCodeObject (cpython/code.h): co_names and
+# co_localsplusnames.
+_GLOBALS, _CODE, _CLOSURE, _NAMES, _VARIABLE_NAMES = 16, 48, 72, 32, 96
 _BLOCK = 64  # objects in a block of a deque (_collectionsmodule.c)
 # TaskObj.task_coro (_asynciomodule.c); PyGenObject.gi_qualname and gi_iframe (cpython/genobject.h, pycore_interpframe_structs.h).
 _COROUTINE = {(3, 11): 136, (3, 12): 136, (3, 13): 120, (3, 14): 128, (3, 15): 128}
@@ -44,12 +42,12 @@ class Objects:
 
     def __init__(self, read: Callable[[int, int], bytes], version: tuple[int, int]) -> None:
         self._read = read
-        self._version = version
+        self.version = version
 
     @property
     def known(self) -> bool:
         """Whether the layouts of this version are known."""
-        return self._version in _CACHED_KEYS
+        return self.version in _CACHED_KEYS
 
     def kind(self, address: int) -> str:
         """The name of an object's type; "" where there is no object."""
@@ -65,7 +63,7 @@ class Objects:
         if self.kind(address) != "str":
             return ""
         length = self._word(address + 16)
-        data = self._read(address + _CHARACTERS[self._version], length) if 0 < length < _LONGEST else b""
+        data = self._read(address + _CHARACTERS[self.version], length) if 0 < length < _LONGEST else b""
         return data.decode("ascii", "replace") if data.isascii() else ""
 
     def number(self, address: int) -> int | None:
@@ -74,7 +72,7 @@ class Objects:
             return None
         tag = self._word(address + 16)
         # 3.12 put the number of digits above three bits of flags (cpython/longintrepr.h).
-        count = tag if self._version == (3, 11) else tag >> 3
+        count = tag if self.version == (3, 11) else tag >> 3
         data = self._read(address + 24, 4 * count) if 0 <= count <= 3 else b""
         digits: tuple[int, ...] = struct.unpack(f"@{len(data) // 4}I", data)
         return sum(digit << 30 * at for at, digit in enumerate(digits))
@@ -86,9 +84,9 @@ class Objects:
         if not flags & _MANAGED_DICT:
             return {}
         dictionary = values = 0
-        if self._version == (3, 11):  # pycore_object.h: _PyObject_ValuesPointer, _PyObject_ManagedDictPointer
+        if self.version == (3, 11):  # pycore_object.h: _PyObject_ValuesPointer, _PyObject_ManagedDictPointer
             values, dictionary = self._word(address - 32), self._word(address - 24)
-        elif self._version == (3, 12):  # pycore_object.h: PyDictOrValues, tagged
+        elif self.version == (3, 12):  # pycore_object.h: PyDictOrValues, tagged
             either = self._word(address - 24)
             values, dictionary = (either + 1, 0) if either & 1 else (0, either)
         else:  # pycore_dict.h: _dictvalues; `valid` is its fourth byte
@@ -97,13 +95,13 @@ class Objects:
             if flags & _INLINE_VALUES and self._read(inline + 3, 1) == b"\1":
                 values = inline + 8
         if values:
-            keys = self._word(kind + _CACHED_KEYS[self._version])
+            keys = self._word(kind + _CACHED_KEYS[self.version])
             return self._pairs(keys, values)
         return self._items(dictionary) if dictionary else {}
 
     def _items(self, dictionary: int) -> Mapping[str, int]:
         keys, values = self._word(dictionary + 32), self._word(dictionary + 40)
-        if values and self._version >= (3, 13):
+        if values and self.version >= (3, 13):
             values += 8
         return self._pairs(keys, values)
 
@@ -140,7 +138,7 @@ class Objects:
             return self._words(self._word(address + 24), self._word(address + 16))
         if kind == "tuple":
             # 3.14 put the hash before the items (cpython/tupleobject.h).
-            items = address + (24 if self._version < (3, 14) else 32)
+            items = address + (24 if self.version < (3, 14) else 32)
             return self._words(items, self._word(address + 16))
         if kind == "dict":
             return list(self._items(address).values())
@@ -192,18 +190,18 @@ class Objects:
     def awaits(self, task: int) -> tuple[list[str], int]:
         """The coroutines of a task of asyncio's, outermost first, and the future that the innermost awaits (0: none is seen)."""
         names: list[str] = []
-        inner = self._word(task + _COROUTINE[self._version]) if self.kind(task) == "_asyncio.Task" else 0
+        inner = self._word(task + _COROUTINE[self.version]) if self.kind(task) == "_asyncio.Task" else 0
         while self.kind(inner) in ("coroutine", "generator") and len(names) < _LONGEST_CHAIN:
-            names.append(self.text(self._word(inner + (40 if self._version == (3, 11) else 32))) or "?")
+            names.append(self.text(self._word(inner + (40 if self.version == (3, 11) else 32))) or "?")
             inner = self._on_top_of_stack(inner)
         # futureiterobject: fi_future
         return names, self._word(inner + 16) if self.kind(inner) == "_asyncio.FutureIter" else 0
 
     def _on_top_of_stack(self, coroutine: int) -> int:
         """What a coroutine that is suspended awaits."""
-        frame = coroutine + (80 if self._version == (3, 11) else 72)
-        if self._version >= (3, 14):  # stackpointer; the two lowest bits of a _PyStackRef are tags
-            above = 1 if self._version == (3, 14) else 2  # 3.15 has an index on top of what is iterated
+        frame = coroutine + (80 if self.version == (3, 11) else 72)
+        if self.version >= (3, 14):  # stackpointer; the two lowest bits of a _PyStackRef are tags
+            above = 1 if self.version == (3, 14) else 2  # 3.15 has an index on top of what is iterated
             return self._word(self._word(frame + 64) - 8 * above) & ~3
         count = int.from_bytes(self._read(frame + 64, 4), "little")  # stacktop, of localsplus
         return self._word(frame + 72 + 8 * (count - 1)) if 0 < count < _MOST_ITEMS else 0
@@ -227,6 +225,16 @@ class Objects:
             kind = self._word(kind + _BASE)
         return found
 
+    def used_by(self, address: int) -> frozenset[int]:
+        """What a function encloses, and the global variables that it names; nothing for what is no function."""
+        if self.kind(address) != "function":
+            return frozenset()
+        names = {self.text(name) for name in self.items(self._word(self._word(address + _CODE) + _NAMES))}
+        variables = self._items(self._word(address + _GLOBALS))
+        return frozenset(
+            {*self._enclosed(address).values(), *(variables[name] for name in names if name in variables)}
+        )
+
     def _enclosed(self, function: int) -> Mapping[str, int]:
         """The last of a code object's variables are those that it encloses."""
         cells = self.items(self._word(function + _CLOSURE))
@@ -249,7 +257,7 @@ class Objects:
 
     def _simple_queue(self, address: int) -> list[int]:
         """_queuemodule.c: a list and where it begins up to 3.12, a ring buffer from 3.13 on."""
-        if self._version < (3, 13):
+        if self.version < (3, 13):
             return self.items(self._word(address + 32))[self._word(address + 40) :]
         first, items, size, count = (self._word(address + offset) for offset in (32, 40, 48, 56))
         ring = self._words(items, size)
@@ -285,7 +293,7 @@ class Objects:
         Python/parking_lot.c: in a wait_entry the address lies before the semaphore. A lock that has its semaphore to
         itself (up to 3.13, and still for buffered files) has the size of a malloc'ed piece there, which is no address.
         """
-        address = self._word(futex - 8) if self._version >= (3, 13) else 0
+        address = self._word(futex - 8) if self.version >= (3, 13) else 0
         return address if self._read(address, 1) else 0
 
     def holder_of(

@@ -222,6 +222,10 @@ class Process:
             raise self._gone()
         return sorted(found, key=lambda task: task.tid != self.pid)
 
+    def name_of(self, task: Task) -> str:
+        """What a person calls one of its threads."""
+        return "MainThread" if task.tid == self.pid else f"thread {task.tid} ({task.name})"
+
     def main_task(self) -> Task:
         """Its main thread."""
         task = self._task(self.pid)
@@ -263,6 +267,14 @@ class Process:
         if not all(told.values()):
             raise LookupError(ident)
         return next((tid for tid, head in told.items() if head and 0 <= head - ident < 4096), None)
+
+    def robust_lists(self) -> list[int]:
+        """Where its threads have their lists of robust mutexes: each in the memory that begins at the thread's ident."""
+        try:
+            tids = [int(name) for name in os.listdir(f"{self._folder}/task")]
+        except OSError:
+            raise self._gone() from None
+        return [head for tid in tids if (head := robust_list(tid))]
 
     def descriptor(self, number: int) -> str:
         """What a descriptor is: a pipe, a socket, a terminal, a file."""
@@ -316,6 +328,21 @@ class Process:
             raise Forbidden(_what_to_allow(self.pid)) from None
         except OSError:
             raise self._gone() from None
+
+
+def library_at(address: int, regions: Sequence[Region]) -> str:
+    """The file whose variables lie at `address`: it is mapped there, or is the one that the zeroed memory follows."""
+    previous = ""
+    end = 0
+    for region in regions:
+        if region.path.startswith("/"):
+            previous = region.path
+        elif region.path or region.start != end:
+            previous = ""
+        end = region.end
+        if region.start <= address < region.end:
+            return previous
+    return ""
 
 
 def robust_list(tid: int) -> int | None:

@@ -13,12 +13,14 @@ import signal
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 
 from forkproof._events import Writer
 from forkproof.doctor.command import DEADLOCK, FAILED, FINE, show
 from forkproof.doctor.examine import hangs
 from forkproof.doctor.lookout import Alarm, Lookout
 from forkproof.doctor.process import DoctorError, Gone, Process, family
+from forkproof.report import Renderer
 
 _EVERY = 1.0
 _GRACE = 5.0
@@ -29,12 +31,22 @@ class _Stop(Exception):
     """SIGTERM or SIGINT: a supervisor's way to end a service in good order."""
 
 
-def watch(pid: int, *, hang_after: float, once: bool, end: bool, events: str | None, as_json: bool) -> int:
-    """Watch `pid` and its descendants; the exit status. `once`: for `hang_after` seconds and a look more."""
+def watch(
+    pid: int,
+    *,
+    hang_after: float,
+    once: bool,
+    end: bool,
+    events: str | None,
+    as_json: bool,
+    exports: Renderer,
+) -> int:
+    """Watch `pid` and its descendants; the exit status. `once`: for `hang_after` seconds and a look more. Each hang is shown to
+    `exports` too."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
     try:
-        return _Service(pid, hang_after, end, events, as_json).run(once)
+        return _Service(pid, hang_after, end, events, as_json, exports).run(once)
     except DoctorError as error:
         print(f"forkproof: {error}", file=sys.stderr)
         return FAILED
@@ -43,6 +55,8 @@ def watch(pid: int, *, hang_after: float, once: bool, end: bool, events: str | N
         return FAILED
     except _Stop:
         return FINE
+    finally:
+        exports.finish()
 
 
 def _stop(number: int, frame: object) -> None:
@@ -50,11 +64,14 @@ def _stop(number: int, frame: object) -> None:
 
 
 class _Service:
-    def __init__(self, pid: int, hang_after: float, end: bool, events: str | None, as_json: bool) -> None:
+    def __init__(
+        self, pid: int, hang_after: float, end: bool, events: str | None, as_json: bool, exports: Renderer
+    ) -> None:
         self._pid = pid
         self._hang_after = hang_after
         self._end = end
         self._as_json = as_json
+        self._exports = exports
         self._writer = None if events is None else Writer(events)
         self._handles: dict[int, int] = {}
         self._dying: dict[int, float] = {}
@@ -116,9 +133,10 @@ class _Service:
     def _alarm(self, alarm: Alarm) -> None:
         found = alarm.diagnosis
         show([found], self._as_json)
-        if self._writer is not None:
-            for hang in hangs(found, alarm.seconds):
+        for hang in hangs(found, alarm.seconds):
+            if self._writer is not None:
                 self._writer.write(hang.to_json())
+            self._exports.show(replace(hang, host=os.uname().nodename))
         handle = self._handles.get(found.pid)
         if handle is None or not found.origin.forked or found.pid == self._pid:
             return

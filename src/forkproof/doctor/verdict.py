@@ -2,7 +2,8 @@
 
 Three proofs, the strongest first:
 
-    owner         the lock names a thread that this process does not have, and it is not the thread that forked
+    owner         the lock names a thread that this process does not have, and it is not the thread that forked; or the locks of
+                  several name one another's, so that they wait in a circle
     record        the fork's record names this very lock as held by a thread that the fork left behind
     closed-world  every thread of the process waits, without a time limit, on memory that only threads of the process can
                   change; and it was forked, and has not exec'd since, from a process that had more threads
@@ -10,7 +11,9 @@ Three proofs, the strongest first:
 What has the shape of a proof and a hole in it is `likely`: the forebears are not all known, a signal handler might let go. So
 is a wait for what a worker of the parent was to do that the fork left behind (workers.py), and a wait that ends by its time limit
 alone because what it waits for cannot come.
-A thread that waits on purpose (for work, for an event that a signal sets, for another process) is in no deadlock: `none`.
+A thread that waits on purpose (for work, for an event that a signal sets, for another process) is in no deadlock: `none`. That is
+said only where it is known what may end the wait; where a lock names nobody, or a thread that the fork left behind may have been
+the one to see to it, whether the wait ends is `unknown`.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from forkproof.doctor.holders import Holders
 from forkproof.doctor.objects import Objects
 from forkproof.doctor.origin import Lineage
 from forkproof.doctor.process import Process, Region, Task
@@ -47,6 +51,8 @@ class Finding:
     proof: Proof | None = None
     because: str = ""
     hazard: Hazard | None = None
+    circle: bool = False
+    """Threads of this process wait for one another; no fork needs to have had a part in it."""
     in_vain: bool = False
     """The wait ends, by its time limit, and not by what is waited for."""
 
@@ -70,26 +76,51 @@ class Case:
 
     def judge(self) -> dict[int, Finding]:
         """The finding on each thread."""
-        closed = self._is_closed()
-        return {task.tid: self._judge(task, closed) for task in self.tasks}
+        stuck = frozenset(tid for tid, wait in self.waits.items() if wait.for_ever and tid in self.still)
+        holders = Holders(self.process, self.tasks, self.waits, stuck)
+        closed = self._is_closed(stuck)
+        # Of those that wait for one another the last is judged first.
+        found: dict[int, Finding] = {}
+        for task in sorted(self.tasks, key=lambda task: len(holders.chain(task.tid))):
+            found[task.tid] = self._judge(task, holders, found, stuck, closed)
+        return found
 
-    def _judge(self, task: Task, closed: bool) -> Finding:
+    def _judge(
+        self,
+        task: Task,
+        holders: Holders,
+        judged: Mapping[int, Finding],
+        stuck: frozenset[int],
+        closed: bool,
+    ) -> Finding:
         wait = self.waits[task.tid]
-        if task.tid not in self.still or not wait.for_ever:
+        if task.tid not in stuck:
             # What it joins may yet end; but nobody forks in order to wait for that.
             handler = self._inside_fork(task, wait) if task.tid in self.still else None
-            return handler or self._in_vain(task, wait) or Finding()
+            outside = wait.kind == "system" and task.call and not task.call.timed
+            because = (
+                "that comes from outside of the process, and was not looked for there" if outside else ""
+            )
+            return handler or self._in_vain(task, wait) or Finding(because=because)
         found = self._by_owner(wait) or self._by_record(wait)
         if found and found.verdict == "proven":
             return found
-        found = found or self._by_worker(task, wait)
+        chain = holders.chain(task.tid)
+        found = found or self._by_holder(chain, holders, judged) or self._by_worker(task, wait)
         if found and found.verdict == "proven":
             return found
-        if closed and (last := self._by_closed_world(task, wait)):
-            if found and found.hazard:
-                last = replace(last, because=f"{found.because}; {last.because}", hazard=found.hazard)
-            return last if not found or last.verdict == "proven" else found
-        return found or self._inside_fork(task, wait) or self._otherwise(wait)
+        last = self._by_closed_world(task, wait) if closed else None
+        if last and found and found.hazard:
+            last = replace(last, because=f"{found.because}; {last.because}", hazard=found.hazard)
+        if last and last.verdict == "proven":
+            return last
+        return (
+            found
+            or self._inside_fork(task, wait)
+            or last
+            or self._of_holder(chain, holders, judged)
+            or self._otherwise(wait, stuck)
+        )
 
     def _in_vain(self, task: Task, wait: Wait) -> Finding | None:
         """It waits for a time, or in an event loop, for what cannot come."""
@@ -162,6 +193,35 @@ class Case:
         by = f", taken by {native.caller.library.rpartition('/')[2]}" if native.caller else ""
         return f"{kind} in allocated memory{by}"
 
+    def _by_holder(
+        self, chain: Sequence[int], holders: Holders, judged: Mapping[int, Finding]
+    ) -> Finding | None:
+        """Who has it waits for ever as well: in a circle with this one, or for something else."""
+        if len(chain) == 1:
+            return None
+        who, last = holders.in_words(chain), chain[-1]
+        if last in chain[:-1]:
+            if not holders.is_certain(chain):
+                because = f"{who} (the symbols of Python, which would tell, are not installed)"
+                return Finding("likely", None, because, circle=True)
+            if self._has_handlers and self.process.pid in chain and not self._is_native(self.process.pid):
+                because = f"{who}, and only a signal handler might let go of one"
+                return Finding("likely", "owner", because, circle=True)
+            return Finding("proven", "owner", who, circle=True)
+        end = judged[last]
+        if end.verdict not in ("proven", "likely") or end.in_vain:
+            return None
+        verdict = end.verdict if holders.is_certain(chain) else "likely"
+        return Finding(verdict, end.proof, f"{who} for ever: {end.because}", end.hazard, end.circle)
+
+    def _is_native(self, tid: int) -> bool:
+        return self.waits[tid].kind == "native-call"
+
+    @property
+    def _has_handlers(self) -> bool:
+        """Code of the program's may run in its main thread when a signal comes."""
+        return bool(self.process.caught_signals - _NO_HANDLER_OF_PYTHON_CODE)
+
     # Proof by record.
 
     def _by_record(self, wait: Wait) -> Finding | None:
@@ -212,9 +272,8 @@ class Case:
 
     # Proof by a closed world.
 
-    def _is_closed(self) -> bool:
+    def _is_closed(self, stuck: frozenset[int]) -> bool:
         """Whether no thread can run again unless another thread of the process wakes it."""
-        stuck = {tid for tid, wait in self.waits.items() if wait.for_ever and tid in self.still}
         holder = next((tid for tid, stack in self.stacks.items() if stack.has_gil), None)
         if holder in stuck:
             stuck |= {tid for tid, wait in self.waits.items() if wait.kind == "gil"}
@@ -227,28 +286,27 @@ class Case:
 
     def _by_closed_world(self, task: Task, wait: Wait) -> Finding | None:
         origin = self.lineage.origin
-        if not origin.forked:
-            return None
         many = len(self._program)
         every = "it is the only thread" if many == 1 else f"all {many} threads wait so, for one another"
         because = f"{every}, and nothing outside of a process can end such a wait"
-        handlers = self.process.caught_signals - _NO_HANDLER_OF_PYTHON_CODE
-        on_purpose = wait.kind in ("notification", "work")
-        if not origin.vanished:
-            if not wait.is_lock and on_purpose:
-                return None
+        on_purpose = f"{because}; but a program may wait so on purpose, to be ended"
+        if wait.kind == "work":
+            return None
+        if self._has_handlers and wait.kind == "notification":
+            return Finding(because="the handler of a signal may end that")
+        if not origin.forked or not origin.vanished:
+            if not wait.is_lock:
+                return Finding("unknown", None, on_purpose)
+            if self._has_handlers and not self._is_native(task.tid):
+                return Finding("unknown", None, f"{because}, except a signal handler")
+            if not origin.forked:
+                return Finding("likely", "closed-world", because)
             return Finding("likely", None, f"{because}; that its parent had other threads is not certain")
         number = f"{origin.vanished} thread{'s' if origin.vanished > 1 else ''}"
         because += f", and its parent had {number} more at the fork"
         if wait.kind == "notification":
-            if handlers:
-                return None
-            return Finding(
-                "likely", "closed-world", f"{because}; but a program may wait so on purpose, to be ended"
-            )
-        if wait.kind == "work":
-            return None
-        if handlers and task.tid == self.process.pid and wait.kind != "native-call":
+            return Finding("likely", "closed-world", on_purpose)
+        if self._has_handlers and task.tid == self.process.pid and not self._is_native(task.tid):
             return Finding("likely", "closed-world", f"{because}, except a signal handler")
         return Finding("proven", "closed-world", because)
 
@@ -270,14 +328,49 @@ class Case:
             "likely", None, f"fork() itself does not return: {name} waits in it for {wait.what[10:]}"
         )
 
-    def _otherwise(self, wait: Wait) -> Finding:
-        if not wait.is_lock and wait.kind != "vanished-worker":
-            return Finding()
-        if wait.is_lock and self.lineage.origin.forked:
+    def _of_holder(
+        self, chain: Sequence[int], holders: Holders, judged: Mapping[int, Finding]
+    ) -> Finding | None:
+        """What is to be said where a thread that may yet let go of it is known to have it."""
+        if len(chain) == 1 or chain[-1] in chain[:-1]:
+            return None
+        who = holders.in_words(chain)
+        if not holders.is_certain(chain):
+            return Finding(
+                "unknown", None, f"{who} (the symbols of Python, which would tell, are not installed)"
+            )
+        locks = (self.waits[tid].lock for tid in chain[:-1])
+        if self._left_behind and any(lock and lock.owner for lock in locks) and chain[1] != self.process.pid:
+            doubt = "unless it is one that the fork left behind, whose ident that thread has been given"
+            return Finding("unknown", None, f"{who}; {doubt}")
+        end = judged[chain[-1]]
+        return Finding(end.verdict, None, "; ".join(filter(None, (who, end.because))))
+
+    @property
+    def _left_behind(self) -> bool:
+        """Threads may have been left behind by a fork: as far as is known the parent had some, or it is not known."""
+        origin = self.lineage.origin
+        return origin.forked and (bool(origin.vanished) or not self.lineage.complete)
+
+    def _otherwise(self, wait: Wait, stuck: frozenset[int]) -> Finding:
+        """What is to be said where it is not known who is to end the wait."""
+        if wait.is_lock:
+            if wait.lock and wait.lock.owner:
+                return Finding("unknown", None, "which thread has it could not be told")
             return Finding(
                 "unknown", None, "the lock does not say who has it, and a thread of this process may"
             )
-        return Finding()
+        if wait.kind == "work" or not self._left_behind:
+            return Finding(because="" if wait.kind == "work" else "a thread of this process may see to it")
+        for tid, stack in self.stacks.items():
+            if tid not in stuck and self.objects and knows(stack, wait.things, self.objects):
+                name = self.process.name_of(next(task for task in self.tasks if task.tid == tid))
+                return Finding(because=f"{name} has it at hand, and {self.waits[tid].what}")
+        return Finding(
+            "unknown",
+            None,
+            "whether a thread of this process is to see to it, or one that the fork left behind, is not seen",
+        )
 
 
 def _is_library(path: str) -> bool:

@@ -13,6 +13,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from forkproof.doctor import importlock
 from forkproof.doctor.native import NativeLock, lock_at
 from forkproof.doctor.objects import BUFFERED, LOCKS, Objects
 from forkproof.doctor.process import Process, Region, Task
@@ -33,6 +34,8 @@ class PythonLock:
     """The ident of the thread that has it, where the object says so."""
     kind: str
     """`import-lock` or `held-lock`."""
+    is_certain: bool = True
+    """The owner was read where the lock has it; otherwise it was guessed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,9 @@ class Wait:
     things: frozenset[int] = frozenset()
     """The objects of which one has to answer, where another thread is to see to it: a future, a queue, an event loop."""
 
+    joined: int | None = None
+    """The thread whose end it waits for, by the id that the process itself knows, where that is seen."""
+
     @property
     def is_lock(self) -> bool:
         """Somebody has to let go of something."""
@@ -65,6 +71,8 @@ def wait_of(
     wait = _wait(task, stack, process, regions, objects, named)
     if not objects or not named or not frame or wait.kind not in (named["kind"], "system"):
         return wait
+    if thread := frame.variables.get(named.get("joins", "")):
+        wait = replace(wait, joined=objects.number(objects.attributes(thread.address).get("_native_id", 0)))
     variables = {name: variable.address for name, variable in frame.variables.items()}
     things = {thing for path in named.get("things", ()) for thing in objects.follow(path, variables)}
     answering = {
@@ -125,7 +133,10 @@ def _wait(
     joins = native.kind == "thread"  # the kernel ends this wait, when that thread has ended
     for_ever = not task.call.timed and (task.call.is_private or joins)
     parked = objects.parked_at(task.call.address) if objects else 0
-    if objects and (lock := _import_lock(stack.python, objects)):
+    if objects and (lock := _module_lock(stack.python, objects)):
+        return Wait(lock.kind, f"waits for {lock.what}", for_ever, lock, native, parked)
+    if objects and importlock.is_asked_for(stack):
+        lock = _import_lock(task.call.address, parked, process, regions, objects.version)
         return Wait(lock.kind, f"waits for {lock.what}", for_ever, lock, native, parked)
     if native.kind in ("mutex", "rwlock", "thread"):
         return Wait("native-call", f"waits for {_native_in_words(native)}", for_ever, None, native)
@@ -200,7 +211,15 @@ def _named(frames: Sequence[PythonFrame]) -> tuple[dict[str, Any] | None, Python
     return found
 
 
-def _import_lock(frames: Sequence[PythonFrame], objects: Objects) -> PythonLock | None:
+def _import_lock(
+    futex: int, parked: int, process: Process, regions: Sequence[Region], version: tuple[int, int]
+) -> PythonLock:
+    root = f"/proc/{process.pid}/root"
+    found = importlock.find(futex, parked, version, regions, process.read, root, process.robust_lists)
+    return PythonLock("the import lock", found.address, found.owner, "import-lock", found.is_certain)
+
+
+def _module_lock(frames: Sequence[PythonFrame], objects: Objects) -> PythonLock | None:
     """The module lock that the innermost frame acquires."""
     if not frames or frames[0].file != _IMPORTLIB or frames[0].function != "acquire":
         return None

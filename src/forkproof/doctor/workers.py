@@ -68,11 +68,16 @@ def served(stack: Stack, objects: Objects) -> frozenset[int]:
 
 
 def knows(stack: Stack, things: frozenset[int], objects: Objects) -> bool:
-    """Whether a thread has one of these at hand: in a variable, in an attribute of one, or by a method of it."""
+    """Whether a thread has one of these at hand.
+
+    In a variable, in an attribute of one, by a method of it, or in what a function that one of these is encloses or names.
+    """
     for frame in stack.python:
         for variable in frame.variables.values():
             address = variable.address
-            if {address, objects.bound_to(address), *objects.attributes(address).values()} & things:
+            near = {address, objects.bound_to(address), *objects.attributes(address).values()}
+            near |= {thing for one in near if objects.kind(one) == "tuple" for thing in objects.items(one)}
+            if near & things or any(objects.used_by(one) & things for one in near):
                 return True
     return False
 

@@ -169,13 +169,38 @@ def _runs(native_id: int) -> bool:
 
 
 def _inside(native_id: int) -> set[str]:
-    """The libraries between the system call and the interpreter that called into them."""
+    """The libraries between the system call and the interpreter that called into them; and the one at whose variable it waits.
+
+    An old word of the interpreter's may lie on the stack before the library's; of its own variable a library itself is the user.
+    """
     from .. import _native
 
-    found = set()
+    futex = _native.futex_of(native_id)
+    owner = _owner_of(futex[2]) if futex is not None else ""
+    found = {owner} if owner and library([owner]) not in (None, PYTHON) else set()
     for path in _native.libraries_of_thread(native_id):
         if library([path]) == PYTHON:
             break
         if library([path]):
             found.add(path)
     return found
+
+
+def _owner_of(address: int) -> str:
+    """The file whose variables lie at `address`: it is mapped there, or is the one that the zeroed memory follows; "" for none."""
+    path, end = "", 0
+    try:
+        with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
+            for line in maps:
+                span, _permissions, _offset, _device, _inode, *name = line.split(maxsplit=5)
+                begin, until = (int(bound, 16) for bound in span.split("-"))
+                if name:
+                    path = name[0].rstrip("\n") if name[0].startswith("/") else ""
+                elif begin != end:
+                    path = ""
+                end = until
+                if begin <= address < end:
+                    return path
+    except (OSError, ValueError):
+        pass
+    return ""

@@ -24,7 +24,7 @@ ARTICLE, IMPORTED, MONGOCLIENT = (
 LIMIT = 3.0
 FORKPROOF = ("-m", "forkproof", "run")
 OBSERVE = (*FORKPROOF, "--policy", "observe")
-LOCK = ("--emulate", "getaddrinfo-lock")
+LOCK = ("--emulate", "getaddrinfo-lock:20")
 SLOW_LOCK = ("--emulate", "getaddrinfo-lock:200")
 
 
@@ -67,7 +67,7 @@ def _lock(stage: Stage) -> bool:
     _tell(_run([IMPORTED]))
     _say(
         "On macOS and the BSDs it was not: CPython kept a lock around getaddrinfo, and the thread got the GIL back before it\n"
-        "let go of it. The same lock here, and the two engineers' printf:\n"
+        "let go of it. The same lock here, with a name server that takes 20 ms, and the two engineers' printf:\n"
     )
     _until_it_hangs([*OBSERVE, *LOCK, "--trace-lookups", IMPORTED], stage)
     return True

@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO, NoReturn
 
+from forkproof.export import Exports, sinks
 from forkproof.launch.follow import marked
 from forkproof.launch.outside import Outside
 from forkproof.launch.supervise import end_as, supervise
@@ -40,6 +41,8 @@ class Options:
     events: str | None = None
     html: str | None = None
     perfetto: str | None = None
+    otel: bool = False
+    sentry: bool = False
     strict: bool = False
     emulate: tuple[tuple[str, float], ...] = ()
     """Names and delays in seconds, as `lab.emulate.parse` reads them."""
@@ -52,13 +55,17 @@ class Options:
 
 
 def run(target: Target, options: Options) -> NoReturn:
-    """Run the program and end as it ended. LaunchError if it cannot be started; then nothing was."""
+    """Run the program and end as it ended. LaunchError or ExportError if it cannot be started; then nothing was."""
     check_interpreter()
     target.check()
+    # It starts threads at the first event, when the program has been started: whoever forks here has none beside it.
+    exports = Exports(
+        sys.stderr, sinks(os.path.basename(target.name), otel=options.otel, sentry=options.sentry)
+    )
     _open_standard_streams()
     with _events_file(options.events) as (path, file), ExitStack() as opened:
         files = to_files(opened, options.html, options.perfetto, title=target.name)
-        follower = _Follower(file, [Terminal(sys.stderr), *files])
+        follower = _Follower(file, [Terminal(sys.stderr), *files, exports])
         outside = Outside(path, target.name, options.hang_after, options.on_hang == "kill", follower.has_hung)
         command = [sys.executable, *interpreter_options(), *target.line]
 

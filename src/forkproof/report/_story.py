@@ -14,8 +14,29 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from statistics import median
 
-from forkproof.model import Born, Event, Fault, Fork, Frame, Hang, Hazard, Resolved, SharedConnection
-from forkproof.report._words import USES, connection, duration, had, is_had, is_machinery, number
+from forkproof.model import (
+    Born,
+    DoubledOutput,
+    Event,
+    Fault,
+    Fork,
+    Frame,
+    Hang,
+    Hazard,
+    Resolved,
+    SharedConnection,
+)
+from forkproof.report._words import (
+    USES,
+    connection,
+    duration,
+    had,
+    is_had,
+    is_machinery,
+    number,
+    output,
+    place,
+)
 
 PYTHON, PROGRAM, NATIVE = "Python", "the program", "native code"
 _PACKAGE = re.compile(r"/(?:site|dist)-packages/([^/]+?)(?:\.py|\.abi3\.so|\.so|$|/)")
@@ -75,6 +96,7 @@ class Story:
         self.occasions: list[Occasion] = []
         self.hangs: list[Standstill] = []
         self.shared: list[Use] = []
+        self.doubled: list[DoubledOutput] = []
         self.faults: list[tuple[int, Fault]] = []
         self.first: int | None = None
         self.last: int | None = None
@@ -102,6 +124,8 @@ class Story:
                 self.hangs.append(Standstill(process, since, event))
             case SharedConnection():
                 self.shared.append(Use(self._process(event.pid, at), at, event))
+            case DoubledOutput():
+                self.doubled.append(event)
             case Resolved():
                 known = self._living.get(event.pid)
                 for hang in reversed(self.hangs):
@@ -155,6 +179,9 @@ class Story:
         ]
         if users:
             rows.append((str(users), "on a connection that another process has too", "bad"))
+        if self.doubled:
+            noun = "output" if len(self.doubled) == 1 else "outputs"
+            rows.append((str(len(self.doubled)), f"{noun} written by more than one process", "bad"))
         if waits:
             times = (
                 f"waited for a safe moment: median {duration(median(waits))}, longest {duration(max(waits))}"
@@ -190,6 +217,11 @@ class Story:
             what, _, _ = _commonest(hazard for fork in self.forks for hazard in _remaining(fork))
             return f"Forks were refused because of {what or 'what was held'}; nothing happened."
         waits = [fork.waited_ms for fork in forks if fork.waited_ms > 0]
+        if self.doubled:
+            example = next((each for each in self.doubled if each.verdict == "proven"), self.doubled[0])
+            likely = "" if example.verdict == "proven" else ", it seems,"
+            by = f"by {example.writers} processes"
+            return f"Output was written{likely} {by}: {output(example)}, which a fork at {place(example.where)} copied."
         if waits:
             what, _, _ = _commonest(hazard for fork in forks for hazard in fork.hazards if hazard.cleared)
             until = f", mostly for {what}" if what else ""

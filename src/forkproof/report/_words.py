@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from functools import cache
 
-from forkproof.model import Connection, Fork, Frame, Hazard, SharedConnection
+from forkproof.model import Connection, DoubledOutput, Fork, Frame, Hazard, SharedConnection
 from forkproof.report._text import clean
 
 _HELD = {  # how a thread had what it had: (certain, possible)
@@ -37,6 +37,7 @@ PROOFS = {
 
 
 USES = {"read": "reads from", "write": "writes to", "shutdown": "shuts down"}
+_STREAMS = {"<stdout>": "stdout", "<stderr>": "stderr"}
 _CONNECTIONS = {"tcp": "TCP connection", "unix": "Unix socket", "pipe": "pipe", "socket": "socket"}
 
 
@@ -113,7 +114,24 @@ def sharing(shared: SharedConnection) -> str:
         held = f"process {shared.held_by} has it open too"
     amounts = ((shared.others_wrote, "written"), (shared.others_read, "read"))
     did = " and ".join(f"{verb} {number(count, 'byte')}" for count, verb in amounts if count)
-    return f"{held}, and since the fork others have {did}" if did else f"{held}, and kept it"
+    return f"{held}, and since the fork others have {did}" if did else held
+
+
+def output(doubled: DoubledOutput) -> str:
+    """How much it was, and of what."""
+    stream = _STREAMS.get(doubled.file or "") or (
+        f"file {short(doubled.file)}" if doubled.file else f"descriptor {doubled.fd}"
+    )
+    return f"{number(doubled.bytes, 'byte')} in the buffer of {stream}"
+
+
+def doubling(doubled: DoubledOutput) -> str:
+    """How that came about."""
+    both = "two processes have" if doubled.writers == 2 else f"{doubled.writers} processes have"
+    copy = f"fork {doubled.fork} of process {doubled.parent} copied the buffer"
+    if doubled.verdict == "proven":
+        return f"{copy}, and {both} flushed it, process {doubled.pid} last"
+    return f"{copy}, and {both} closed the file or ended with it open"
 
 
 def place(frame: Frame) -> str:

@@ -15,16 +15,29 @@ from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import TYPE_CHECKING, Literal, TextIO
 
-from forkproof.model import Born, Event, Fault, Fork, Frame, Hang, Hazard, Resolved, SharedConnection
+from forkproof.model import (
+    Born,
+    DoubledOutput,
+    Event,
+    Fault,
+    Fork,
+    Frame,
+    Hang,
+    Hazard,
+    Resolved,
+    SharedConnection,
+)
 from forkproof.report._text import Segment, clean, cut, wrap
 from forkproof.report._words import (
     PROOFS,
     USES,
     connection,
+    doubling,
     duration,
     ending,
     had,
     number,
+    output,
     place,
     sharing,
     source_line,
@@ -58,6 +71,7 @@ class Terminal(Renderer):
         self._notes: list[str] = []
         self._seen: Counter[_Key] = Counter()
         self._shared: Counter[tuple[tuple[Frame, ...], str | None, str]] = Counter()
+        self._doubled: Counter[tuple[Frame, str | None, int]] = Counter()
         self._repairs: set[str] = set()
         self._repaired: set[tuple[int, int]] = set()
         self._forks = self._at_risk = self._refused = self._hangs = self._faults = 0
@@ -73,6 +87,8 @@ class Terminal(Renderer):
                 self._hang(event)
             case SharedConnection():
                 self._shared_connection(event)
+            case DoubledOutput():
+                self._doubled_output(event)
             case Resolved():
                 self._hangs = max(self._hangs - 1, 0)
                 who = clean(event.thread.name, 100)
@@ -90,7 +106,15 @@ class Terminal(Renderer):
         self._notes.append(text)
 
     def finish(self) -> None:
-        unusual = self._seen or self._waits or self._at_risk or self._shared or self._hangs or self._faults
+        unusual = (
+            self._seen
+            or self._waits
+            or self._at_risk
+            or self._shared
+            or self._doubled
+            or self._hangs
+            or self._faults
+        )
         if self._always or unusual:
             self._summary()
         for note in self._notes:
@@ -169,7 +193,9 @@ class Terminal(Renderer):
                 self._say((margin, ""), ("repaired: ", "good"), (clean(what), ""))
 
     def _hang(self, hang: Hang) -> None:
-        innermost = next(trimmed(hang.waits_for.stack), None)
+        stack = hang.waits_for.stack
+        innermost = next((frame for frame in trimmed(stack) if frame and frame.line is not None), None)
+        innermost = innermost or next(iter(stack), None)
         where = place(innermost) if innermost else "unknown place"
         of = "" if hang.parent is None else f" (fork {hang.fork or '?'} of {hang.parent})"
         who = f": process {hang.pid}{of} "
@@ -218,6 +244,24 @@ class Terminal(Renderer):
             self._say(("help: ", "good"), (clean(shared.advice), ""), indent=2)
         self._say()
 
+    def _doubled_output(self, doubled: DoubledOutput) -> None:
+        """One paragraph for each file and place that forks; what recurs is counted."""
+        key = doubled.where, doubled.file, doubled.fd
+        self._doubled[key] += 1
+        if self._doubled[key] > 1:
+            if _is_milestone(self._doubled[key]):
+                text = f"output written twice, as above, {self._doubled[key]} times now"
+                self._say((f"forkproof: {text}", "dim"))
+            return
+        who = f": {clean(output(doubled))}: "
+        did = "written twice" if doubled.writers == 2 else f"written {doubled.writers} times"
+        self._say(("forkproof: ", ""), (place(doubled.where), "bold"), (who, ""), (did, "bad"))
+        self._source(doubled.where, indent=4)
+        self._say((f"{doubled.verdict}: ", "doubt"), (doubling(doubled), ""), indent=2)
+        if doubled.advice:
+            self._say(("help: ", "good"), (clean(doubled.advice), ""), indent=2)
+        self._say()
+
     def _stack(self, stack: Sequence[Frame]) -> None:
         for frame in trimmed(stack):
             if frame is None:
@@ -243,11 +287,13 @@ class Terminal(Renderer):
             said.append(f"{len(self._repaired)} repaired")
         if self._shared:
             said.append(f"{number(self._shared.total(), 'shared connection')} used")
+        if self._doubled:
+            said.append(f"{number(self._doubled.total(), 'output')} written twice")
         if self._hangs:
             said.append(f"{self._hangs} hung")
         if self._faults:
             said.append(f"forkproof failed in {number(self._faults, 'process', 'es')}")
-        bad = self._at_risk or self._shared or self._hangs or self._faults
+        bad = self._at_risk or self._shared or self._doubled or self._hangs or self._faults
         totals = [number(self._forks, "fork"), *said]
         self._say((f"forkproof: {', '.join(totals)}", "bad" if bad else "good"))
         often = [(key, count) for key, count in self._seen.most_common(3) if count > 1]
