@@ -864,8 +864,8 @@ static void effect_of_named(Effects *e, PyCodeObject *code, const NamedCall *cal
         }
         return;
     }
-    if (call->keeps == KEEPS_NOT && call->gives == KEEPS_NOT) {
-        return;
+    if (!is_on_first(call) && call->keeps == KEEPS_NOT && call->gives == KEEPS_NOT) {
+        return; /* (`self` may be of another class each time) */
     }
     PyObject *object = value_of(expression, code, &e->variables);
     if (method != NULL) {
@@ -2556,12 +2556,11 @@ static void sight_kept(Thread *t, const Place *p, int base)
         Place from = *p;
         from.named_at = kept.units[i];
         int before = t->look->n;
-        int certain = where == HELD && still == HELD && !attempted;
         if (kind == KIND_SEMAPHORE) {
-            sight_permit(t, &from, STATE_HOLDS, lock, certain);
+            sight_permit(t, &from, STATE_HOLDS, lock, 0);
         }
         else {
-            sight_lock(t, &from, STATE_HOLDS, lock, kind, certain);
+            sight_lock(t, &from, STATE_HOLDS, lock, kind, 0);
         }
         if (t->look->n > before) {
             t->look->items[before].entry = ENTRY_KEPT;
