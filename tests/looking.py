@@ -22,6 +22,7 @@ Words of the comment: `a` held, `?a` possibly held, `<a` being left, `nothing`. 
 
 from __future__ import annotations
 
+import operator
 import os
 import re
 import select
@@ -132,16 +133,10 @@ class Stage:
         """The lock is taken by a third thread, no frame of which shows it."""
         gate = self.gate()
 
-        def take() -> None:
-            lock.acquire()
-
-        def give() -> None:
-            lock.release()
-
         def hold() -> None:
-            take()
+            operator.methodcaller("acquire")(lock)
             gate.wait()
-            give()
+            operator.methodcaller("release")(lock)
 
         holder = self.at(gate, hold)
         try:

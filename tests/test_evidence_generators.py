@@ -64,6 +64,24 @@ SHAPES = {
             else:
                 wait()  # nothing
     """,
+    "an iterator that keeps a generator": """
+        class Rows:
+            def __init__(rows):
+                rows.left = rows.read()
+            def __iter__(rows):
+                return rows
+            def __next__(rows):
+                return next(rows.left)
+            def read(rows):
+                with a:
+                    yield 1
+                yield 2
+        for x in Rows():
+            if x == 1:
+                wait()  # a
+            else:
+                wait()  # nothing
+    """,
     "a generator that delegates": """
         def inner():
             with b:

@@ -21,15 +21,7 @@ HOLDER = """
         shared = threading.RLock()
         def __init__(self):
             self._lock = threading.RLock()
-        def begin(self):
-            self._lock.acquire()
-        def end(self):
-            self._lock.release()
     session, LOCK = Session(), threading.RLock()
-    def begin():
-        LOCK.acquire()
-    def end():
-        LOCK.release()
     def hold():
         TAKE
         taken.set()
@@ -41,8 +33,10 @@ HOLDER = """
     taken.wait()
 """
 WAYS = {
-    "a method": ("session.begin()", "session.end()", "session._lock", "_lock of __main__.Session"),
-    "a function": ("begin()", "end()", "LOCK", "LOCK of __main__"),
+    "an attribute": (
+        "list(map(operator.methodcaller('acquire'), [session._lock]))", "session._lock.release()", "session._lock",
+        "_lock of __main__.Session",
+    ),
     "map": ("list(map(operator.methodcaller('acquire'), [LOCK]))", "LOCK.release()", "LOCK", "LOCK of __main__"),
     "partial": (
         "list(map(functools.partial(threading.RLock().__class__.acquire, LOCK), [True]))",
@@ -118,7 +112,7 @@ def test_one_that_does_not_come_is_reset_in_the_child(run: Run, tmp_path: Path, 
 def test_once_found_it_is_looked_at_before_every_fork(run: Run, tmp_path: Path) -> None:
     """A search of the heap is not due again so soon; the lock is held only now and then."""
     body = (
-        holder("a method")
+        holder("an attribute")
         + """
     outcomes = []
     for _ in range(3):
@@ -135,7 +129,7 @@ def test_once_found_it_is_looked_at_before_every_fork(run: Run, tmp_path: Path) 
 
 def test_a_lock_that_has_gone_is_forgotten(run: Run, tmp_path: Path) -> None:
     body = (
-        holder("a method")
+        holder("an attribute")
         + """
     assert forked(lambda: None) == 0
     gone = weakref.ref(session._lock)
@@ -238,7 +232,7 @@ def test_what_is_no_hazard_is_not_spoken_about(run: Run, tmp_path: Path, case: s
 def test_in_a_child_an_ident_may_be_anothers(run: Run, tmp_path: Path) -> None:
     """Idents come back: that a thread of the child's has it is only possible there."""
     body = (
-        holder("a function")
+        holder("map")
         + """
     def child():
         there = threading.Event()
@@ -263,7 +257,7 @@ def test_in_a_child_an_ident_may_be_anothers(run: Run, tmp_path: Path) -> None:
 def test_it_is_found_in_a_frozen_heap(run: Run) -> None:
     body = (
         "    import gc\n"
-        + holder("a method")
+        + holder("an attribute")
         + """
     gc.freeze()
     print([(hazard.kind, hazard.thread.name) for hazard in forkproof.assess().hazards], flush=True)

@@ -8,7 +8,8 @@ draining  inside: the native lock is free as soon as the thread waits for the GI
 kind      0 Lock, 1 RLock, 2 buffered file, 3 catalogued lock object, 4 semaphore, 5 native call, 6 import
 subject   the lock, file, semaphore, callable or module lock itself
 manager   the class through which it was taken, or None
-entry     index into the catalogue's calls; -1: a lock that no frame shows to be held, its owner does
+entry     index into the catalogue's calls; -1: a lock that no frame shows to be held, its owner does;
+          -2: a lock that a function took which has returned since, called at named_at
 code, offset    where the frame that shows it stands (offset in bytes, as f_lasti)
 named_at  offset of the instruction that took it, for `expression`; -1 none
 self      class of the first parameter of that frame, or None

@@ -437,7 +437,7 @@ def _exempt_mended(seen: list[Sighting]) -> None:
         )
         if kind not in (naming.LOCK, naming.RLOCK) or id(lock) in s.exempt:
             continue
-        if sighting[9] == naming.UNSEEN:
+        if sighting[9] in (naming.UNSEEN, naming.KEPT):
             kept = keeper(lock)
             if kept is None:
                 continue

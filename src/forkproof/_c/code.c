@@ -40,6 +40,8 @@ static const struct {
 #undef OP
 };
 
+#define LOOKS_TO_DECIDE 16
+
 static CodeInfo nothing = {.boring = 1};
 
 Recent recent[RECENT];
@@ -55,7 +57,7 @@ static void release_info(void *extra)
         PyMem_RawFree(info->units);
         PyMem_RawFree(info->sites);
         PyMem_RawFree(info->regions);
-        PyMem_RawFree(info->self_calls);
+        PyMem_RawFree(info->calls);
         PyMem_RawFree(info);
     }
 }
@@ -301,6 +303,27 @@ static int super_method(const CodeInfo *info, int at, int end)
     return -1;
 }
 
+/* The method that the call at `unit` is of, on whatever object: its index in co_names, or -1. */
+static int called_method(const CodeInfo *info, PyCodeObject *code, int unit)
+{
+    int lowest = code_answer_slot(info, unit);
+    for (int at = unit - 1; at >= 0; at--) {
+        const Unit *u = &info->units[at];
+        if (u->back || u->depth < 0) {
+            continue;
+        }
+        if (u->depth <= lowest) {
+            break;
+        }
+        int halved = PY_VERSION_HEX >= 0x030C0000;
+        if (u->depth == lowest + 1 && (u->op == LOAD_METHOD || (u->op == LOAD_ATTR && halved && u->arg & 1))) {
+            int name = (int)(u->op == LOAD_ATTR ? u->arg >> 1 : u->arg);
+            return code_name(code, name) == NULL ? -1 : name;
+        }
+    }
+    return -1;
+}
+
 /* The callee of the call at `unit` as `base.attributes.method`; the method's index in co_names, or -1. */
 static int parse_callee(const CodeInfo *info, PyCodeObject *code, int unit, Expression *e)
 {
@@ -325,7 +348,8 @@ static int parse_callee(const CodeInfo *info, PyCodeObject *code, int unit, Expr
             return code_name(code, method) == NULL ? -1 : method;
         }
     }
-    return parse_attributes(info, code, next_unit(info, start), unit, e);
+    int method = parse_attributes(info, code, next_unit(info, start), unit, e);
+    return method == BARE && called_method(info, code, unit) >= 0 ? -1 : method;
 }
 
 /* `.a.b.last` from `at` on: all but the last go to `e`, whose index in co_names is returned; BARE when there is none. */
@@ -362,6 +386,24 @@ static int parse_attributes(const CodeInfo *info, PyCodeObject *code, int at, in
         return BARE;
     }
     return code_name(code, method) == NULL ? -1 : method;
+}
+
+int same_object(const CodeInfo *info, int unit, int other)
+{
+    int lowest = code_answer_slot(info, unit);
+    int a = pusher(info, unit - 1, lowest), b = pusher(info, other - 1, code_answer_slot(info, other));
+    while (a >= 0 && b >= 0 && a < unit && b < other) {
+        const Unit *u = &info->units[a], *v = &info->units[b];
+        if (u->depth == lowest + 1 && u->op == v->op && (u->op == LOAD_METHOD || u->op == LOAD_ATTR) && u->arg != v->arg) {
+            return 1;
+        }
+        if (u->op != v->op || u->arg != v->arg) {
+            return 0;
+        }
+        a = next_unit(info, a);
+        b = next_unit(info, b);
+    }
+    return 0;
 }
 
 static int same_expression(const Expression *a, const Expression *b)
@@ -947,8 +989,8 @@ static int add_site(Reader *r, int *room, int at, CallRole role, const Expressio
         }
         info->sites = grown;
     }
-    int k = 0;
-    while (k < info->n_expressions && !same_expression(&info->expressions[k], e)) {
+    int k = e->base == BASE_NONE ? -1 : 0;
+    while (k >= 0 && k < info->n_expressions && !same_expression(&info->expressions[k], e)) {
         k++;
     }
     if (k == info->n_expressions) {
@@ -1006,6 +1048,7 @@ static int find_sites(Reader *r)
         if (!is_call(u->op)) {
             continue;
         }
+        e = (Expression){.base = BASE_NONE};
         int method = parse_callee(info, r->code, at, &e);
         CallRole role = CALL_OTHER;
         if (method == BARE) {
@@ -1013,6 +1056,11 @@ static int find_sites(Reader *r)
         }
         else if (method >= 0) {
             role = role_of(code_name(r->code, method));
+        }
+        else if ((method = called_method(info, r->code, at)) >= 0) {
+            role = role_of(code_name(r->code, method)); /* of a lock that has no name here */
+            role = role == CALL_ACQUIRE || role == CALL_RELEASE ? role : CALL_OTHER;
+            e.base = BASE_NONE;
         }
         if (role != CALL_OTHER && !e.super && add_site(r, &room, at, role, &e) < 0) {
             return -1;
@@ -1089,7 +1137,7 @@ static CodeInfo *read_code(PyCodeObject *code)
         return &nothing;
     }
     info->code = code;
-    info->n_self_calls = -1;
+    info->n_calls = -1;
     Reader r = {.info = info, .code = code};
     int failed = decode(info, code) < 0;
     r.work = PyMem_RawMalloc(sizeof(int) * (size_t)(info->n_units + 1));
@@ -1184,6 +1232,7 @@ static CodeInfo *read_code(PyCodeObject *code)
         release_info(info);
         return &nothing;
     }
+    info->undecided = info->importlib || info->wait || info->permit || info->exits || info->enters ? 0 : LOOKS_TO_DECIDE;
     note_quiet(info);
     /* Units among the caches answer as their instruction does. */
     for (int i = 0; i < info->n_units; i++) {
@@ -1419,10 +1468,19 @@ PyObject *evaluate(const Expression *e, PyCodeObject *code, Frame *frame)
     return object == NULL ? NULL : follow(e, code, object);
 }
 
-/* The same with `first` in place of the first parameter, for reading a method of an object that is not running. */
-PyObject *evaluate_on(const Expression *e, PyCodeObject *code, PyObject *first)
+PyObject *evaluate_on(const Expression *e, PyCodeObject *code, PyObject *first, PyObject *globals, PyObject *closure)
 {
-    if (e->base != BASE_LOCAL && e->base != BASE_CELL) {
+    int free = e->index - (code->co_nlocalsplus - code->co_nfreevars);
+    if (e->base == BASE_CELL && free >= 0 && closure != NULL && PyTuple_CheckExact(closure) && free < PyTuple_GET_SIZE(closure)) {
+        PyObject *cell = PyTuple_GET_ITEM(closure, free), *object = PyCell_Check(cell) ? PyCell_GET(cell) : NULL;
+        return object == NULL ? NULL : follow(e, code, object);
+    }
+    if (e->base == BASE_GLOBAL && globals != NULL && PyDict_CheckExact(globals)) {
+        PyObject *name = code_name(code, e->index);
+        PyObject *object = name == NULL ? NULL : PyDict_GetItemWithError(globals, name);
+        return object == NULL ? NULL : follow(e, code, object);
+    }
+    if ((e->base != BASE_LOCAL && e->base != BASE_CELL) || first == NULL) {
         return NULL;
     }
     return e->index == 0 ? follow(e, code, first) : NULL;
@@ -1497,31 +1555,70 @@ PyObject *expression_text(PyCodeObject *code, int unit)
     return join(&e, code, end);
 }
 
-static void find_self_calls(CodeInfo *info, PyCodeObject *code)
+static void find_calls(CodeInfo *info, PyCodeObject *code)
 {
     int room = 0;
-    info->n_self_calls = 0;
+    info->n_calls = 0;
     for (int at = 0; at < info->n_units; at = next_unit(info, at)) {
         int op = info->units[at].op;
         if (info->units[at].depth < 0 || op == PRECALL || !(is_call(op) || op == CALL_FUNCTION_EX)) {
             continue;
         }
-        SelfCall call = {.unit = at};
+        NamedCall call = {.unit = at};
         call.method = parse_callee(info, code, at, &call.expression);
-        if (call.method < 0 || call.expression.index != 0 ||
-            (call.expression.base != BASE_LOCAL && call.expression.base != BASE_CELL)) {
+        if (call.method < 0 && call.method != BARE) {
             continue;
         }
-        if (info->n_self_calls == room) {
+        call.method = Py_MAX(call.method, -1);
+        if (info->n_calls == room) {
             room = room ? room * 2 : 4;
-            SelfCall *grown = PyMem_RawRealloc(info->self_calls, sizeof(SelfCall) * (size_t)room);
+            NamedCall *grown = PyMem_RawRealloc(info->calls, sizeof(NamedCall) * (size_t)room);
             if (grown == NULL) {
                 return;
             }
-            info->self_calls = grown;
+            info->calls = grown;
         }
-        info->self_calls[info->n_self_calls++] = call;
+        info->calls[info->n_calls++] = call;
     }
+}
+
+CodeInfo *code_calls(PyCodeObject *code)
+{
+    CodeInfo *info = (CodeInfo *)code_info(code);
+    if (info->n_calls < 0) {
+        find_calls(info, code);
+    }
+    return info;
+}
+
+static int names_role(PyCodeObject *code, CallRole role)
+{
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(code->co_names); i++) {
+        if (role_of(PyTuple_GET_ITEM(code->co_names, i)) == role) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+int code_waits(PyCodeObject *code)
+{
+    return names_role(code, CALL_RELEASE_SAVE) && code_info(code)->wait;
+}
+
+int code_drives(PyCodeObject *code)
+{
+    return code_info(code)->drives;
+}
+
+int code_acquires(PyCodeObject *code)
+{
+    return names_role(code, CALL_ACQUIRE);
+}
+
+int code_releases(PyCodeObject *code)
+{
+    return names_role(code, CALL_RELEASE);
 }
 
 int called_local(const CodeInfo *info, PyCodeObject *code, int local, int *pops)
@@ -1547,12 +1644,13 @@ int called_local(const CodeInfo *info, PyCodeObject *code, int local, int *pops)
 
 int code_self_calls(PyCodeObject *code, CallVisitor visitor, void *context)
 {
-    CodeInfo *info = (CodeInfo *)code_info(code);
-    if (info->n_self_calls < 0) {
-        find_self_calls(info, code);
-    }
-    for (int i = 0; i < info->n_self_calls; i++) {
-        const SelfCall *call = &info->self_calls[i];
+    const CodeInfo *info = code_calls(code);
+    for (int i = 0; i < info->n_calls; i++) {
+        const NamedCall *call = &info->calls[i];
+        if (call->method < 0 || call->expression.index != 0 ||
+            (call->expression.base != BASE_LOCAL && call->expression.base != BASE_CELL)) {
+            continue;
+        }
         int stop = visitor(context, code, &call->expression, code_name(code, call->method), call->unit);
         if (stop) {
             return stop;

@@ -57,17 +57,19 @@ typedef struct {
     uint32_t arg;
 } Unit;
 
-/* `first_parameter.a.b.method(...)` */
+/* `base.a.b.method(...)`, or `function(...)` */
 typedef struct {
     int unit;
     Expression expression;
-    int method; /* index into co_names */
-} SelfCall;
+    int method; /* index into co_names; -1: the expression is itself what is called */
+    enum { KEEPS_UNKNOWN, KEEPS_NOT, KEEPS_PERHAPS } keeps, gives; /* whether it may return with locks that it took; let go of some */
+    enum { NAMELESS_UNKNOWN, NAMELESS_NOT, NAMELESS_TAKEN, NAMELESS_GIVEN } nameless; /* of locks that only it can name */
+} NamedCall;
 
 typedef struct {
     PyCodeObject *code; /* borrowed: this goes when it goes */
-    int n_self_calls;   /* -1: not yet looked for */
-    SelfCall *self_calls;
+    int n_calls;        /* -1: not yet looked for */
+    NamedCall *calls;
     int n_units;
     int n_sites, n_regions, n_expressions;
     unsigned boring : 1;       /* no `with`, no lock methods, no `for`: nothing in it can hold a lock */
@@ -82,6 +84,9 @@ typedef struct {
     unsigned stacks : 1;       /* a method of contextlib's ExitStack that takes charge of something */
     unsigned told : 1;         /* a consumer of a queue that it runs has been told of (workers.c) */
     uint8_t worker;            /* what the catalogue calls a thread that runs it, from 1 (workers.c) */
+    uint8_t undecided;         /* looks that will still ask which of its calls leave locks held ... */
+    unsigned keeps : 1;        /* ... and one of them may */
+    unsigned asked_in;         /* the look that asked last */
     int permit_local;          /* `rc` of Semaphore.acquire */
     int wait_self, wait_waiter;
     int stacked;               /* ExitStack.__exit__: the local with the callback that is next */
@@ -126,9 +131,18 @@ static inline const CodeInfo *code_info_recent(const void *code)
 /* The unit at which the local is called, and that at which `.pop()` is; -1 none. */
 int called_local(const CodeInfo *info, PyCodeObject *code, int local, int *pops);
 
+/* All of them, once looked for. */
+CodeInfo *code_calls(PyCodeObject *code);
 /* Calls `visit` for each call `first_parameter.a.b.method(...)` in the code until it returns nonzero. */
 typedef int (*CallVisitor)(void *context, PyCodeObject *code, const Expression *expression, PyObject *method, int unit);
 int code_self_calls(PyCodeObject *code, CallVisitor visit, void *context);
+/* Whether the code names methods that take locks, or let go of them. */
+int code_acquires(PyCodeObject *code);
+/* Whether it waits as Condition.wait does. */
+int code_waits(PyCodeObject *code);
+/* Whether it goes on with generators. */
+int code_drives(PyCodeObject *code);
+int code_releases(PyCodeObject *code);
 
 const CallSite *code_site(const CodeInfo *info, int unit);
 
@@ -161,7 +175,10 @@ int exit_call_after(const CodeInfo *info, int unit);
 
 /* Borrowed, or NULL. */
 PyObject *evaluate(const Expression *e, PyCodeObject *code, Frame *frame);
-PyObject *evaluate_on(const Expression *e, PyCodeObject *code, PyObject *first);
+/* Whether the callees of two calls are the same but for the name of the method: `locks[k].acquire` and `locks[k].release`. */
+int same_object(const CodeInfo *info, int unit, int other);
+/* Of a function that does not run: its first parameter, its globals, its closure; NULL where that is not known. */
+PyObject *evaluate_on(const Expression *e, PyCodeObject *code, PyObject *first, PyObject *globals, PyObject *closure);
 PyObject *plain_attribute(PyObject *object, PyObject *name);
 
 /* The words by which the program knows the lock that is entered or called at `unit`: "self._lock", "get_lock()". New

@@ -140,6 +140,34 @@ static struct {
     int inherited;               /* in a child: idents of threads that are gone may have come back */
 } unseen;
 
+/* Plain Locks of which the same is so. Who has one shows in no owner: it is told by the frames of those who take it and let go of it
+ * (`named`), or nobody can tell, and it was seen to come free while a fork waited. */
+static struct {
+    PyObject *found[MAX_NAMELESS]; /* weak references */
+    char named[MAX_NAMELESS];
+    int n;
+} nameless;
+
+/* Of those, the ones that this fork is to own although nobody is known to have them. Weak references: another strong one would make
+ * a lock look as if somebody else had it too (reach.c). */
+static struct {
+    PyObject *locks[MAX_NAMELESS];
+    int n;
+} loose;
+
+static PyObject *weakly(PyObject *lock)
+{
+    int collects = PyGC_Disable(); /* a collection runs code of the program's */
+    PyObject *reference = PyWeakref_NewRef(lock, NULL);
+    if (collects) {
+        PyGC_Enable();
+    }
+    if (reference == NULL) {
+        PyErr_Clear();
+    }
+    return reference;
+}
+
 /* Locks that the forking thread does not have, shown since it began to wait: it runs no code of the program's meanwhile. */
 static struct {
     PyObject *locks[MAX_OWNED]; /* compared by address only */
@@ -418,12 +446,24 @@ static void find_held(PyThreadState *me)
             add_held(mine.items[i].subject);
         }
     }
+    for (int i = 0; i < g.look.n; i++) {
+        const Sighting *s = &g.look.items[i];
+        if (s->kind == KIND_LOCK && (s->state == STATE_ACQUIRING || !s->certain) && is_locked(s->subject) &&
+            has_taken(me, s->subject)) {
+            add_held(s->subject);
+        }
+    }
     PyObject *callbacks = PyInterpreterState_Get()->before_forkers;
     for (Py_ssize_t i = 0; callbacks != NULL && i < PyList_GET_SIZE(callbacks); i++) {
         PyObject *callback = PyList_GET_ITEM(callbacks, i);
         if (PyCFunction_Check(callback) && PyCFunction_GET_SELF(callback) != NULL &&
             lock_method_named(((PyCFunctionObject *)callback)->m_ml->ml_name) == METHOD_ACQUIRE) {
             add_held(PyCFunction_GET_SELF(callback));
+            continue;
+        }
+        PyObject *locks[MAX_NAMELESS];
+        for (int n = locks_taken_by(callback, locks, MAX_NAMELESS); n-- > 0;) {
+            add_held(locks[n]);
         }
     }
 }
@@ -477,18 +517,30 @@ static void find_orphans(void)
     }
 }
 
+static int is_catalogued(PyObject *lock)
+{
+    PyObject *id = PyDict_GET_SIZE(foreign_locks) ? PyLong_FromVoidPtr(lock) : NULL;
+    int found = id != NULL && PyDict_Contains(foreign_locks, id) == 1;
+    Py_XDECREF(id);
+    PyErr_Clear();
+    return found;
+}
+
 /* ---------------------------------------------------------------------------------------------------------------------
  * What no frame shows
  *
  * An RLock names its owner, so that another thread has it is certain however it was taken. Those that frames do not explain
- * are searched for now and then, and once found looked at before every fork. A plain Lock names nobody: most of those that
- * are locked and that no frame explains are signals, so none of them is a hazard.
+ * are searched for now and then, and once found looked at before every fork. A plain Lock names nobody, and most of those that
+ * are locked and that no frame explains are signals. It is a hazard, a possible one, where a thread's frames say that it has
+ * taken some lock and will let go of it, and lead to this one. Of the others a fork that may wait does so for a moment: one that
+ * comes free is its own then, whatever it is for, and one that does not is left alone.
  */
 
 typedef struct {
     PyThreadState *me;
     PyObject *found[MAX_UNSEEN]; /* borrowed */
     int n;
+    Nameless nameless;
 } Search;
 
 static PyThreadState *thread_with(unsigned long ident, PyThreadState *me)
@@ -509,13 +561,104 @@ static int add_owner(PyObject *rlock, PyThreadState *me)
     return thread != NULL && sight_unseen(&g.look, thread, rlock, !unseen.inherited);
 }
 
+/* Whether it is locked and nothing in the look tells why. */
+static int is_nameless(PyObject *lock, PyThreadState *me)
+{
+    Sighting s = {.thread = me, .kind = KIND_LOCK, .subject = lock};
+    return is_locked(lock) && !is_owned(lock) && !is_explained(&g.look, lock) && !is_catalogued(lock) && !is_exempt(&s);
+}
+
 static int visit_lock(void *context, PyObject *lock, Kind kind)
 {
     Search *s = context;
     if (kind == KIND_RLOCK && add_owner(lock, s->me)) {
         s->found[s->n++] = lock;
     }
+    else if (kind == KIND_LOCK && s->nameless.n < MAX_NAMELESS && is_nameless(lock, s->me)) {
+        s->nameless.locks[s->nameless.n++] = lock;
+    }
     return s->n == MAX_UNSEEN;
+}
+
+static void remember_nameless(PyObject *lock, int named)
+{
+    int at = 0;
+    while (at < nameless.n && referent(nameless.found[at]) != lock) {
+        at++;
+    }
+    if (at == MAX_NAMELESS) {
+        return;
+    }
+    if (at == nameless.n) {
+        PyObject *reference = weakly(lock);
+        if (reference == NULL) {
+            return;
+        }
+        nameless.found[nameless.n] = reference;
+        nameless.named[nameless.n++] = 0;
+    }
+    nameless.named[at] |= (char)named;
+}
+
+static Lost *find_lost(uint64_t thread, PyObject *subject);
+
+static void add_loose(PyObject *lock)
+{
+    const Lost *entry = find_lost(0, lock);
+    for (int i = 0; i < loose.n; i++) {
+        if (referent(loose.locks[i]) == lock) {
+            return;
+        }
+    }
+    if (g.policy == POLICY_WAIT && loose.n < MAX_NAMELESS && !(entry != NULL && entry->failures)) {
+        PyObject *reference = weakly(lock);
+        if (reference != NULL) {
+            loose.locks[loose.n++] = reference;
+        }
+    }
+}
+
+static void drop_loose(void)
+{
+    while (loose.n) {
+        PyObject *reference = loose.locks[--loose.n], *lock = referent(reference);
+        if (lock != NULL && is_owned(lock)) {
+            remember_nameless(lock, 0);
+        }
+        Py_DECREF(reference);
+    }
+}
+
+/* Who may have the locks, of which nothing in the look tells. */
+static void look_for_nameless(PyThreadState *me, Nameless *found)
+{
+    int n = keep_reachable(found->locks, found->n, me);
+    if (n) {
+        find_held(me);
+    }
+    found->n = found->n_others = 0;
+    for (int i = 0; i < n; i++) {
+        if (!is_held(found->locks[i])) {
+            found->locks[found->n++] = found->locks[i];
+        }
+    }
+    if (found->n) {
+        sight_nameless(&g.look, me, found);
+    }
+    for (int i = 0; i < found->n; i++) {
+        if (found->of[i] == MINE) {
+            add_held(found->locks[i]);
+        }
+        else if (found->of[i] == OTHERS) {
+            remember_nameless(found->locks[i], 1);
+        }
+        else {
+            add_loose(found->locks[i]);
+        }
+    }
+    for (int i = 0; i < found->n_others; i++) {
+        remember_nameless(found->others[i], 1);
+    }
 }
 
 static void search_for_unseen(PyThreadState *me, size_t limit)
@@ -526,6 +669,7 @@ static void search_for_unseen(PyThreadState *me, size_t limit)
     }
     Search s = {.me = me};
     heap_locks(visit_lock, &s, limit);
+    look_for_nameless(me, &s.nameless);
     unseen.due = monotonic() + SEARCH_SHARE * (monotonic() - start);
     int collects = PyGC_Disable(); /* a collection runs code of the program's */
     for (int i = 0; i < s.n && unseen.n < MAX_UNSEEN; i++) {
@@ -557,6 +701,28 @@ static void look_for_unseen(PyThreadState *me, size_t limit)
     if (unseen.n != kept) { /* what is not written to costs no copy of its page after the fork before */
         unseen.n = kept;
     }
+    Nameless remembered = {.n = 0};
+    kept = 0;
+    for (int i = 0; i < nameless.n; i++) {
+        PyObject *lock = referent(nameless.found[i]);
+        if (lock == NULL) {
+            Py_CLEAR(nameless.found[i]);
+            continue;
+        }
+        nameless.named[kept] = nameless.named[i];
+        nameless.found[kept++] = nameless.found[i];
+        if (is_nameless(lock, me)) {
+            remembered.locks[remembered.n++] = lock;
+        }
+        for (int k = 0; nameless.named[i] && k < g.look.n; k++) {
+            Sighting *s = &g.look.items[k];
+            s->mutex |= s->subject == lock && s->state == STATE_ACQUIRING; /* it is no signal */
+        }
+    }
+    if (nameless.n != kept) {
+        nameless.n = kept;
+    }
+    look_for_nameless(me, &remembered);
     search_for_unseen(me, limit);
     if (g.look.n > seen) {
         drop_unreachable(&g.look, me);
@@ -888,15 +1054,6 @@ static int judge(void)
     return status;
 }
 
-static int is_catalogued(PyObject *lock)
-{
-    PyObject *id = PyDict_GET_SIZE(foreign_locks) ? PyLong_FromVoidPtr(lock) : NULL;
-    int found = id != NULL && PyDict_Contains(foreign_locks, id) == 1;
-    Py_XDECREF(id);
-    PyErr_Clear();
-    return found;
-}
-
 /* Of a thread that has come between two instructions: whether it is in the middle of nothing that matters. The native call in
  * which its innermost frame seems to stand is over. */
 static int may_stop(PyThreadState *thread)
@@ -1154,6 +1311,19 @@ static void settle(PyThreadState *me)
             hurry[n] = 0;
             kinds[n++] = KIND_RLOCK;
         }
+        for (int i = 0; i < loose.n && n < MAX_OWNED; i++) {
+            PyObject *lock = referent(loose.locks[i]);
+            const Lost *entry = lock == NULL ? NULL : find_lost(0, lock);
+            int known = lock == NULL || is_owned(lock) || is_held(lock) || (entry != NULL && entry->fork == g.forks);
+            for (int k = 0; k < n; k++) {
+                known |= need[k] == lock;
+            }
+            if (!known && elapsed < g.wait) {
+                need[n] = lock;
+                hurry[n] = 0;
+                kinds[n++] = KIND_LOCK;
+            }
+        }
         if (!pending && n == 0) {
             if (g.import_locked) {
                 break; /* the last look: everything it saw is ours, or given up */
@@ -1394,7 +1564,8 @@ static int anything_matters(void)
         }
     }
     return g.look.failed ||
-           (g.look.threads && (PyDict_GET_SIZE(foreign_locks) || (unseen.n && g.policy == POLICY_WAIT)));
+           (g.look.threads &&
+            (PyDict_GET_SIZE(foreign_locks) || ((unseen.n || loose.n) && g.policy == POLICY_WAIT)));
 }
 
 static int call_python(PyObject *function, PyObject *argument, const char *where)
@@ -1769,6 +1940,7 @@ static PyObject *before(PyObject *module, PyObject *unused)
         }
     }
     PyErr_Clear();
+    drop_loose();
     g.clean = g.left == NULL || PyList_GET_SIZE(g.left) == 0;
     find_news(me);
     int tell = something_to_say() || g.report_all || buffers_watched();

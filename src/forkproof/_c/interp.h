@@ -54,6 +54,19 @@ typedef struct _PyInterpreterFrame Frame;
 
 #define PY_AT_LEAST(major, minor) (PY_VERSION_HEX >= (((major) << 24) | ((minor) << 16)))
 
+/* Whether the lock says that a thread has ended, to those that join it; up to 3.12 each thread has one. */
+static inline int thread_ends_with(PyThreadState *ts, PyObject *lock)
+{
+#if PY_AT_LEAST(3, 13)
+    (void)ts;
+    (void)lock;
+    return 0;
+#else
+    PyObject *reference = ts->on_delete_data;
+    return reference != NULL && PyWeakref_CheckRef(reference) && PyWeakref_GET_OBJECT(reference) == lock;
+#endif
+}
+
 static inline Frame *thread_top(PyThreadState *ts)
 {
 #if PY_AT_LEAST(3, 13)

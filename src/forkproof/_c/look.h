@@ -7,6 +7,9 @@
 
 typedef enum { STATE_HOLDS, STATE_ACQUIRING, STATE_LEAVING, STATE_INSIDE, STATE_IMPORTING } State;
 
+#define ENTRY_UNSEEN (-1) /* no frame shows that the lock is held, its owner does */
+#define ENTRY_KEPT (-2)   /* what took the lock has returned; the frame that called it has no name for the lock */
+
 typedef struct {
     PyThreadState *thread;
     State state;
@@ -19,7 +22,7 @@ typedef struct {
     unsigned orphan : 1;   /* the guard: if it is taken in a child, then by nobody who is there */
     PyObject *subject;     /* borrowed: the lock, the file, the semaphore; for a call the callable; for an import the lock */
     PyTypeObject *manager; /* borrowed: the class whose `with` or method took it; NULL when it was taken directly */
-    int entry;             /* of the catalogue, for calls; -1: no frame shows that the lock is held, its owner does */
+    int entry;             /* of the catalogue, for calls; ENTRY_... */
     /* Where it shows, for naming and stacks. */
     Frame *frame;
     PyCodeObject *code;
@@ -50,6 +53,7 @@ typedef struct {
     AtWork *at_work; /* the first of these, if there is room: not from the heap */
     int room_at_work;
     int news;     /* of those, the ones of a sort that no fork has told of yet */
+    unsigned number; /* of the look, of those that were made with this */
     int failed;   /* out of memory: the look is not complete */
     /* Nothing was seen, and frames alone said so, no object that the forking thread could change since: it stays true
      * until another thread runs. */
@@ -107,6 +111,23 @@ CInside what_is_inside(Frame *frame, PyCodeObject *code, Frame *inner);
 /* Adds that `thread` has `rlock`, unless the look has seen that already or it is a module lock's own. `frame` of the sighting
  * is where the thread stands. -> whether it was added. */
 int sight_unseen(Look *l, PyThreadState *thread, PyObject *rlock, int certain);
+#define MAX_NAMELESS 32
+typedef enum { NOBODYS, MINE, OTHERS } Whose;
+typedef struct {
+    PyObject *locks[MAX_NAMELESS]; /* that are locked, and that nothing in the look explains */
+    Whose of[MAX_NAMELESS];        /* to be filled in, as frames tell */
+    int n;
+    PyObject *others[MAX_NAMELESS]; /* locks that are kept beside one of those, and will be taken in the same way */
+    int n_others;
+} Nameless;
+/* Adds those of other threads to the look. */
+void sight_nameless(Look *l, PyThreadState *self, Nameless *nameless);
+/* Whether a frame of the thread has taken the lock by calls that it can name, wherever it is to let go of it. */
+int has_taken(PyThreadState *thread, PyObject *lock);
+/* Locks that the function, or method, has when it returns, and had not when it was called. -> how many. */
+int locks_taken_by(PyObject *callable, PyObject **locks, int room);
+/* Whether the look explains why the lock is locked; also if somebody is about to take it, or waits for it as for a signal. */
+int is_explained(const Look *l, PyObject *lock);
 /* Borrowed from a weak reference, NULL when it is gone; safe for as long as the GIL is held. */
 PyObject *referent(PyObject *reference);
 

@@ -204,7 +204,7 @@ static int leads_to(PyObject *object, void *wanted)
  * lets go of it: two references more. Only where the lock is of the very object that the function was called on. */
 static int kept_unseen(const Sighting *s)
 {
-    if (s->entry != -1 || s->frame != thread_top(s->thread)) {
+    if (s->entry != ENTRY_UNSEEN || s->frame != thread_top(s->thread)) {
         return 0;
     }
     PyObject *self = what_is_inside(s->frame, s->code, NULL).self;
@@ -275,6 +275,21 @@ static void build(PyThreadState *self)
             }
         }
     } while (told);
+}
+
+int keep_reachable(PyObject **locks, int n, PyThreadState *self)
+{
+    int kept = 0;
+    if (n) {
+        build(self);
+    }
+    for (int i = 0; i < n; i++) {
+        const Met *m = met(locks[i]);
+        if (m == NULL || m->shared) {
+            locks[kept++] = locks[i];
+        }
+    }
+    return kept;
 }
 
 void drop_unreachable(Look *l, PyThreadState *self)

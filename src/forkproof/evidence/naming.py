@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 HOLDS, ACQUIRING, LEAVING, INSIDE, IMPORTING = range(5)
 LOCK, RLOCK, BUFFERED, FOREIGN, SEMAPHORE, CALL, IMPORT = range(7)
-UNSEEN = -1  # in place of a catalogue entry: no frame shows where the lock was taken
+# In place of a catalogue entry:
+UNSEEN = -1  # no frame shows where the lock was taken
+KEPT = -2  # a function took it that has returned; the frame has words for that call, and none for the lock
 STATES = ("holds", "acquiring", "leaving", "inside", "importing")
 KINDS = {
     LOCK: "held-lock",
@@ -118,13 +120,16 @@ def what(s: Sighting, calls: list[Call], foreign: dict[int, Any]) -> str:
         return file_name(subject)
     if kind in (FOREIGN, LOCK, RLOCK) and id(subject) in foreign:
         return str(foreign[id(subject)].what)
-    if s[9] == UNSEEN:
+    noun = ("a Lock", "an RLock", "", "a lock", "a semaphore")[kind]
+    if s[9] in (UNSEEN, KEPT):
         kept = keeper(subject)
-        return f"{kept[0]} of {kept[1]}" if kept else "an RLock (taken where no frame shows it)"
+        if kept or s[9] == UNSEEN:
+            return f"{kept[0]} of {kept[1]}" if kept else f"{noun} (taken where no frame shows it)"
     from .._native import expression
 
     text = expression(code, named_at) if named_at >= 0 else None
-    noun = ("a Lock", "an RLock", "", "a lock", "a semaphore")[kind]
+    if s[9] == KEPT:
+        return f"{noun} taken in {code.co_qualname} of {module_of(code.co_filename)}"
     if kind == SEMAPHORE:
         noun = f"a permit of {text}" if text else noun
     if text is None:
