@@ -3,15 +3,32 @@
 # ruff: noqa: F811
 from __future__ import annotations
 
+import sys
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
-from looking import Stage, expect, hazards, holds
+import pytest
+from looking import Stage, expect, hazards, holds, leaving
 from looking import stage as stage  # the fixture
 
 HERE = "test_evidence_names"
 lock_of_module = threading.Lock()
+
+
+class Guarded:
+    """Its lock is let go of in `__exit__`, which stops first."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.gate: Any = None
+
+    def __enter__(self) -> None:
+        self.lock.acquire()
+
+    def __exit__(self, *args: object) -> None:
+        self.gate.wait()
+        self.lock.release()
 
 
 class Store:
@@ -21,10 +38,15 @@ class Store:
         self._lock = threading.Lock()
         self.inner = Inner()
         self.permits = threading.Semaphore(1)
+        self.guarded = Guarded()
 
     def direct(self, gate: Any) -> None:
         with self._lock:
             gate.wait()
+
+    def short(self) -> None:
+        with self._lock:
+            pass
 
     def nested(self, gate: Any) -> None:
         with self.inner.deep:
@@ -186,3 +208,64 @@ def test_the_place_is_the_line_of_the_with(stage: Stage) -> None:
     assert hazard.held_at.function == "body"
     assert [f.function for f in hazard.stack][:2] == ["wait", "body"]
     assert hazard.stack[1].line == body.__code__.co_firstlineno + 3
+
+
+@pytest.mark.parametrize("error", [False, True], ids=["normally", "by an exception"])
+def test_a_with_that_is_being_left(stage: Stage, error: bool) -> None:
+    def body(gate: Any) -> None:
+        store = Store()
+        store.guarded.gate = gate
+        with suppress(KeyError), store.guarded:
+            if error:
+                raise KeyError
+
+    gate = stage.gate()
+    thread = stage.at(gate, body, gate)
+    (hazard,) = hazards(thread)
+    assert hazard.what == f"self.lock of {HERE}.Guarded"
+
+
+def test_of_several_with_in_one_function_the_one_that_is_being_left(stage: Stage) -> None:
+    """Their managers lie in one slot of the stack, one after the other."""
+    gate = stage.gate()
+
+    def body(one: Any, two: Any, three: Any) -> None:
+        with one:
+            pass
+        with two:
+            pass
+        with three:
+            pass
+
+    thread = stopped_at_exit(stage, gate, body, body.__code__.co_firstlineno + 3, *[threading.Lock() for _ in "123"])
+    (hazard,) = hazards(thread)
+    assert hazard.what.startswith("two in test_of_several"), hazard.what
+
+
+def stopped_at_exit(stage: Stage, gate: Any, body: Any, line: int, *args: Any) -> Any:
+    """The thread that runs `body`, stopped where it comes to the line of a `with` for the second time: to let go."""
+    code, times = body.__code__, []
+
+    def tracer(frame: Any, event: str, arg: object) -> Any:
+        if frame.f_code is not code:
+            return None
+        if event == "line" and frame.f_lineno == line:
+            times.append(line)
+            if len(times) == 2:
+                gate.wait()
+        return tracer
+
+    def run() -> None:
+        sys.settrace(tracer)
+        body(*args)
+        sys.settrace(None)
+
+    return stage.at(gate, run)
+
+
+def test_a_plain_lock_that_is_being_left(stage: Stage) -> None:
+    store = Store()
+    thread = stopped_at_exit(stage, stage.gate(), Store.short, Store.short.__code__.co_firstlineno + 1, store)
+    expect(thread, leaving(store._lock))
+    (hazard,) = hazards(thread)
+    assert hazard.what == f"self._lock of {HERE}.Store"

@@ -1505,6 +1505,50 @@ static PyObject *join(const Expression *e, PyCodeObject *code, const char *end)
     return text;
 }
 
+/* What the `with` entered at `unit` enters, as a name with attributes. `rest`: what is done to that before. -> 0, or -1. */
+enum { REST_NONE, REST_OTHER, REST_CALL };
+static int parse_entered(const CodeInfo *info, int unit, int lowest, Expression *e, int *rest)
+{
+    const Unit *units = info->units;
+    int start = pusher(info, unit - 1, lowest);
+    start = start < 0 ? start : past_prefix(info, start);
+    if (start < 0 || !parse_base(&units[start], units[start].depth < lowest, e)) {
+        return -1;
+    }
+    *rest = REST_NONE;
+    for (int at = next_unit(info, start); at < unit; at = next_unit(info, at)) {
+        int op = units[at].op;
+        if (*rest == REST_NONE && (op == LOAD_ATTR || op == LOAD_METHOD)) {
+            if (e->n == MAX_ATTRIBUTES) {
+                return -1;
+            }
+            int halved = op == LOAD_ATTR && PY_VERSION_HEX >= 0x030C0000;
+            e->attributes[e->n++] = (uint16_t)(halved ? units[at].arg >> 1 : units[at].arg);
+        }
+        else if (op != EXTENDED_ARG) {
+            /* The rest of the `with`, or arguments of a call that makes the manager. */
+            *rest = is_call(op) || *rest == REST_CALL ? REST_CALL : REST_OTHER;
+        }
+    }
+    return 0;
+}
+
+/* The lowest slot of what the `with` entered at `unit` needs; -1 if none is entered there. */
+static int lowest_of_entered(const CodeInfo *info, int unit)
+{
+    const Unit *u = &info->units[unit];
+    if (u->op == BEFORE_WITH || u->op == BEFORE_ASYNC_WITH) {
+        return u->depth - 1;
+    }
+    return is_enter_call(info, unit) ? u->depth - 4 : -1;
+}
+
+int code_enters(const CodeInfo *info, int unit, Expression *e)
+{
+    int rest, lowest = lowest_of_entered(info, unit);
+    return lowest >= 0 && parse_entered(info, unit, lowest, e, &rest) == 0 && rest != REST_CALL;
+}
+
 PyObject *expression_text(PyCodeObject *code, int unit)
 {
     const CodeInfo *info = code_info(code);
@@ -1512,47 +1556,12 @@ PyObject *expression_text(PyCodeObject *code, int unit)
         return NULL;
     }
     unit -= info->units[unit].back;
-    const Unit *units = info->units;
     Expression e;
-    int lowest;
-    if (units[unit].op == BEFORE_WITH || units[unit].op == BEFORE_ASYNC_WITH) {
-        lowest = units[unit].depth - 1;
+    int rest, lowest = lowest_of_entered(info, unit);
+    if (lowest >= 0) {
+        return parse_entered(info, unit, lowest, &e, &rest) < 0 ? NULL : join(&e, code, rest == REST_CALL ? "()" : "");
     }
-    else if (is_enter_call(info, unit)) {
-        lowest = units[unit].depth - 4;
-    }
-    else if (is_call(units[unit].op)) {
-        return parse_callee(info, code, unit, &e) < 0 ? NULL : join(&e, code, "");
-    }
-    else {
-        return NULL;
-    }
-    int start = pusher(info, unit - 1, lowest);
-    start = start < 0 ? start : past_prefix(info, start);
-    if (start < 0 || !parse_base(&units[start], units[start].depth < lowest, &e)) {
-        return NULL;
-    }
-    const char *end = "";
-    for (int at = next_unit(info, start); at < unit; at = next_unit(info, at)) {
-        int op = units[at].op;
-        if (op == LOAD_ATTR || op == LOAD_METHOD) {
-            if (e.n == MAX_ATTRIBUTES) {
-                return NULL;
-            }
-            int halved = op == LOAD_ATTR && PY_VERSION_HEX >= 0x030C0000;
-            e.attributes[e.n++] = (uint16_t)(halved ? units[at].arg >> 1 : units[at].arg);
-        }
-        else if (op != EXTENDED_ARG) {
-            /* What follows is the rest of the `with`, or arguments of a call that makes the manager. */
-            for (; at < unit; at = next_unit(info, at)) {
-                if (is_call(units[at].op)) {
-                    end = "()";
-                }
-            }
-            break;
-        }
-    }
-    return join(&e, code, end);
+    return is_call(info->units[unit].op) && parse_callee(info, code, unit, &e) >= 0 ? join(&e, code, "") : NULL;
 }
 
 static void find_calls(CodeInfo *info, PyCodeObject *code)

@@ -181,6 +181,9 @@ int same_object(const CodeInfo *info, int unit, int other);
 PyObject *evaluate_on(const Expression *e, PyCodeObject *code, PyObject *first, PyObject *globals, PyObject *closure);
 PyObject *plain_attribute(PyObject *object, PyObject *name);
 
+/* Whether the `with` entered at `unit` enters what a name with attributes leads to: that is `e` then. (In 3.14 and later more stands between
+ * that and the call; whoever evaluates it compares.) */
+int code_enters(const CodeInfo *info, int unit, Expression *e);
 /* The words by which the program knows the lock that is entered or called at `unit`: "self._lock", "get_lock()". New
  * reference, or NULL without an exception where it has no name. */
 PyObject *expression_text(PyCodeObject *code, int unit);

@@ -407,6 +407,20 @@ static void resolve_method(Resolve *r, PyObject *object, PyObject *method);
 
 static void judge(Thread *t, Frame *frame, PyObject *lock);
 
+/* With a name for what was found: of what entered it, else by which this frame itself takes it or lets go of it. */
+static Place place_of(const Place *found, PyObject *lock)
+{
+    Place p = *found;
+    for (int i = 0; p.named_at < 0 && i < p.info->n_sites; i++) {
+        const CallSite *site = &p.info->sites[i];
+        if ((site->role == CALL_ACQUIRE || site->role == CALL_RELEASE) && site->expression >= 0 &&
+            evaluate(&p.info->expressions[site->expression], p.code, p.frame) == lock) {
+            p.named_at = site->unit;
+        }
+    }
+    return p;
+}
+
 static void found_lock(Resolve *r, PyObject *lock, Kind kind)
 {
     r->found++;
@@ -419,7 +433,8 @@ static void found_lock(Resolve *r, PyObject *lock, Kind kind)
     if (r->exiting != NULL && kind == KIND_LOCK && is_locked(lock)) {
         judge(r->thread, r->exiting, lock);
     }
-    sight_lock(r->thread, r->place, r->state, lock, kind, r->certain);
+    Place p = place_of(r->place, lock);
+    sight_lock(r->thread, &p, r->state, lock, kind, r->certain);
 }
 
 static void sight_permit(Thread *t, const Place *p, State state, PyObject *semaphore, int certain);
@@ -435,7 +450,8 @@ static void found_permit(Resolve *r, PyObject *semaphore)
             t->returned = t->returned == semaphore ? NULL : t->returned;
             return;
         }
-        sight_permit(t, r->place, r->state, semaphore, r->certain && where == HELD);
+        Place p = place_of(r->place, semaphore);
+        sight_permit(t, &p, r->state, semaphore, r->certain && where == HELD);
     }
     else if (r->permits && *r->n_collect < MAX_LET_GO) {
         r->collect[(*r->n_collect)++] = semaphore;
@@ -992,6 +1008,25 @@ static void sight_leaving(Thread *t, const Place *p, PyObject *manager, Frame *e
     t->exiting = exiting;
     sight_manager(t, p, STATE_LEAVING, manager, 0);
     t->exiting = NULL;
+}
+
+/* Where the manager was entered that is left here, and lies in the slot; -1 where that is not known. Several `with` may use one slot. */
+static int entered_at(const Place *p, PyObject *manager, int slot)
+{
+    int only = -1, several = 0;
+    for (int r = 1; r < p->info->n_regions; r++) {
+        const Region *region = &p->info->regions[r];
+        Expression e;
+        if (region->slot != slot || region->enter < 0) {
+            continue;
+        }
+        if (code_enters(p->info, region->enter, &e) && evaluate(&e, p->code, p->frame) == manager) {
+            return region->enter;
+        }
+        several |= only >= 0 && only != region->enter;
+        only = region->enter;
+    }
+    return several ? -1 : only;
 }
 
 /* Whether the lock is one that this thread's Condition.wait has let go of. */
@@ -2241,7 +2276,9 @@ static void sight_frame(Thread *t, Frame *frame, PyCodeObject *code, const CodeI
             manager = first_local(unbegun_frame(coroutine)); /* an __aexit__ that nothing has waited for yet */
         }
         if (manager != NULL && manager != t->left) {
+            p.named_at = entered_at(&p, manager, u->depth - 4);
             sight_leaving(t, &p, manager, runs_exit_of(inner, manager) ? inner : NULL);
+            p.named_at = -1;
         }
     }
     else if (kind == OP_WITH_EXCEPT) {
@@ -2250,8 +2287,10 @@ static void sight_frame(Thread *t, Frame *frame, PyCodeObject *code, const CodeI
 #else
         PyObject *manager = manager_of(frame_slot(frame, code, u->depth - 4));
 #endif
-        if (manager != t->left) {
+        if (manager != NULL && manager != t->left) {
+            p.named_at = entered_at(&p, manager, u->depth - 4);
             sight_leaving(t, &p, manager, runs_exit_of(inner, manager) ? inner : NULL);
+            p.named_at = -1;
         }
     }
     else if (c_below && (kind == OP_CALL || kind == OP_CALL_KW || kind == OP_CALL_EX)) {
@@ -2300,7 +2339,9 @@ static void sight_frame(Thread *t, Frame *frame, PyCodeObject *code, const CodeI
             slot = frame_slot(frame, code, info->units[call].depth - 5);
 #endif
             if (is_exit_of(slot, manager)) {
+                p.named_at = entered_at(&p, manager, info->units[call].depth - 4);
                 sight_manager(t, &p, STATE_LEAVING, manager, 0);
+                p.named_at = -1;
             }
         }
     }
