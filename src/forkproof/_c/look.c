@@ -2291,14 +2291,11 @@ static void sight_frame(Thread *t, Frame *frame, PyCodeObject *code, const CodeI
         sight_next(t, &p, iterator, 0);
     }
     else if (kind == OP_OTHER) {
-        int call = exit_call_after(info, base);
-        if (call >= 0 && info->units[call].depth >= 0) {
+        int manager_at, exit_at;
+        if (exit_call_after(info, base, &manager_at, &exit_at) >= 0) {
             t->look->firm = 0;
-            PyObject *slot = frame_slot(frame, code, info->units[call].depth - 4);
-            PyObject *manager = manager_of(slot);
-#if PY_AT_LEAST(3, 14)
-            slot = frame_slot(frame, code, info->units[call].depth - 5);
-#endif
+            PyObject *manager = manager_of(frame_slot(frame, code, manager_at));
+            PyObject *slot = frame_slot(frame, code, exit_at);
             if (is_exit_of(slot, manager)) {
                 sight_manager(t, &p, STATE_LEAVING, manager, 0);
             }
