@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -494,3 +495,22 @@ def test_a_thread_that_looks_a_name_up(shim: Path, run: Run, call: str, what: st
     )
     assert ended.stderr == ""
     assert ended.stdout.splitlines() == [f"native-call|possible|{what}|{function}", "1"]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="warnings has no lock of its own before 3.14")
+def test_the_lock_of_warnings_names_its_owner_where_no_call_is_going_on(stage: Stage) -> None:
+    """As catch_warnings() has it: taken by a call that has returned."""
+    inside, outside = stage.gate(), stage.gate()
+
+    def body() -> None:
+        with vars(warnings)["_lock"]:
+            inside.wait()
+        outside.wait()
+
+    thread = stage.at(inside, body)
+    assert [(h.kind, h.what, h.certainty) for h in hazards(thread)] == [
+        ("native-call", "warnings", "certain")
+    ]
+    inside.open()
+    outside.reached(thread)
+    assert not hazards(thread)

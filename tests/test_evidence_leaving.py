@@ -3,8 +3,11 @@
 # ruff: noqa: F811
 from __future__ import annotations
 
+import sys
 import threading
+from collections.abc import Callable
 from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -70,6 +73,32 @@ def test_inside_exit_on_other_ways_out(stage: Stage, way: str) -> None:
     before.open()
     after.reached(thread)
     expect(thread)
+
+
+def test_a_return_of_a_value_traced_where_it_comes_back_to_the_with(stage: Stage) -> None:
+    """The value lies above the manager there, and no exception leads to its `__exit__` any more."""
+    outer, inner, gate = threading.Lock(), threading.RLock(), stage.gate()
+    lines: list[int] = []
+
+    def body() -> object:
+        with outer:
+            with inner:
+                return object()
+
+    def stop(frame: FrameType, event: str, argument: object) -> Callable[..., object] | None:
+        if frame.f_code is not body.__code__:
+            return None
+        if event == "line":
+            lines.append(frame.f_lineno - body.__code__.co_firstlineno)
+            if lines == [1, 2, 3, 2]:
+                gate.wait()
+        return stop
+
+    def traced() -> None:
+        sys.settrace(stop)
+        body()
+
+    expect(stage.at(gate, traced), holds(outer), leaving(inner))
 
 
 def test_the_enclosing_with_is_held_while_the_inner_one_is_left(stage: Stage) -> None:

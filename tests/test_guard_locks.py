@@ -399,6 +399,66 @@ def test_the_forking_threads_own_wait_is_kept(run: Run) -> None:
     assert ended.stdout == "[0]\n", ended.stderr
 
 
+SHARED = """
+import multiprocessing
+
+lock, taken, told = multiprocessing.get_context("fork").RLock(), threading.Event(), threading.Event()
+
+def hold():
+    with lock:
+        taken.set()
+        told.wait()
+
+def take_once():
+    given.read(1)
+    assert lock.acquire(timeout=30)
+    lock.release()
+
+holder = threading.Thread(target=hold)
+holder.start()
+taken.wait()
+ends = os.pipe()
+given, give = open(ends[0], "rb", 0), open(ends[1], "wb", 0)
+child = os.fork()
+if not child:
+    take_once()
+    os._exit(0)
+told.set()
+holder.join()
+give.write(b"x")
+os.waitpid(child, 0)
+print(lock.acquire(timeout=1))
+"""
+
+
+def test_a_lock_that_processes_share_is_given_back_by_the_child_that_took_it(run: Run) -> None:
+    """At the fork another thread has it, and how often is counted in the child's copy of the object too."""
+    ended = run("-c", program(SHARED))
+    assert ended.stdout == "True\n", ended.stderr
+
+
+def test_the_same_lock_stays_taken_without_forkproof(run: Run) -> None:
+    ended = run("-c", program(SHARED, install="pass"))
+    assert ended.stdout == "False\n", ended.stderr
+
+
+def test_a_lock_that_processes_share_stays_the_forking_threads_in_the_child(run: Run) -> None:
+    body = """
+    import multiprocessing
+    lock = multiprocessing.get_context("fork").RLock()
+    other, end = threading.Thread(target=lambda: end.wait()), threading.Event()
+    other.start()
+    with lock:
+        child = os.fork()
+        if not child:
+            os._exit(not (lock._semlock._is_mine() and lock._semlock._count() == 1))
+        end.set()
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    """
+    ended = run("-c", program(body))
+    assert ended.status == 0, ended.stderr
+
+
 def test_a_permit_of_a_vanished_thread_comes_back(run: Run) -> None:
     body = """
         one = threading.BoundedSemaphore(2)

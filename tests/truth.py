@@ -142,7 +142,9 @@ class Writer:
 
     def leaves(self, place: Place) -> None:
         able = (
-            ["raise Boom"] * place.raises + ["return 1"] * place.returns + ["break", "continue"] * place.loops
+            ["raise Boom"] * place.raises
+            + ["return 1", "return n + 1"] * place.returns
+            + ["break", "continue"] * place.loops
         )
         if able:
             with self.inside(self.choose(["if n % 2:", "if not n % 2:"])):

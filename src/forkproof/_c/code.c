@@ -21,7 +21,7 @@ static int PRECALL, CALL, CALL_KW, CALL_FUNCTION_EX, BEFORE_WITH, BEFORE_ASYNC_W
     JUMP_BACKWARD, JUMP_BACKWARD_NO_INTERRUPT, PUSH_NULL, LOAD_FAST, LOAD_FAST_CHECK, LOAD_FAST_BORROW, LOAD_DEREF,
     LOAD_CLASSDEREF, LOAD_FROM_DICT_OR_DEREF, LOAD_LOCALS, LOAD_GLOBAL, LOAD_NAME, LOAD_ATTR, LOAD_METHOD, LOAD_SUPER_ATTR, LOAD_CONST, LOAD_COMMON_CONSTANT,
     LOAD_FAST_LOAD_FAST, LOAD_FAST_BORROW_LOAD_FAST_BORROW, STORE_FAST_LOAD_FAST, STORE_FAST_STORE_FAST, STORE_FAST, STORE_DEREF, CHECK_EXC_MATCH, RETURN_GENERATOR, CACHE, KW_NAMES,
-    GET_ANEXT, YIELD_VALUE, RESUME, NOP, END_FOR, POP_ITER, POP_TOP, TO_BOOL;
+    GET_ANEXT, YIELD_VALUE, RESUME, NOP, END_FOR, POP_ITER, POP_TOP, TO_BOOL, SWAP;
 
 static const struct {
     const char *name;
@@ -36,7 +36,7 @@ static const struct {
     OP(LOAD_CONST), OP(LOAD_COMMON_CONSTANT), OP(LOAD_FAST_LOAD_FAST), OP(LOAD_FAST_BORROW_LOAD_FAST_BORROW),
     OP(STORE_FAST_LOAD_FAST), OP(STORE_FAST_STORE_FAST), OP(STORE_FAST), OP(STORE_DEREF),
     OP(CHECK_EXC_MATCH), OP(RETURN_GENERATOR), OP(CACHE), OP(KW_NAMES), OP(GET_ANEXT), OP(YIELD_VALUE),
-    OP(RESUME), OP(NOP), OP(END_FOR), OP(POP_ITER), OP(POP_TOP), OP(TO_BOOL),
+    OP(RESUME), OP(NOP), OP(END_FOR), OP(POP_ITER), OP(POP_TOP), OP(TO_BOOL), OP(SWAP),
 #undef OP
 };
 
@@ -1379,19 +1379,32 @@ int is_exit_call(const CodeInfo *info, int unit)
     return units[unit - 1].arg == units[unit - 2].arg && units[unit - 2].arg == units[unit - 3].arg;
 }
 
-int exit_call_after(const CodeInfo *info, int unit)
+int exit_call_after(const CodeInfo *info, int unit, int *manager, int *exit)
 {
-    for (int steps = 0; steps < 6 && unit < info->n_units; steps++) {
-        int op = info->units[unit].op;
+    int swaps[2], n = 0, call = unit;
+    for (int steps = 0; steps < 8 && call < info->n_units; steps++, call = next_unit(info, call)) {
+        int op = info->units[call].op;
         if (is_call(op)) {
-            return is_exit_call(info, unit) ? unit : -1;
+            break;
         }
-        if (op != LOAD_CONST && op != LOAD_COMMON_CONSTANT && op != NOP && op != END_FOR && op != POP_ITER) {
+        if (op == SWAP && n < 2) { /* the value of a `return` goes below the manager */
+            swaps[n++] = call;
+        }
+        else if (op != LOAD_CONST && op != LOAD_COMMON_CONSTANT && op != NOP && op != END_FOR && op != POP_ITER) {
             return -1;
         }
-        unit = next_unit(info, unit);
     }
-    return -1;
+    if (call >= info->n_units || !is_call(info->units[call].op) || !is_exit_call(info, call) || info->units[call].depth < 0) {
+        return -1;
+    }
+    *manager = info->units[call].depth - 4;
+    *exit = *manager - (PY_VERSION_HEX >= 0x030E0000);
+    while (n--) {
+        int top = info->units[swaps[n]].depth - 1, other = info->units[swaps[n]].depth - (int)info->units[swaps[n]].arg;
+        *manager = *manager == top ? other : *manager == other ? top : *manager;
+        *exit = *exit == top ? other : *exit == other ? top : *exit;
+    }
+    return call;
 }
 
 /* ---------------------------------------------------------------------------------------------------------------------

@@ -1824,6 +1824,21 @@ static void tell_unseen(void)
     Py_DECREF(argument);
 }
 
+/* How many of multiprocessing's locks count threads that a child does not have; in the child, with `forget`, none do any more. */
+static int counts_others(int forget)
+{
+    static PyObject *util_name, *registry_name;
+    if (util_name == NULL) {
+        util_name = PyUnicode_InternFromString("multiprocessing.util");
+        registry_name = PyUnicode_InternFromString("_afterfork_registry");
+    }
+    PyObject *util = PyDict_GetItemWithError(g.modules, util_name);
+    PyObject *registry = util == NULL || !PyModule_Check(util) ? NULL : plain_attribute(util, registry_name);
+    int n = registry == NULL ? 0 : counted_for_others(registry, forget);
+    PyErr_Clear();
+    return n;
+}
+
 static PyObject *before(PyObject *module, PyObject *unused)
 {
     (void)module;
@@ -1944,7 +1959,7 @@ static PyObject *before(PyObject *module, PyObject *unused)
     g.clean = g.left == NULL || PyList_GET_SIZE(g.left) == 0;
     find_news(me);
     int tell = something_to_say() || g.report_all || buffers_watched();
-    int mend = g.look.workers || (g.policy == POLICY_WAIT && g.repair && (g.look.n || g.look.n_waiters));
+    int mend = g.look.workers || (g.policy == POLICY_WAIT && g.repair && (g.look.n || g.look.n_waiters || counts_others(0)));
     g.refresh_due = g.policy == POLICY_OBSERVE && refresh_is_due(); /* once asked, it is not due any more */
     keep_hooks(interpreter, g.on && (tell || g.refresh_due),
                g.on && (tell || mend || g.pools_expected || watch_is_on()));
@@ -2036,6 +2051,7 @@ static void mend_queues(void)
         }
     }
     g.look.n_waiters = 0;
+    counts_others(1);
 }
 
 /* What vanished workers had in their variables, for those who mend and explain: before anyone else's callback may use it. */

@@ -356,6 +356,17 @@ static inline int try_warnings(void)
     return 1;
 }
 
+/* Ident of the thread that has it; 0: none, or there is no such lock. */
+static inline unsigned long warnings_owner(void)
+{
+#if PY_AT_LEAST(3, 14)
+    const _PyRecursiveMutex *lock = &PyInterpreterState_Get()->warnings.lock;
+    return PyMutex_IsLocked((PyMutex *)&lock->mutex) ? (unsigned long)lock->thread : 0;
+#else
+    return 0;
+#endif
+}
+
 static inline void give_back_warnings(void)
 {
 #if PY_AT_LEAST(3, 14)

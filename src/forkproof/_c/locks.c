@@ -2,6 +2,7 @@
  * probing objects of the running interpreter, and are not used when the probe fails. */
 #include "locks.h"
 #include "code.h"
+#include "look.h"
 #include <time.h>
 
 #ifndef FORKPROOF_UNKNOWN_INTERPRETER
@@ -20,7 +21,7 @@ static int n_descriptors;
 static Py_ssize_t owner_offset = -1;           /* of an RLock's owner */
 static Py_ssize_t file_owner_offset = -1;      /* of a buffered file's owner; its lock pointer is the word before */
 static PyTypeObject *file_types[3];
-static PyObject *name_value, *name_acquire, *name_release;
+static PyObject *name_value, *name_acquire, *name_release, *name_data, *name_semlock, *name_count, *name_is_mine, *name_after_fork;
 
 double monotonic(void)
 {
@@ -143,6 +144,11 @@ int locks_init(void)
     name_value = PyUnicode_InternFromString("_value");
     name_acquire = PyUnicode_InternFromString("acquire");
     name_release = PyUnicode_InternFromString("release");
+    name_data = PyUnicode_InternFromString("data");
+    name_semlock = PyUnicode_InternFromString("_semlock");
+    name_count = PyUnicode_InternFromString("_count");
+    name_is_mine = PyUnicode_InternFromString("_is_mine");
+    name_after_fork = PyUnicode_InternFromString("_after_fork");
     foreign_locks = PyDict_New();
     static const char *const files[] = {"BufferedReader", "BufferedWriter", "BufferedRandom"};
     for (size_t i = 0; i < Py_ARRAY_LENGTH(files); i++) {
@@ -383,6 +389,33 @@ void reset(PyObject *object, Kind kind)
     default:
         break;
     }
+}
+
+static int call_count(PyObject *semlock, PyObject *method)
+{
+    PyObject *answer = PyObject_CallMethodNoArgs(semlock, method);
+    long number = answer == NULL ? -1 : PyLong_Check(answer) ? PyLong_AsLong(answer) : 0;
+    Py_XDECREF(answer);
+    PyErr_Clear();
+    return (int)number;
+}
+
+int counted_for_others(PyObject *registry, int forget)
+{
+    PyObject *data = plain_attribute(registry, name_data), *key, *value;
+    Py_ssize_t position = 0;
+    int n = 0;
+    while (data != NULL && PyDict_CheckExact(data) && PyDict_Next(data, &position, &key, &value)) {
+        PyObject *lock = referent(value), *semlock = lock == NULL ? NULL : plain_attribute(lock, name_semlock);
+        if (semlock != NULL && strcmp(Py_TYPE(semlock)->tp_name, "_multiprocessing.SemLock") == 0 &&
+            call_count(semlock, name_count) > 0 && !call_count(semlock, name_is_mine)) {
+            n++;
+            if (forget) {
+                call_count(semlock, name_after_fork);
+            }
+        }
+    }
+    return n;
 }
 
 /* Called from the raw write() of a buffered file of ours, that is with its lock held by this thread, and again

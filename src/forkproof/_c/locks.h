@@ -49,6 +49,13 @@ void give_back(PyObject *object, Kind kind);
 /* In the child, for what the forking thread had taken or a vanished thread had held. */
 void reset(PyObject *object, Kind kind);
 
+/* A lock of multiprocessing lies in memory that processes share, and whoever has it gives it back, in whatever process that is; but how
+ * often *this* process has taken it is counted in the object, of which a child has a copy. In a child where a vanished thread is still counted,
+ * the release() after the first acquire() gives nothing back, and every process waits for ever. multiprocessing's own children set the
+ * count to 0 (SemLock._after_fork); others do not run that. -> how many of `registry`, the WeakValueDictionary of
+ * multiprocessing.util, count another thread than this; with `forget` these count nobody afterwards. Runs no Python code. */
+int counted_for_others(PyObject *registry, int forget);
+
 /* Roles of the built-in lock methods, by the method descriptor. */
 typedef enum { METHOD_NONE, METHOD_ACQUIRE, METHOD_ENTER, METHOD_RESTORE, METHOD_RELEASE } LockMethod;
 LockMethod lock_method(PyObject *descriptor);

@@ -17,9 +17,10 @@
 #define MAX_LET_GO 16
 
 static PyObject *name_enter, *name_exit, *name_aenter, *name_aexit, *name_gen, *name_exit_callbacks, *name_owner, *name_buffer, *name_func,
-    *name_file, *name_release, *name_args, *name_lock, *name_next, *name_init, *name_function;
+    *name_file, *name_release, *name_args, *name_lock, *name_next, *name_init, *name_function, *name_acquire_lock;
 
 static PyObject *module_locks; /* importlib._bootstrap._module_locks */
+static PyObject *warnings_lock; /* what takes the lock of `warnings`, from 3.14 on; else NULL */
 static PyTypeObject *text_type;
 
 /* Catalogued callables, by address: open addressing, never more than half full. */
@@ -89,7 +90,7 @@ int look_init(void)
         {&name_exit_callbacks, "_exit_callbacks"}, {&name_owner, "owner"}, {&name_buffer, "buffer"},
         {&name_func, "func"}, {&name_args, "args"}, {&name_file, "file"}, {&name_release, "release"},
         {&name_lock, "lock"}, {&name_next, "__next__"}, {&name_init, "__init__"},
-        {&name_function, "__func__"},
+        {&name_function, "__func__"}, {&name_acquire_lock, "_acquire_lock"},
     };
     for (size_t i = 0; i < Py_ARRAY_LENGTH(names); i++) {
         *names[i].slot = PyUnicode_InternFromString(names[i].text);
@@ -99,9 +100,11 @@ int look_init(void)
     }
     PyObject *bootstrap = PyImport_ImportModule("_frozen_importlib");
     PyObject *io = PyImport_ImportModule("_io");
-    if (bootstrap == NULL || io == NULL) {
+    PyObject *warnings = PyImport_ImportModule("_warnings");
+    if (bootstrap == NULL || io == NULL || warnings == NULL) {
         return -1;
     }
+    warnings_lock = plain_attribute(warnings, name_acquire_lock); /* kept by its module, which is kept for ever */
     module_locks = PyObject_GetAttrString(bootstrap, "_module_locks");
     text_type = (PyTypeObject *)PyObject_GetAttrString(io, "TextIOWrapper");
     Py_DECREF(bootstrap);
@@ -2330,14 +2333,11 @@ static void sight_frame(Thread *t, Frame *frame, PyCodeObject *code, const CodeI
         sight_next(t, &p, iterator, 0);
     }
     else if (kind == OP_OTHER) {
-        int call = exit_call_after(info, base);
-        if (call >= 0 && info->units[call].depth >= 0) {
+        int manager_at, exit_at;
+        if (exit_call_after(info, base, &manager_at, &exit_at) >= 0) {
             t->look->firm = 0;
-            PyObject *slot = frame_slot(frame, code, info->units[call].depth - 4);
-            PyObject *manager = manager_of(slot);
-#if PY_AT_LEAST(3, 14)
-            slot = frame_slot(frame, code, info->units[call].depth - 5);
-#endif
+            PyObject *manager = manager_of(frame_slot(frame, code, manager_at));
+            PyObject *slot = frame_slot(frame, code, exit_at);
             if (is_exit_of(slot, manager)) {
                 p.named_at = entered_at(&p, manager, info->units[call].depth - 4);
                 sight_manager(t, &p, STATE_LEAVING, manager, 0);
@@ -3099,6 +3099,38 @@ static void fetch_frames(PyThreadState **threads, int n)
     }
 }
 
+/* The lock of `warnings` names its owner, wherever that is: in catch_warnings() it is taken and let go of by calls that have returned
+ * long before, and after, the thread is met. What it is and whether it matters the catalogue says, of the function that takes it. */
+static void sight_owner_of_warnings(Look *l, PyThreadState *thread, int first)
+{
+    const Known *call = warnings_lock == NULL ? NULL : known_call(warnings_lock);
+    int through_c;
+    Frame *frame = thread_top(thread);
+    while (frame != NULL && (frame_is_shim(frame) || frame_code(frame) == NULL)) {
+        frame = frame_outer(frame, &through_c);
+    }
+    if (call == NULL || frame == NULL) {
+        return;
+    }
+    l->firm = 0;
+    Sighting *s = NULL;
+    for (int i = first; i < l->n && s == NULL; i++) {
+        s = l->items[i].kind == KIND_CALL && l->items[i].entry == call->entry ? &l->items[i] : NULL;
+    }
+    if (s == NULL) {
+        s = add(l);
+        if (s == NULL) {
+            return;
+        }
+        PyCodeObject *code = frame_code(frame);
+        *s = (Sighting){
+            .thread = thread, .state = STATE_INSIDE, .kind = KIND_CALL, .subject = warnings_lock, .entry = call->entry,
+            .frame = frame, .code = code, .unit = frame_unit(frame, code), .named_at = -1,
+        };
+    }
+    s->certain = 1;
+}
+
 void look(Look *l, PyThreadState *self)
 {
     begin_to_look();
@@ -3107,6 +3139,7 @@ void look(Look *l, PyThreadState *self)
     l->number++;
     l->by = self->id;
     l->switches = gil_switches();
+    unsigned long owner = warnings_owner();
     for (int i = 0; i < SIDE_BY_SIDE && met[i] != NULL; i++) {
         fetch(met[i]);
     }
@@ -3124,7 +3157,11 @@ void look(Look *l, PyThreadState *self)
         }
         fetch_frames(batch, n);
         for (int i = 0; i < n; i++) {
+            int first = l->n;
             look_at_thread(l, batch[i]);
+            if (owner && owner == (unsigned long)batch[i]->thread_id) {
+                sight_owner_of_warnings(l, batch[i], first);
+            }
         }
         l->threads += n;
     }
