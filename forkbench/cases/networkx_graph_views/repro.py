@@ -20,4 +20,4 @@ def busy(function, threads=1, pause=0.0):           # threads that do it again a
 import networkx
 def walk(): networkx.shortest_path(networkx.path_graph(20), 0, 19)
 walk(); busy(walk, 4); time.sleep(0.1)
-run_child(walk, forks=200, gap=0.002)
+run_child(walk, forks=60, gap=0.002)
