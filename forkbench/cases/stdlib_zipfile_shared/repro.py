@@ -28,4 +28,4 @@ def read():
         try: f.read()
         except zipfile.BadZipFile: pass
 busy(read, 3); time.sleep(0.1)
-run_child(read, forks=300, gap=0.002)
+run_child(read, forks=80, gap=0.002)
