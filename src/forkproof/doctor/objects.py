@@ -296,6 +296,30 @@ class Objects:
         address = self._word(futex - 8) if self.version >= (3, 13) else 0
         return address if self._read(address, 1) else 0
 
+    def handle_of(self, semlock: int) -> int:
+        """The address of the semaphore of a SemLock (_multiprocessing/semaphore.c: handle, last_tid, count)."""
+        return self._word(semlock + 16)
+
+    def count_of(self, semlock: int) -> int:
+        """How often a process has taken a SemLock, less how often it has let go of it."""
+        return int.from_bytes(self._read(semlock + 32, 4), "little", signed=True)
+
+    def places_of(self, word: int, memory: Iterable[tuple[int, int]], most: int = _MOST) -> Iterator[int]:
+        """The places where `word` is, as a whole, aligned word, in the first `most` bytes of `memory` (pairs of begin and end)."""
+        wanted = struct.pack("@L", word)
+        for begin, end in memory:
+            for start in range(begin, end, _PIECE):
+                size = min(_PIECE, end - start)
+                most -= size
+                if most < 0:
+                    return
+                data = self._read(start, size)
+                at = data.find(wanted)
+                while at >= 0:
+                    if at % 8 == 0:
+                        yield start + at
+                    at = data.find(wanted, at + 1)
+
     def holder_of(
         self, futex: int, parked: int, memory: Iterable[tuple[int, int]]
     ) -> tuple[int, str, int | None] | None:
@@ -307,7 +331,7 @@ class Objects:
         """
         memory = list(memory)
         words = [word for word in (futex, parked) if word]
-        places = chain([parked] if parked else (), *(self._search(word, memory) for word in words))
+        places = chain([parked] if parked else (), *(self.places_of(word, memory) for word in words))
         for place in places:
             for begin in range(place - 16, place - _LARGEST_HOLDER, -8):
                 kind = self.kind(begin)
@@ -315,23 +339,6 @@ class Objects:
                     names_owner = kind in _RECURSIVE or kind in BUFFERED
                     return begin, kind, (self._word(place + 8) or None) if names_owner else None
         return None
-
-    def _search(self, word: int, memory: Iterable[tuple[int, int]]) -> Iterator[int]:
-        """The places where `word` is, as a whole, aligned word."""
-        wanted = struct.pack("@L", word)
-        left = _MOST
-        for begin, end in memory:
-            for start in range(begin, end, _PIECE):
-                size = min(_PIECE, end - start)
-                left -= size
-                if left < 0:
-                    return
-                data = self._read(start, size)
-                at = data.find(wanted)
-                while at >= 0:
-                    if at % 8 == 0:
-                        yield start + at
-                    at = data.find(wanted, at + 1)
 
     def _word(self, address: int) -> int:
         data = self._read(address, 8) if 0 < address < 1 << 63 else b""

@@ -7,16 +7,18 @@ this has to be the one that holds a lock, so that nobody would wait so on purpos
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
 from forkproof.doctor import importlock
+from forkproof.doctor.between import Neighbours, Outside
 from forkproof.doctor.native import NativeLock, lock_at
 from forkproof.doctor.objects import BUFFERED, LOCKS, Objects
 from forkproof.doctor.process import Process, Region, Task
+from forkproof.doctor.semaphores import semlock, shared
 from forkproof.doctor.stacks import PythonFrame, Stack
 
 _IMPORTLIB = "<frozen importlib._bootstrap>"
@@ -55,6 +57,8 @@ class Wait:
 
     joined: int | None = None
     """The thread whose end it waits for, by the id that the process itself knows, where that is seen."""
+    outside: Outside | None = None
+    """Where processes are to end it: which."""
 
     @property
     def is_lock(self) -> bool:
@@ -63,12 +67,17 @@ class Wait:
 
 
 def wait_of(
-    task: Task, stack: Stack | None, process: Process, regions: Sequence[Region], objects: Objects | None
+    task: Task,
+    stack: Stack | None,
+    process: Process,
+    regions: Sequence[Region],
+    objects: Objects | None,
+    neighbours: Neighbours | None,
 ) -> Wait:
     """What `task` waits for, given its stack (None where there is none)."""
     stack = stack or Stack(task.tid)
     named, frame = _named(stack.python)
-    wait = _wait(task, stack, process, regions, objects, named)
+    wait = _wait(task, stack, process, regions, objects, named, neighbours)
     if not objects or not named or not frame or wait.kind not in (named["kind"], "system"):
         return wait
     if thread := frame.variables.get(named.get("joins", "")):
@@ -120,6 +129,7 @@ def _wait(
     regions: Sequence[Region],
     objects: Objects | None,
     named: dict[str, Any] | None,
+    neighbours: Neighbours | None,
 ) -> Wait:
     if task.state == "T" or task.state == "t":
         return Wait("system", "is stopped by a signal or a debugger")
@@ -128,16 +138,21 @@ def _wait(
     if stack.is_inside("take_gil"):
         return Wait("gil", "waits for the GIL, which another thread has")
     if not task.call.is_futex:
-        words = _in_words(task, process, named)
-        if (
-            task.call.name not in ("read", "write")
-            or (others := process.other_ends(task.call.arguments[0])) is None
-        ):
-            return Wait("system", words)
-        if not others:
-            return Wait("vanished-worker", f"{words} whose other end no other process has", for_ever=True)
-        return Wait("system", f"{words} whose other end process {', '.join(map(str, others[:3]))} has")
+        outside = neighbours.outside(task) if neighbours else None
+        if outside and outside.is_lock:
+            return Wait("system", outside.what, outside=outside)
+        return Wait(
+            "system", _in_words(task, process, named, outside.what if outside else ""), outside=outside
+        )
     native = lock_at(task.call.address, stack.native, regions, process.read)
+    if objects and neighbours and not task.call.is_private:
+        outside = _shared_lock(task, stack.python, process, regions, objects, neighbours)
+        if outside:
+            limit = " for some time" if task.call.timed else ""
+            what = f"waits{limit} for {named['what'] if named else 'a lock that processes share'}"
+            behind = f" (first for the lock of those who wait for that{outside.what})"
+            whose = outside.what if not named or "lock" in named["what"] else behind
+            return Wait("process", what + whose, False, None, native, outside=outside)
     joins = native.kind == "thread"  # the kernel ends this wait, when that thread has ended
     for_ever = not task.call.timed and (task.call.is_private or joins)
     parked = objects.parked_at(task.call.address) if objects else 0
@@ -166,6 +181,35 @@ def _wait(
     return Wait("held-lock", f"waits{limit} for {what}", for_ever, lock, native, parked)
 
 
+def _shared_lock(
+    task: Task,
+    frames: Sequence[PythonFrame],
+    process: Process,
+    regions: Sequence[Region],
+    objects: Objects,
+    neighbours: Neighbours,
+) -> Outside | None:
+    """The lock of multiprocessing's that a thread waits for, and which processes have it."""
+    assert task.call
+    futex = task.call.address
+    region = next((one for one in regions if one.start <= futex < one.end and one.is_shared), None)
+    places = (semlock(place, futex, objects) for _, place in _reached(frames, objects))
+    address = next(filter(None, places), 0) if region else 0
+    if not region or not address:
+        return None
+    word = region.file, region.offset + futex - region.start
+    return neighbours.shared_lock(word, shared(address, process, region, objects))
+
+
+def _reached(frames: Sequence[PythonFrame], objects: Objects) -> Iterator[tuple[str, int]]:
+    """The variables of the frames, innermost first, and their attributes, with a name for each."""
+    for frame in frames[:_DEPTH]:
+        for name, variable in frame.variables.items():
+            yield repr(name), variable.address
+            for inner, attribute in objects.attributes(variable.address).items():
+                yield f"{inner!r} of {variable.kind}", attribute
+
+
 def _is_foreign(native: NativeLock) -> bool:
     """The interpreter's own locks are asked for by the interpreter; this one by a library."""
     return native.caller is not None and not native.caller.is_python
@@ -185,7 +229,7 @@ def _called(lock: NativeLock) -> str:
     return f"{lock.caller.symbol} of {library}" if lock.caller.symbol else library
 
 
-def _in_words(task: Task, process: Process, named: dict[str, Any] | None) -> str:
+def _in_words(task: Task, process: Process, named: dict[str, Any] | None, whose: str) -> str:
     assert task.call
     words = task.call.words
     if "{fd}" in words:
@@ -195,8 +239,8 @@ def _in_words(task: Task, process: Process, named: dict[str, Any] | None) -> str
         or named["kind"] in ("held-lock", "vanished-worker", "notification")
         or named["what"] in words
     ):
-        return words
-    return f"waits for {named['what']} ({words})"
+        return words + whose
+    return f"waits for {named['what']} ({words}{whose})"
 
 
 @cache
