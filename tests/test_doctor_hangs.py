@@ -641,53 +641,6 @@ def test_a_partner_that_may_have_been_left_behind(start: Start) -> None:
     assert "or one that the fork left behind, is not seen" in found.cause
 
 
-def test_a_pipe_that_no_other_process_writes_to(start: Start) -> None:
-    program = """
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if not pid:
-        os.read(reading, 1)
-        os._exit(0)
-    os.close(writing)
-    tell(pid)
-    os.waitpid(pid, 0)
-    """
-    with looked_at(start, program, still=False) as pid:
-        until(lambda: examine(pid).verdict == "unknown")
-        found = examine(pid)
-    assert "reads from a pipe whose other end no other process has" in found.cause
-
-
-def test_a_wait_for_another_process_is_not_called_innocent(start: Start) -> None:
-    """Both have a file locked that the other waits for: the doctor looks at one process, and says so."""
-    program = """
-    import fcntl, tempfile
-    first, second = tempfile.TemporaryFile(), tempfile.TemporaryFile()
-    def own(file): return open(f"/proc/self/fd/{file.fileno()}", "r+b", buffering=0)
-    def take(file):
-        fcntl.flock(file, fcntl.LOCK_EX)
-        return file
-    reading, writing = os.pipe()
-    kept = take(own(second))
-    pid = os.fork()
-    if not pid:
-        kept_too = take(own(first))
-        os.write(writing, b"x")
-        take(own(second))
-        os._exit(1)
-    os.read(reading, 1)
-    tell(pid)
-    take(own(first))
-    """
-    with looked_at(start, program) as pid:
-        found = examine(pid)
-    assert found.verdict == "none"
-    assert found.cause.startswith(
-        "not a deadlock of its own threads: MainThread waits for another process to unlock"
-    )
-    assert "those were not looked at" in found.cause
-
-
 def test_a_process_that_is_stopped(start: Start) -> None:
     program = """
     lock = threading.RLock()

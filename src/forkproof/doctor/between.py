@@ -21,8 +21,8 @@ from functools import cached_property
 
 from forkproof.doctor import filelocks
 from forkproof.doctor.descriptors import Descriptors, unix_peer
-from forkproof.doctor.process import DoctorError, Process, Region, Task, children_of, status
-from forkproof.doctor.semaphores import Shared
+from forkproof.doctor.process import DoctorError, Process, Task, children_of, status
+from forkproof.doctor.semaphores import Shared, sharers
 
 _READS = ("read", "recvfrom", "recvmsg")
 _WRITES = ("write", "writev", "sendto", "sendmsg")
@@ -38,7 +38,7 @@ class Outside:
     """A wait that processes are to end; the one that waits may be among them."""
 
     kind: str
-    """`file-lock`, `process-lock`, `pipe`, `child` or `memory`."""
+    """`file-lock`, `process-lock`, `pipe`, `child`, `shared` (memory of several processes) or `memory` (of its own)."""
     what: str
     """What comes after the words for the system call; for a lock, instead of them."""
     groups: tuple[frozenset[int], ...]
@@ -47,8 +47,6 @@ class Outside:
     """Who else may be able to end it, and was not seen."""
     died: bool = False
     """Whoever took the lock has ended."""
-    word: tuple[str, int] | None = None
-    """Of a `process-lock`: the file that it is in, and where."""
 
     @property
     def enders(self) -> frozenset[int]:
@@ -84,6 +82,8 @@ class Knot:
     """Who may act after all, and was not seen."""
     handlers: bool = False
     """One of them has a handler for a signal, or this process has."""
+    idle: bool = False
+    """One of them waits for data, or for its turn to, as a worker does that has nothing to do."""
     on_purpose: bool = False
     """A main thread among them waits for threads of its own, as one may that waits to be ended."""
 
@@ -107,6 +107,8 @@ class Neighbours:
         call = task.call
         if call is None or call.timed or task.state in "RTtZX":
             return None
+        if call.is_futex and not call.is_private:
+            return self._shared(process, call.address)
         if call.name in ("flock", "fcntl"):
             return self._file_lock(process, task)
         if call.name in ("wait4", "waitid"):
@@ -126,7 +128,7 @@ class Neighbours:
         if not found:
             return None
         file = process.descriptor(task.call.arguments[0])
-        first = self.names(min(found[0], key=lambda pids: (len(pids), min(pids))), process, "or")
+        first = self.names(sorted(found[0], key=len)[0], process, "or")
         return Outside("file-lock", f"waits for {first} to unlock {file}", *found)
 
     def _child(self, process: Process, name: str, arguments: tuple[int, ...]) -> Outside | None:
@@ -174,13 +176,24 @@ class Neighbours:
             return None
         return found, hole
 
-    def shared_lock(self, word: tuple[str, int], books: Shared) -> Outside:
-        """The wait for a lock of multiprocessing's."""
+    def _shared(self, process: Process, address: int) -> Outside | None:
+        """A semaphore or the like that processes share: anybody who has that memory may end the wait."""
+        with suppress(DoctorError):
+            for region in process.regions():
+                if region.start <= address < region.end and region.is_shared:
+                    found, hole = sharers(region)
+                    return Outside("shared", "", (found,), hole)
+        return None
+
+    def shared_lock(self, books: Shared, kind: str) -> Outside:
+        """The wait for a lock of multiprocessing's; `kind` is `shared` where who has it waits for data with it."""
         if books.holders:
             has = self._has(books.holders, self.process)
-            return Outside("process-lock", f", which {has}", (books.holders,), books.hole, word=word)
-        died = ", which no process has that there still is" if not books.hole else ""
-        return Outside("process-lock", died, (books.sharers,), books.hole, died=not books.hole, word=word)
+            return Outside(kind, f", which {has}", (books.holders,), books.hole)
+        seen = " that may be looked at" if books.hole else ""
+        return Outside(
+            "process-lock", f", which no process has{seen}", (books.sharers,), books.hole, died=True
+        )
 
     # In words.
 
@@ -225,19 +238,18 @@ class Neighbours:
         if not any(one.kind != "memory" for one in asked.values()):
             return {}
         with ExitStack() as opened:
-            # Reading its native stacks has made the process run, if no code of its own.
-            same = {task.tid: task.call for task in tasks if task.tid in still}
+            # It was stopped to read its native stacks: its threads have been switched, and wait as before.
+            before = {task.tid: task for task in tasks if task.tid in still}
             fresh = [task for task in self.process.tasks() if task.tid in outside]
-            still = frozenset(task.tid for task in fresh if task.tid in still and same[task.tid] == task.call)
+            still = frozenset(task.tid for task in fresh if _waits_as(task, before.get(task.tid)))
             looks = {self.process.pid: _Look(self.process, fresh, outside)}
             queue = sorted(set().union(*(one.enders for one in asked.values())) - looks.keys())
-            words = {one.word: one for one in asked.values() if one.word}
             while queue and len(looks) < _MOST_PROCESSES:
                 pid = queue.pop(0)
                 if pid in looks:
                     continue
                 with suppress(DoctorError):
-                    look = self._look(opened.enter_context(Process(pid)), words)
+                    look = self._look(opened.enter_context(Process(pid)))
                     looks[pid] = look
                     queue += sorted(frozenset().union(*(one.enders for one in look.outside.values() if one)))
             time.sleep(_MOMENT)
@@ -250,14 +262,12 @@ class Neighbours:
                 tid: self._judge(tid, one, looks, dead) for tid, one in asked.items() if one.kind != "memory"
             }
 
-    def _look(self, process: Process, words: Mapping[tuple[str, int], Outside]) -> _Look:
+    def _look(self, process: Process) -> _Look:
         tasks = [task for task in process.tasks() if task.state not in "ZX"]
         found: dict[int, Outside | None] = {}
         for task in tasks:
             if task.waits_for_ever:
                 found[task.tid] = in_memory(process.pid)
-            elif task.call and task.call.is_futex and not task.call.timed and words:
-                found[task.tid] = words.get(word_at(task.call.address, process.regions()))  # type: ignore[arg-type]
             else:
                 found[task.tid] = self._outside(process, task)
         return _Look(process, tasks, found)
@@ -290,6 +300,7 @@ class Neighbours:
             what=self._chain(tid, reached, looks),
             hole=next((one.hole for one in found if one.hole), ""),
             handlers=any(_has_handlers(looks[pid].process) for pid in reached),
+            idle=any(one.kind in ("pipe", "shared") for one in found),
             on_purpose=any((one := looks[pid].outside.get(pid)) and one.kind == "memory" for pid in reached),
         )
 
@@ -318,7 +329,7 @@ class Neighbours:
                 and all(one and one.kind == "memory" for one in looks[pid].outside.values())
             ):
                 clauses.append(
-                    f"all threads of process {pid} wait for one another (see: forkproof doctor {pid})"
+                    f"process {pid} waits for its own threads only, and all of them wait (see: forkproof doctor {pid})"
                 )
             else:
                 clauses.append(self._does(looks[pid]))
@@ -337,17 +348,17 @@ class Neighbours:
         return f"{who} {_words(task, look.process, found)}"
 
 
+def _waits_as(task: Task, before: Task | None) -> bool:
+    """Whether it waits in the same call; one that has a time limit, if an endless one, is restarted after a stop."""
+    if before is None or task.call is None or before.call is None:
+        return False
+    restarted = task.call.name == "restart_syscall" and task.call.arguments == before.call.arguments
+    return task.call == before.call or restarted
+
+
 def in_memory(pid: int) -> Outside:
     """The wait on memory that only process `pid` has."""
     return Outside("memory", "", (frozenset({pid}),))
-
-
-def word_at(address: int, regions: Iterable[Region]) -> tuple[str, int] | None:
-    """What word of which file an address of shared memory is."""
-    for region in regions:
-        if region.start <= address < region.end and region.is_shared:
-            return region.file, region.offset + address - region.start
-    return None
 
 
 def _words(task: Task, process: Process, found: Outside | None) -> str:
@@ -357,6 +368,8 @@ def _words(task: Task, process: Process, found: Outside | None) -> str:
         return "runs"
     if found and found.kind == "file-lock":
         return found.what
+    if found and found.kind == "shared":
+        return "waits for a lock or a semaphore that processes share"
     words = task.call.words
     if "{fd}" in words:
         words = words.replace("{fd}", process.descriptor(task.call.arguments[0]))

@@ -114,7 +114,7 @@ def unix_peer(inode: int) -> int | None:
 
 def _hole(hidden: int) -> str:
     if hidden:
-        return f"{hidden} process{'' if hidden == 1 else 'es'} may not be looked at: root may"
+        return f"{hidden} process{'' if hidden == 1 else 'es'} may not be looked at"
     with suppress(OSError):
         if os.stat("/proc/self/ns/pid").st_ino != _FIRST_PID_NAMESPACE:
             return "processes outside of this container are not seen"

@@ -43,6 +43,7 @@ _BETWEEN = {
     "orphan": "a process that is killed keeps such a lock: end it by a message, not by a signal; start those that share the lock anew",
     "pipe": "close the ends that a process does not use, in the parent and in each child, right after the fork: data ends only when "
     "all have closed the end that writes",
+    "shared": "let go of it wherever it was taken (use `with`); a process that is killed keeps it",
     "child": "send the child what it waits for, or end it, before waiting for its end",
 }
 _CURE = "; or start the program by `forkproof run`, which waits for a safe moment at each fork"

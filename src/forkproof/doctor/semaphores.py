@@ -37,32 +37,39 @@ def semlock(lock: int, futex: int, objects: Objects) -> int:
     return address if objects.kind(address) == _KIND and objects.handle_of(address) == futex else 0
 
 
-def shared(address: int, process: Process, region: Region, objects: Objects) -> Shared:
-    """The books of all processes that share the semaphore of the SemLock at `address`, which `region` of `process` is memory of."""
-    holders, sharers, hole = set(), set(), ""
-    handle = objects.handle_of(address)
+def sharers(region: Region) -> tuple[frozenset[int], str]:
+    """All processes that have the same memory, and who may have it besides, unseen."""
+    found, hole = set(), ""
     for pid in pids():
         try:
-            if region.file not in read(f"/proc/{pid}/maps"):
-                continue
-            with Process(pid) as other:
-                maps = [one for one in other.regions() if _is_same(one, region)]
-                if not maps:
-                    continue
-                sharers.add(pid)
-                places = {one.start + handle - region.start for one in maps}
-                theirs = Objects(other.read, objects.version)
-                count = _count(address, places, other, theirs)
-        except (Forbidden, PermissionError):
+            if region.file in read(f"/proc/{pid}/maps"):
+                found.add(pid)
+        except PermissionError:
             hole = hole or (f"process {pid} may not be looked at" if has_memory(pid) else "")
+        except OSError:  # it has ended
             continue
-        except (DoctorError, OSError):  # it has ended, or is the kernel's
+    return frozenset(found), hole
+
+
+def shared(address: int, region: Region, objects: Objects) -> Shared:
+    """The books of all processes that share the semaphore of the SemLock at `address`, which lies in `region`."""
+    everybody, hole = sharers(region)
+    holders = set()
+    offset = objects.handle_of(address) - region.start
+    for pid in everybody:
+        try:
+            with Process(pid) as other:
+                handles = {one.start + offset for one in other.regions() if _is_same(one, region)}
+                count = _count(address, handles, other, Objects(other.read, objects.version))
+        except Forbidden:
+            count = None
+        except DoctorError:  # it has ended
             continue
         if count is None:
             hole = hole or f"the books of process {pid} were not found"
         elif count > 0:
             holders.add(pid)
-    return Shared(frozenset(holders), frozenset(sharers), hole)
+    return Shared(frozenset(holders), everybody, hole)
 
 
 def _is_same(one: Region, other: Region) -> bool:

@@ -117,6 +117,12 @@ class Case:
         if found and found.verdict == "proven":
             return found
         last = self._by_closed_world(task, wait) if closed else None
+        if (
+            last
+            and last.verdict == "proven"
+            and (hole := next((k.hole for k in self.knots.values() if k.hole), ""))
+        ):
+            last = replace(last, verdict="likely", because=f"{last.because} (but {hole})")
         if last and found and found.hazard:
             last = replace(last, because=f"{found.because}; {last.because}", hazard=found.hazard)
         if last and last.verdict == "proven":
@@ -283,7 +289,7 @@ class Case:
         holder = next((tid for tid, stack in self.stacks.items() if stack.has_gil), None)
         if holder in stuck:
             stuck |= {tid for tid, wait in self.waits.items() if wait.kind == "gil"}
-        stuck |= {tid for tid, knot in self.knots.items() if knot.closed and knot.circle and not knot.hole}
+        stuck |= {tid for tid, knot in self.knots.items() if knot.closed and knot.circle}
         return stuck >= {task.tid for task in self._program if task.state not in "ZX"}
 
     @property
@@ -295,6 +301,8 @@ class Case:
         origin = self.lineage.origin
         many = len(self._program)
         every = "it is the only thread" if many == 1 else f"all {many} threads wait so, for one another"
+        if any(knot.what for knot in self.knots.values()):
+            every = f"all {many} threads wait, for one another and for processes that wait for this one"
         because = f"{every}, and nothing outside of a process can end such a wait"
         on_purpose = f"{because}; but a program may wait so on purpose, to be ended"
         if wait.kind == "work":
@@ -325,7 +333,8 @@ class Case:
         outside, knot = wait.outside, self.knots.get(task.tid)
         if not outside or not knot:
             return None
-        died = "whoever took it has ended without letting go of it" if outside.died else ""
+        seems = "seems to have" if knot.hole else "has"
+        died = f"whoever took it {seems} ended without letting go of it" if outside.died else ""
         because = "; ".join(filter(None, (died, knot.what)))
         if not knot.circle or task.tid not in self.still:
             if died and not knot.closed:
@@ -334,9 +343,10 @@ class Case:
                 )
             return Finding(because=because)
         proof: Proof = "owner" if outside.is_lock else "closed-world"
-        if knot.handlers and not outside.is_lock:
+        idle = not outside.died and (knot.idle or not outside.is_lock)
+        if knot.handlers and idle:
             return Finding(because=f"{because}; only the handler of a signal can end that")
-        if knot.on_purpose and not outside.is_lock:
+        if knot.on_purpose and idle:
             return Finding("unknown", None, f"{because}; a program may wait so on purpose, to be ended")
         doubt = knot.hole or ("the handler of a signal may end that" if knot.handlers else "")
         if doubt:

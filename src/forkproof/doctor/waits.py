@@ -78,6 +78,8 @@ def wait_of(
     stack = stack or Stack(task.tid)
     named, frame = _named(stack.python)
     wait = _wait(task, stack, process, regions, objects, named, neighbours)
+    if neighbours and not wait.outside and not wait.for_ever:
+        wait = replace(wait, outside=neighbours.outside(task))
     if not objects or not named or not frame or wait.kind not in (named["kind"], "system"):
         return wait
     if thread := frame.variables.get(named.get("joins", "")):
@@ -146,12 +148,13 @@ def _wait(
         )
     native = lock_at(task.call.address, stack.native, regions, process.read)
     if objects and neighbours and not task.call.is_private:
-        outside = _shared_lock(task, stack.python, process, regions, objects, neighbours)
+        turn = named is not None and "lock" not in named["what"]
+        outside = _shared_lock(task, stack.python, regions, objects, neighbours, turn)
         if outside:
             limit = " for some time" if task.call.timed else ""
             what = f"waits{limit} for {named['what'] if named else 'a lock that processes share'}"
             behind = f" (first for the lock of those who wait for that{outside.what})"
-            whose = outside.what if not named or "lock" in named["what"] else behind
+            whose = behind if turn else outside.what
             return Wait("process", what + whose, False, None, native, outside=outside)
     joins = native.kind == "thread"  # the kernel ends this wait, when that thread has ended
     for_ever = not task.call.timed and (task.call.is_private or joins)
@@ -184,10 +187,10 @@ def _wait(
 def _shared_lock(
     task: Task,
     frames: Sequence[PythonFrame],
-    process: Process,
     regions: Sequence[Region],
     objects: Objects,
     neighbours: Neighbours,
+    turn: bool,
 ) -> Outside | None:
     """The lock of multiprocessing's that a thread waits for, and which processes have it."""
     assert task.call
@@ -197,8 +200,7 @@ def _shared_lock(
     address = next(filter(None, places), 0) if region else 0
     if not region or not address:
         return None
-    word = region.file, region.offset + futex - region.start
-    return neighbours.shared_lock(word, shared(address, process, region, objects))
+    return neighbours.shared_lock(shared(address, region, objects), "shared" if turn else "process-lock")
 
 
 def _reached(frames: Sequence[PythonFrame], objects: Objects) -> Iterator[tuple[str, int]]:
