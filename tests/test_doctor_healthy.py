@@ -29,7 +29,7 @@ PROGRAMS = {
             event.wait()
         child(waits)
     """),
-    "a lock that another thread has": ("waits for a recursive lock", """
+    "a lock that another thread has": ("waits for the recursive lock 'lock' of module __main__", """
         lock = threading.RLock()
         hold(lock)
         tell(os.getpid())

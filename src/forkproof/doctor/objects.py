@@ -34,6 +34,7 @@ LOCKS = ("lock", "_thread.lock", *_RECURSIVE)
 BUFFERED = ("_io.BufferedWriter", "_io.BufferedReader", "_io.BufferedRandom")
 _LARGEST_HOLDER = 256  # bytes from an object's begin to its lock, at most
 _PIECE = 1 << 24
+_MOST_GLOBALS = 4000  # variables of a module
 _MOST = 1 << 30  # bytes of memory to search for a lock
 
 
@@ -295,6 +296,34 @@ class Objects:
         """
         address = self._word(futex - 8) if self.version >= (3, 13) else 0
         return address if self._read(address, 1) else 0
+
+    def behind(self, address: int) -> int:
+        """What is in a cell (cpython/cellobject.h: ob_ref), as of a variable of an enclosing function; anything else itself."""
+        return self._word(address + 16) if self.kind(address) == "cell" else address
+
+    def global_names(self, address: int, memory: Iterable[tuple[int, int]]) -> list[tuple[str, str, bool]]:
+        """The variables of modules that refer to an object: name, module, and whether it is in a class of that module.
+
+        A reference in a dict's table (pycore_dict.h: PyDictUnicodeEntry, PyDictKeyEntry) has its name before it, and the table of
+        a module begins with `__name__`, that of a class with `__module__`.
+        """
+        found = []
+        for place in self.places_of(address, memory):
+            if (name := self.text(self._word(place - 8))) and (owner := self._table_of(place)):
+                found.append((name, *owner))
+        return found
+
+    def _table_of(self, place: int) -> tuple[str, bool] | None:
+        for width in (16, 24):
+            for value in range(place, place - width * _MOST_GLOBALS, -width):
+                key = self._word(value - 8)
+                name = self.text(key)
+                if name in ("__name__", "__module__"):
+                    module = self.text(self._word(value))
+                    return (module, name == "__module__") if module else None
+                if key and not name:
+                    break
+        return None
 
     def handle_of(self, semlock: int) -> int:
         """The address of the semaphore of a SemLock (_multiprocessing/semaphore.c: handle, last_tid, count)."""

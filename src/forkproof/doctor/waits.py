@@ -176,10 +176,15 @@ def _wait(
         what = f"waits{limit} for an item of a SimpleQueue"
         return Wait("vanished-worker", what, for_ever, None, native, parked, frozenset({queue}))
     if not stack.python or _is_foreign(native):
+        if native.caller and native.caller.library.rpartition("/")[2].startswith("_multiprocessing."):
+            what = f"waits{limit} for a lock or a semaphore that processes share"
+            return Wait("process", what, False, None, native)
         who = f", in {_called(native)}" if native.caller else ""
         whom = "another thread" if task.call.is_private else "another process or thread"
         return Wait("vanished-worker", f"waits{limit} for {whom}{who}", for_ever, None, native)
-    lock = _anywhere(task.call.address, parked, regions, objects) if objects and for_ever else None
+    lock = (
+        _anywhere(task.call.address, parked, stack.python, regions, objects) if objects and for_ever else None
+    )
     what = lock.what if lock else "a lock of Python's"
     return Wait("held-lock", f"waits{limit} for {what}", for_ever, lock, native, parked)
 
@@ -204,12 +209,13 @@ def _shared_lock(
 
 
 def _reached(frames: Sequence[PythonFrame], objects: Objects) -> Iterator[tuple[str, int]]:
-    """The variables of the frames, innermost first, and their attributes, with a name for each."""
+    """The variables of the frames, innermost first, those of enclosing functions too, and their attributes: names and addresses."""
     for frame in frames[:_DEPTH]:
         for name, variable in frame.variables.items():
-            yield repr(name), variable.address
-            for inner, attribute in objects.attributes(variable.address).items():
-                yield f"{inner!r} of {variable.kind}", attribute
+            address = objects.behind(variable.address)
+            yield repr(name), address
+            for inner, attribute in objects.attributes(address).items():
+                yield f"{inner!r} of {objects.kind(address)}", attribute
 
 
 def _is_foreign(native: NativeLock) -> bool:
@@ -300,17 +306,13 @@ def _lock(frames: Sequence[PythonFrame], futex: int, parked: int, objects: Objec
     def matches(address: int) -> bool:
         return objects.kind(address) in LOCKS and objects.is_waited_for_at(address, futex, parked)
 
-    for frame in frames[:_DEPTH]:
-        for name, variable in frame.variables.items():
-            if matches(variable.address):
-                return _python_lock(f"the lock {name!r}", variable.address, objects)
-            for inner, attribute in objects.attributes(variable.address).items():
-                if matches(attribute):
-                    return _python_lock(f"the lock {inner!r} of {variable.kind}", attribute, objects)
-                if objects.kind(attribute) in ("Condition", "Semaphore", "Event"):
-                    for deeper in objects.attributes(attribute).values():
-                        if matches(deeper):
-                            return _python_lock(f"the lock of {inner!r} of {variable.kind}", deeper, objects)
+    for name, address in _reached(frames, objects):
+        if matches(address):
+            return _python_lock(f"the lock {name}", address, objects)
+        if objects.kind(address) in ("Condition", "Semaphore", "Event"):
+            for inner in objects.attributes(address).values():
+                if matches(inner):
+                    return _python_lock(f"the lock of {name}", inner, objects)
     return None
 
 
@@ -323,7 +325,9 @@ def _simple_queue(frames: Sequence[PythonFrame], futex: int, parked: int, object
     return None
 
 
-def _anywhere(futex: int, parked: int, regions: Sequence[Region], objects: Objects) -> PythonLock | None:
+def _anywhere(
+    futex: int, parked: int, frames: Sequence[PythonFrame], regions: Sequence[Region], objects: Objects
+) -> PythonLock | None:
     """The lock object that a thread waits for, wherever it is in memory that is the process's own."""
     own = [
         (region.start, region.end)
@@ -335,10 +339,25 @@ def _anywhere(futex: int, parked: int, regions: Sequence[Region], objects: Objec
         return None
     address, kind, owner = found
     name = kind.rpartition(".")[2]
-    what = f"the lock of a {name} (a buffered file)" if kind in BUFFERED else "a lock (threading.Lock)"
-    if name == "RLock":
-        what = "a recursive lock (threading.RLock)"
+    if kind in BUFFERED:
+        return PythonLock(f"the lock of a {name} (a buffered file)", address, owner, "held-lock")
+    kind, of = ("recursive lock", "threading.RLock") if name == "RLock" else ("lock", "threading.Lock")
+    called = _global_name(objects.global_names(address, own), frames)
+    what = f"the {kind} {called}" if called else f"a {kind} ({of})"
     return PythonLock(what, address, owner, "held-lock")
+
+
+def _global_name(found: Sequence[tuple[str, str, bool]], frames: Sequence[PythonFrame]) -> str:
+    """How the variable of a module is called for a person; of several, in modules that import it, the one whose code waits."""
+    file = (
+        frames[0].file.removesuffix("/__init__.py").removesuffix(".py").rpartition("/")[2] if frames else ""
+    )
+    if not found:
+        return ""
+    name, module, in_class = max(
+        found, key=lambda one: (one[1].rpartition(".")[2] == file, one[1] != "__main__")
+    )
+    return f"{name!r} of {'a class of ' if in_class else ''}module {module}"
 
 
 def _takes_lock(frames: Sequence[PythonFrame]) -> bool:
