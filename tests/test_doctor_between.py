@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 from conftest import Run, Start
@@ -294,3 +295,51 @@ def test_nothing_is_proven_where_a_process_may_not_be_looked_at(
         found = examine(pid)
     assert (found.verdict, found.proof) == ("likely", "closed-world")
     assert "may not be looked at" in found.cause
+
+
+def test_a_lock_that_the_thread_which_forked_took_before_the_fork(start: Start) -> None:
+    program = """
+    lock = threading.Lock()
+    def takes():
+        with lock: pass
+    with lock: child(takes)
+    """
+    with looked_at(start, program) as pid:
+        found = examine(pid)
+    assert found.verdict == "likely"
+    assert "took it itself, perhaps before the fork" in found.cause
+    assert "let go of it" in found.advice
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_server_that_does_not_answer_is_named(start: Start, host: str) -> None:
+    program = f"""
+    import socket
+    family = socket.AF_INET6 if ":" in {host!r} else socket.AF_INET
+    server = socket.create_server(({host!r}, 0), family=family)
+    client = socket.create_connection(server.getsockname()[:2])
+    print(server.getsockname()[1], file=open("/proc/self/comm", "w"))
+    tell(os.getpid())
+    client.recv(1)
+    """
+    if ":" in host and not Path("/proc/net/if_inet6").exists():
+        pytest.skip("no IPv6 here")
+    with looked_at(start, program) as pid:
+        found = examine(pid)
+        port = Path(f"/proc/{pid}/comm").read_text().strip()
+    shown = f"[{host}]" if ":" in host else host
+    assert f"waits for data from a TCP connection to {shown}:{port}" in found.cause
+
+
+def test_a_child_whose_output_nobody_reads(start: Start) -> None:
+    program = """
+    import subprocess
+    full = subprocess.Popen([sys.executable, "-c", "print('x' * 1000000)"], stdout=subprocess.PIPE)
+    tell(os.getpid())
+    full.wait()
+    """
+    with looked_at(start, program) as pid:
+        until(lambda: examine(pid).is_deadlock)
+        found = examine(pid)
+    assert "waits until a pipe takes more data whose other end" in found.cause
+    assert "communicate()" in found.advice

@@ -297,14 +297,16 @@ class Neighbours:
         return Knot(
             closed=True,
             circle=mine in reached,
-            what=self._chain(tid, reached, looks),
+            what=self._chain(reached, looks)
+            if mine in reached
+            else self._doing(asked.enders - {mine}, looks, dead),
             hole=next((one.hole for one in found if one.hole), ""),
             handlers=any(_has_handlers(looks[pid].process) for pid in reached),
             idle=any(one.kind in ("pipe", "shared") for one in found),
             on_purpose=any((one := looks[pid].outside.get(pid)) and one.kind == "memory" for pid in reached),
         )
 
-    def _chain(self, tid: int, reached: Iterable[int], looks: Mapping[int, _Look]) -> str:
+    def _chain(self, reached: Iterable[int], looks: Mapping[int, _Look]) -> str:
         others = [pid for pid in reached if pid != self.process.pid]
         clauses = [self._does(looks[pid]) for pid in others[:_NAMED]]
         if len(others) > _NAMED:

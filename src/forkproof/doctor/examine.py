@@ -41,10 +41,11 @@ _BETWEEN = {
     "send) with one that it needs; after a fork open the file anew in the child",
     "process-lock": "let go of it before waiting for a process that needs it (use `with`, and take several in the same order)",
     "orphan": "a process that is killed keeps such a lock: end it by a message, not by a signal; start those that share the lock anew",
-    "pipe": "close the ends that a process does not use, in the parent and in each child, right after the fork: data ends only when "
-    "all have closed the end that writes",
+    "pipe": "close the ends that a process does not use: what it has inherited right after the fork, in the parent and in each "
+    "child, and its own when it is done; data ends only when all have closed the end that writes",
     "shared": "let go of it wherever it was taken (use `with`); a process that is killed keeps it",
-    "child": "send the child what it waits for, or end it, before waiting for its end",
+    "child": "send the child what it waits for, read what it writes (as subprocess's communicate() does), or end it, before waiting "
+    "for its end",
 }
 _CURE = "; or start the program by `forkproof run`, which waits for a safe moment at each fork"
 
@@ -147,7 +148,7 @@ def diagnose(
         proof=finding.proof,
         cause=_cause(worst, wait, finding, process),
         hazard=finding.hazard,
-        advice=_advice(wait, finding, case.lineage.origin.forked) if is_deadlock else "",
+        advice=_advice(wait, finding, case.left_behind) if is_deadlock else "",
         origin=case.lineage.origin,
         threads=tuple(
             _view(
@@ -194,12 +195,14 @@ def _cause(task: Task, wait: Wait, finding: Finding, process: Process) -> str:
     return f"{who} {wait.what}, and {end}: {finding.because}"
 
 
-def _advice(wait: Wait, finding: Finding, forked: bool) -> str:
+def _advice(wait: Wait, finding: Finding, left_behind: bool) -> str:
     if wait.outside:
         return _BETWEEN["orphan" if wait.outside.died else wait.outside.kind]
     if finding.hazard and finding.hazard.advice:
         return finding.hazard.advice
-    if wait.kind != "import-lock" and (finding.circle or (wait.is_lock and not forked)):
+    if wait.kind != "import-lock" and (
+        finding.circle or (wait.is_lock and not left_behind and not finding.proof)
+    ):
         return _ADVICE["circle" if finding.circle else "unforked"]
     module = wait.kind == "import-lock" and wait.lock and wait.lock.what.removeprefix("the import of ")
     what = f"import {module}" if module and module != "the import lock" else "import what the threads need"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import socket
 import struct
 import sys
 import tomllib
@@ -29,6 +30,7 @@ _FUTEX_CLOCK_REALTIME, _FUTEX_PRIVATE = 0x100, 0x80
 _FUTEX_WAITS = {0, 6, 9, 11, 13}  # WAIT, LOCK_PI, WAIT_BITSET, WAIT_REQUEUE_PI, LOCK_PI2 of linux/futex.h
 # Of glibc (cancelling, setuid), of faults of the program's own (faulthandler), and Ctrl-C.
 _NO_HANDLER_OF_PYTHON_CODE = frozenset({2, 4, 5, 6, 7, 8, 11, 32, 33})
+_LISTENS = "0A"  # TCP_LISTEN of net/tcp_states.h
 _GET_ROBUST_LIST = {"x86_64": 274, "aarch64": 100}
 
 
@@ -295,7 +297,8 @@ class Process:
             return f"descriptor {number}"
         kind, colon, _ = target.partition(":[")
         if colon:
-            return f"a {kind}"
+            inode = target[len(kind) + 2 : -1]
+            return (kind == "socket" and _connection(f"{self._folder}/net", inode)) or f"a {kind}"
         kind, colon, rest = target.partition("anon_inode:")
         return f"a terminal ({target})" if target.startswith("/dev/pts/") else rest.strip("[]") or target
 
@@ -412,6 +415,31 @@ def status(path: str) -> dict[str, str]:
     """The lines of a `status` or `fdinfo` file by their names."""
     lines = (line.partition(":") for line in read(path).splitlines())
     return {name: value.strip() for name, _, value in lines}
+
+
+def _connection(folder: str, inode: str) -> str:
+    """What a TCP socket is connected to, or listens on (proc(5), /proc/net/tcp); "" where that is not seen."""
+    for name in ("tcp", "tcp6"):
+        with suppress(OSError):
+            for line in read(f"{folder}/{name}").splitlines()[1:]:
+                words = line.split()
+                if words[9] == inode:
+                    listens = words[3] == _LISTENS
+                    return (
+                        f"TCP {_address(words[1])}"
+                        if listens
+                        else f"a TCP connection to {_address(words[2])}"
+                    )
+    return ""
+
+
+def _address(word: str) -> str:
+    """An address of /proc/net/tcp: each four bytes of it are a number in the machine's order."""
+    host, _, port = word.partition(":")
+    data = b"".join(struct.pack("=I", int(host[at : at + 8], 16)) for at in range(0, len(host), 8))
+    if len(data) == 4:
+        return f"{socket.inet_ntop(socket.AF_INET, data)}:{int(port, 16)}"
+    return f"[{socket.inet_ntop(socket.AF_INET6, data)}]:{int(port, 16)}"
 
 
 def _inner(status: dict[str, str], outer: int) -> int:

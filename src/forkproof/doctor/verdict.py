@@ -316,7 +316,10 @@ class Case:
                 return Finding("unknown", None, f"{because}, except a signal handler")
             if not origin.forked:
                 return Finding("likely", "closed-world", because)
-            return Finding("likely", None, f"{because}; that its parent had other threads is not certain")
+            if self.left_behind:
+                return Finding("likely", None, f"{because}; that its parent had other threads is not certain")
+            took = "its parent is not seen to have had another thread, so this one took it itself, perhaps before the fork"
+            return Finding("likely", None, f"{because}; {took}")
         count = origin.vanished or self.lineage.vanished
         who = "its parent" if origin.vanished else "a process that it descends from"
         because += f", and {who} had {count} thread{'' if count == 1 else 's'} more at the fork"
@@ -383,14 +386,14 @@ class Case:
                 "unknown", None, f"{who} (the symbols of Python, which would tell, are not installed)"
             )
         locks = (self.waits[tid].lock for tid in chain[:-1])
-        if self._left_behind and any(lock and lock.owner for lock in locks) and chain[1] != self.process.pid:
+        if self.left_behind and any(lock and lock.owner for lock in locks) and chain[1] != self.process.pid:
             doubt = "unless it is one that the fork left behind, whose ident that thread has been given"
             return Finding("unknown", None, f"{who}; {doubt}")
         end = judged[chain[-1]]
         return Finding(end.verdict, None, "; ".join(filter(None, (who, end.because))))
 
     @property
-    def _left_behind(self) -> bool:
+    def left_behind(self) -> bool:
         """Threads may have been left behind by a fork: as far as is known the parent had some, or it is not known."""
         origin = self.lineage.origin
         return origin.forked and (bool(self.lineage.vanished) or not self.lineage.complete)
@@ -403,7 +406,7 @@ class Case:
             return Finding(
                 "unknown", None, "the lock does not say who has it, and a thread of this process may"
             )
-        if wait.kind == "work" or not self._left_behind:
+        if wait.kind == "work" or not self.left_behind:
             return Finding(because="" if wait.kind == "work" else "a thread of this process may see to it")
         for tid, stack in self.stacks.items():
             if tid not in stuck and self.objects and knows(stack, wait.things, self.objects):
