@@ -325,11 +325,7 @@ class Neighbours:
         for pid in sorted(pids)[:_NAMED]:
             if pid not in looks:
                 clauses.append(f"{self.name(pid, self.process)} may not be looked at")
-            elif (
-                pid in dead
-                and len(looks[pid].outside)
-                and all(one and one.kind == "memory" for one in looks[pid].outside.values())
-            ):
+            elif pid in dead and all(one and one.kind == "memory" for one in looks[pid].outside.values()):
                 clauses.append(
                     f"process {pid} waits for its own threads only, and all of them wait (see: forkproof doctor {pid})"
                 )

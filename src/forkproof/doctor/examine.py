@@ -201,7 +201,7 @@ def _advice(wait: Wait, finding: Finding, left_behind: bool) -> str:
     if finding.hazard and finding.hazard.advice:
         return finding.hazard.advice
     if wait.kind != "import-lock" and (
-        finding.circle or (wait.is_lock and not left_behind and not finding.proof)
+        finding.circle or (wait.is_lock and not left_behind and finding.proof != "owner")
     ):
         return _ADVICE["circle" if finding.circle else "unforked"]
     module = wait.kind == "import-lock" and wait.lock and wait.lock.what.removeprefix("the import of ")
