@@ -601,7 +601,7 @@ def test_behind_a_thread_that_waits_for_ever(start: Start) -> None:
         until(lambda: examine(pid).verdict not in ("none", "unknown"))
         found = examine(pid)
     assert (found.verdict, found.proof) == ("proven", "owner")
-    assert "has it and waits for a recursive lock" in found.cause and "for ever" in found.cause
+    assert "has it and waits for the recursive lock" in found.cause and "for ever" in found.cause
     assert "that this process does not have" in found.cause
 
 
@@ -641,51 +641,47 @@ def test_a_partner_that_may_have_been_left_behind(start: Start) -> None:
     assert "or one that the fork left behind, is not seen" in found.cause
 
 
-def test_a_pipe_that_no_other_process_writes_to(start: Start) -> None:
-    program = """
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if not pid:
-        os.read(reading, 1)
-        os._exit(0)
-    os.close(writing)
-    tell(pid)
-    os.waitpid(pid, 0)
-    """
-    with looked_at(start, program, still=False) as pid:
-        until(lambda: examine(pid).verdict == "unknown")
-        found = examine(pid)
-    assert "reads from a pipe whose other end no other process has" in found.cause
+NAMES = {
+    "the lock 'LOCK' of module app.db": "db.query()",
+    "the recursive lock 'REENTRANT' of module app.db": "db.again()",
+    "the lock 'guard' of a class of module app.db": "db.Db().save()",
+    "the lock 'inner'": "db.enclosed()",
+}
 
 
-def test_a_wait_for_another_process_is_not_called_innocent(start: Start) -> None:
-    """Both have a file locked that the other waits for: the doctor looks at one process, and says so."""
-    program = """
-    import fcntl, tempfile
-    first, second = tempfile.TemporaryFile(), tempfile.TemporaryFile()
-    def own(file): return open(f"/proc/self/fd/{file.fileno()}", "r+b", buffering=0)
-    def take(file):
-        fcntl.flock(file, fcntl.LOCK_EX)
-        return file
-    reading, writing = os.pipe()
-    kept = take(own(second))
-    pid = os.fork()
-    if not pid:
-        kept_too = take(own(first))
-        os.write(writing, b"x")
-        take(own(second))
-        os._exit(1)
-    os.read(reading, 1)
-    tell(pid)
-    take(own(first))
+@pytest.mark.parametrize("name", NAMES)
+def test_locks_are_called_by_their_names(start: Start, tmp_path: Path, name: str) -> None:
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "db.py").write_text(
+        dedent("""
+        import threading
+        LOCK, REENTRANT, inner = threading.Lock(), threading.RLock(), threading.Lock()
+        class Db:
+            guard = threading.Lock()
+            def save(self):
+                with Db.guard: pass
+        def query():
+            with LOCK: pass
+        def again():
+            with REENTRANT: pass
+        def encloses(inner):
+            def takes():
+                with inner: pass
+            return takes
+        enclosed, locks = encloses(inner), [LOCK, REENTRANT, inner, Db.guard]
+        del inner
+        """)
+    )
+    program = f"""
+    sys.path.insert(0, {str(tmp_path)!r})
+    from app import db
+    from app.db import LOCK, REENTRANT
+    for lock in db.locks: hold(lock)
+    child(lambda: {NAMES[name]})
     """
     with looked_at(start, program) as pid:
         found = examine(pid)
-    assert found.verdict == "none"
-    assert found.cause.startswith(
-        "not a deadlock of its own threads: MainThread waits for another process to unlock"
-    )
-    assert "those were not looked at" in found.cause
+    assert found.threads[0].does == f"waits for {name}"
 
 
 def test_a_process_that_is_stopped(start: Start) -> None:

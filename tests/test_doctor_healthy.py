@@ -29,7 +29,7 @@ PROGRAMS = {
             event.wait()
         child(waits)
     """),
-    "a lock that another thread has": ("waits for a recursive lock", """
+    "a lock that another thread has": ("waits for the recursive lock 'lock' of module __main__", """
         lock = threading.RLock()
         hold(lock)
         tell(os.getpid())
@@ -189,7 +189,25 @@ PROGRAMS = {
         import multiprocessing
         q = multiprocessing.get_context("fork").Queue()
         q.put(1); q.get()
+        thread(time.sleep, 1000)
         child(q.get)
+    """),
+    "workers of a supervisor that a signal wakes": ("waits for an item of a queue that processes share", """
+        import multiprocessing, signal
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+        context = multiprocessing.get_context("fork")
+        q = context.Queue()
+        workers = [context.Process(target=q.get) for _ in range(2)]
+        for worker in workers: worker.start()
+        tell(workers[1].pid)
+        workers[0].join()
+    """),
+    "a file that a process has locked which goes on": ("to unlock", """
+        import fcntl, tempfile
+        file = tempfile.NamedTemporaryFile()
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        thread(time.sleep, 1000)
+        child(lambda: fcntl.lockf(open(file.name, "w"), fcntl.LOCK_EX))
     """),
     "a debugger's prompt": ("waits for a command for the debugger", """
         import pdb

@@ -60,7 +60,24 @@ def test_asked_to_it_ends_the_child_that_hangs_and_stops_with_the_service(
     hangs = list(map(json.loads, events.read_text().splitlines()))
     assert [hang["event"] for hang in hangs] == ["hang"]
     assert hangs[0]["parent"] == service.pid
-    assert f"process {hangs[0]['pid']} hangs and has been ended" in noted
+    child = hangs[0]["pid"]
+    assert f"process {child} hangs: sent SIGABRT\n" in noted
+    assert noted.endswith(f"process {child} has ended, after SIGABRT\n")
+
+
+def test_one_that_does_not_end_by_the_first_signal_is_not_said_to_have(run: Run, start: Start) -> None:
+    ignored = "import signal; signal.signal(signal.SIGABRT, signal.SIG_IGN)"
+    program = PRELUDE + ignored + dedent(HANGS % "os.getpid()")
+    with start("-W", "ignore", "-c", program, limit=90) as service:
+        status, _, noted = _watch(run, "--once", "--end", "--hang-after", 1, service.line(), limit=90)
+        assert service.line() == str(-signal.SIGKILL)
+    assert status == 1
+    said = [line.partition(" ")[2].partition(" ")[2].partition(" ")[2] for line in noted.splitlines()]
+    assert said == [
+        "hangs: sent SIGABRT",
+        "has not ended 5 s after SIGABRT: sent SIGKILL",
+        "has ended, after SIGKILL",
+    ]
 
 
 def test_a_service_that_hangs_itself_is_told_and_not_ended(run: Run, start: Start) -> None:
@@ -68,7 +85,7 @@ def test_a_service_that_hangs_itself_is_told_and_not_ended(run: Run, start: Star
     with looked_at(start, HANGS % "pid", still=False, limit=90) as pid:
         status, told, noted = _watch(run, "--once", "--end", "--hang-after", 1, pid)
         assert status == 1
-        assert "has been ended" not in noted
+        assert noted == ""
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -9,6 +9,8 @@
     origin.py     which process it was forked from
     waits.py      what each thread waits for
     workers.py    whose work that is, where the fork left them behind
+    between.py    which processes have what a thread waits for, and whether they wait in turn
+    descriptors.py, filelocks.py, semaphores.py   what the kernel, and each process's books, tell of that
     holders.py    which thread has what another waits for, and where that leads
     verdict.py    whether that is for ever, and the proof
     examine.py    all of it, in the order that costs the process least

@@ -47,6 +47,8 @@ def examine_core(path: str) -> Diagnosis:
 class CoreProcess(Process):
     """A process as its core file has it."""
 
+    is_alive = False
+
     def __init__(self, file: BinaryIO) -> None:
         try:
             from elftools.common.exceptions import ELFError
@@ -127,9 +129,6 @@ class CoreProcess(Process):
 
     def tid_of(self, ident: int, tasks: Sequence[Task]) -> int | None:
         return next((tid for tid, own in self._idents.items() if own == ident), None)
-
-    def other_ends(self, number: int) -> list[int] | None:
-        return None
 
     def robust_lists(self) -> list[int]:
         return list(self._idents.values())

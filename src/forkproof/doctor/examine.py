@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from forkproof._events import now
 from forkproof.doctor import record, stacks
+from forkproof.doctor.between import Knot, Neighbours, in_memory
 from forkproof.doctor.native import is_c_library
 from forkproof.doctor.objects import Objects
 from forkproof.doctor.origin import lineage
 from forkproof.doctor.process import DoctorError, Process, Region, Task, supported
 from forkproof.doctor.stacks import Native, PythonFrame, Stack, Stacks, Unreadable
-from forkproof.doctor.verdict import OUTSIDE, STRENGTHS, Case, Finding
+from forkproof.doctor.verdict import OUTSIDE, STRENGTHS, WATCH, Case, Finding
 from forkproof.doctor.waits import Wait, wait_of
 from forkproof.doctor.workers import lost
 from forkproof.model import Diagnosis, Frame, Hang, Thread, ThreadView, WaitsFor
@@ -34,6 +35,17 @@ _ADVICE = {
     "native-call": "fork before the threads start that make this call",
     "vanished-worker": "threads do not survive a fork: make the executor, thread or pool in the child, after the fork",
     "notification": "threads do not survive a fork: start the one that is to notify in the child, after the fork",
+}
+_BETWEEN = {
+    "file-lock": "let all processes take such locks in the same order, and wait for no process (for its end, or for what it is to "
+    "send) with one that it needs; after a fork open the file anew in the child",
+    "process-lock": "let go of it before waiting for a process that needs it (use `with`, and take several in the same order)",
+    "orphan": "a process that is killed keeps such a lock: end it by a message, not by a signal; start those that share the lock anew",
+    "pipe": "close the ends that a process does not use: what it has inherited right after the fork, in the parent and in each "
+    "child, and its own when it is done; data ends only when all have closed the end that writes",
+    "shared": "let go of it wherever it was taken (use `with`); a process that is killed keeps it",
+    "child": "send the child what it waits for, read what it writes (as subprocess's communicate() does), or end it, before waiting "
+    "for its end",
 }
 _CURE = "; or start the program by `forkproof run`, which waits for a safe moment at each fork"
 
@@ -101,8 +113,10 @@ def diagnose(
                 f"objects of CPython {found.version[0]}.{found.version[1]} cannot be read, so no lock's owner"
             )
             objects = None
+    neighbours = Neighbours(process) if process.is_alive else None
     waits = {
-        task.tid: wait_of(task, found.threads.get(task.tid), process, regions, objects) for task in tasks
+        task.tid: wait_of(task, found.threads.get(task.tid), process, regions, objects, neighbours)
+        for task in tasks
     }
     ancestry = lineage(process)
     asks = objects is not None and any(wait.things for wait in waits.values())
@@ -116,6 +130,7 @@ def diagnose(
         lineage=ancestry,
         record=record.find(regions, process.read),
         objects=objects,
+        knots=_knots(neighbours, tasks, waits, still) if neighbours else {},
         lost=lost(ancestry, {task.inner for task in tasks}, objects) if asks and objects else (),
     )
     findings = case.judge()
@@ -133,7 +148,7 @@ def diagnose(
         proof=finding.proof,
         cause=_cause(worst, wait, finding, process),
         hazard=finding.hazard,
-        advice=_advice(wait, finding, case.lineage.origin.forked) if is_deadlock else "",
+        advice=_advice(wait, finding, case.left_behind) if is_deadlock else "",
         origin=case.lineage.origin,
         threads=tuple(
             _view(
@@ -150,6 +165,17 @@ def diagnose(
     )
 
 
+def _knots(
+    neighbours: Neighbours, tasks: Sequence[Task], waits: Mapping[int, Wait], still: frozenset[int]
+) -> Mapping[int, Knot]:
+    outside = {
+        task.tid: in_memory(neighbours.process.pid) if waits[task.tid].for_ever else waits[task.tid].outside
+        for task in tasks
+        if task.state not in "ZX" and task.name != WATCH
+    }
+    return neighbours.knot(tasks, outside, still)
+
+
 def _rank(finding: Finding) -> int:
     return STRENGTHS.index(finding.verdict)
 
@@ -162,15 +188,21 @@ def _cause(task: Task, wait: Wait, finding: Finding, process: Process) -> str:
     if finding.verdict == "unknown":
         return f"{who} {wait.what} and stands still; {finding.because}"
     end = "no thread of this process can end that" if finding.proof else "probably for ever"
+    if wait.outside and finding.proof:
+        end = "nobody will end that" if finding.verdict == "proven" else "probably for ever"
     if finding.in_vain:
         end = "in vain"
     return f"{who} {wait.what}, and {end}: {finding.because}"
 
 
-def _advice(wait: Wait, finding: Finding, forked: bool) -> str:
+def _advice(wait: Wait, finding: Finding, left_behind: bool) -> str:
+    if wait.outside:
+        return _BETWEEN["orphan" if wait.outside.died else wait.outside.kind]
     if finding.hazard and finding.hazard.advice:
         return finding.hazard.advice
-    if wait.kind != "import-lock" and (finding.circle or (wait.is_lock and not forked)):
+    if wait.kind != "import-lock" and (
+        finding.circle or (wait.is_lock and not left_behind and finding.proof != "owner")
+    ):
         return _ADVICE["circle" if finding.circle else "unforked"]
     module = wait.kind == "import-lock" and wait.lock and wait.lock.what.removeprefix("the import of ")
     what = f"import {module}" if module and module != "the import lock" else "import what the threads need"

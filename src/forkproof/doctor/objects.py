@@ -34,6 +34,7 @@ LOCKS = ("lock", "_thread.lock", *_RECURSIVE)
 BUFFERED = ("_io.BufferedWriter", "_io.BufferedReader", "_io.BufferedRandom")
 _LARGEST_HOLDER = 256  # bytes from an object's begin to its lock, at most
 _PIECE = 1 << 24
+_MOST_GLOBALS = 4000  # variables of a module
 _MOST = 1 << 30  # bytes of memory to search for a lock
 
 
@@ -296,6 +297,58 @@ class Objects:
         address = self._word(futex - 8) if self.version >= (3, 13) else 0
         return address if self._read(address, 1) else 0
 
+    def behind(self, address: int) -> int:
+        """What is in a cell (cpython/cellobject.h: ob_ref), as of a variable of an enclosing function; anything else itself."""
+        return self._word(address + 16) if self.kind(address) == "cell" else address
+
+    def global_names(self, address: int, memory: Iterable[tuple[int, int]]) -> list[tuple[str, str, bool]]:
+        """The variables of modules that refer to an object: name, module, and whether it is in a class of that module.
+
+        A reference in a dict's table (pycore_dict.h: PyDictUnicodeEntry, PyDictKeyEntry) has its name before it, and the table of
+        a module begins with `__name__`, that of a class with `__module__`.
+        """
+        found = []
+        for place in self.places_of(address, memory):
+            if (name := self.text(self._word(place - 8))) and (owner := self._table_of(place)):
+                found.append((name, *owner))
+        return found
+
+    def _table_of(self, place: int) -> tuple[str, bool] | None:
+        for width in (16, 24):
+            for value in range(place, place - width * _MOST_GLOBALS, -width):
+                key = self._word(value - 8)
+                name = self.text(key)
+                if name in ("__name__", "__module__"):
+                    module = self.text(self._word(value))
+                    return (module, name == "__module__") if module else None
+                if key and not name:
+                    break
+        return None
+
+    def handle_of(self, semlock: int) -> int:
+        """The address of the semaphore of a SemLock (_multiprocessing/semaphore.c: handle, last_tid, count)."""
+        return self._word(semlock + 16)
+
+    def count_of(self, semlock: int) -> int:
+        """How often a process has taken a SemLock, less how often it has let go of it."""
+        return int.from_bytes(self._read(semlock + 32, 4), "little", signed=True)
+
+    def places_of(self, word: int, memory: Iterable[tuple[int, int]], most: int = _MOST) -> Iterator[int]:
+        """The places where `word` is, as a whole, aligned word, in the first `most` bytes of `memory` (pairs of begin and end)."""
+        wanted = struct.pack("@L", word)
+        for begin, end in memory:
+            for start in range(begin, end, _PIECE):
+                size = min(_PIECE, end - start)
+                most -= size
+                if most < 0:
+                    return
+                data = self._read(start, size)
+                at = data.find(wanted)
+                while at >= 0:
+                    if at % 8 == 0:
+                        yield start + at
+                    at = data.find(wanted, at + 1)
+
     def holder_of(
         self, futex: int, parked: int, memory: Iterable[tuple[int, int]]
     ) -> tuple[int, str, int | None] | None:
@@ -307,7 +360,7 @@ class Objects:
         """
         memory = list(memory)
         words = [word for word in (futex, parked) if word]
-        places = chain([parked] if parked else (), *(self._search(word, memory) for word in words))
+        places = chain([parked] if parked else (), *(self.places_of(word, memory) for word in words))
         for place in places:
             for begin in range(place - 16, place - _LARGEST_HOLDER, -8):
                 kind = self.kind(begin)
@@ -315,23 +368,6 @@ class Objects:
                     names_owner = kind in _RECURSIVE or kind in BUFFERED
                     return begin, kind, (self._word(place + 8) or None) if names_owner else None
         return None
-
-    def _search(self, word: int, memory: Iterable[tuple[int, int]]) -> Iterator[int]:
-        """The places where `word` is, as a whole, aligned word."""
-        wanted = struct.pack("@L", word)
-        left = _MOST
-        for begin, end in memory:
-            for start in range(begin, end, _PIECE):
-                size = min(_PIECE, end - start)
-                left -= size
-                if left < 0:
-                    return
-                data = self._read(start, size)
-                at = data.find(wanted)
-                while at >= 0:
-                    if at % 8 == 0:
-                        yield start + at
-                    at = data.find(wanted, at + 1)
 
     def _word(self, address: int) -> int:
         data = self._read(address, 8) if 0 < address < 1 << 63 else b""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import socket
 import struct
 import sys
 import tomllib
@@ -27,6 +28,9 @@ _KERNEL_THREAD = 0x200000  # PF_KTHREAD, there too
 _AT_NULL, _AT_RANDOM = 0, 25
 _FUTEX_CLOCK_REALTIME, _FUTEX_PRIVATE = 0x100, 0x80
 _FUTEX_WAITS = {0, 6, 9, 11, 13}  # WAIT, LOCK_PI, WAIT_BITSET, WAIT_REQUEUE_PI, LOCK_PI2 of linux/futex.h
+# Of glibc (cancelling, setuid), of faults of the program's own (faulthandler), and Ctrl-C.
+_NO_HANDLER_OF_PYTHON_CODE = frozenset({2, 4, 5, 6, 7, 8, 11, 32, 33})
+_LISTENS = "0A"  # TCP_LISTEN of net/tcp_states.h
 _GET_ROBUST_LIST = {"x86_64": 274, "aarch64": 100}
 
 
@@ -112,6 +116,8 @@ class Region:
     permissions: str
     offset: int
     path: str
+    file: str = ""
+    """Device and inode of what is mapped, which tell it from others of the same path."""
 
     @property
     def is_shared(self) -> bool:
@@ -121,6 +127,8 @@ class Region:
 
 class Process:
     """A live process. Opening it checks that it may be looked at."""
+
+    is_alive = True
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -152,8 +160,8 @@ class Process:
     def command(self) -> str:
         """Its command line, for a person: without what looks like a credential."""
         with self._looking():
-            words = _read(f"{self._folder}/cmdline").rstrip("\0").split("\0")
-            return redacted_command(words) if words != [""] else f"[{_read(f'{self._folder}/comm').strip()}]"
+            words = read(f"{self._folder}/cmdline").rstrip("\0").split("\0")
+            return redacted_command(words) if words != [""] else f"[{read(f'{self._folder}/comm').strip()}]"
 
     @cached_property
     def executable(self) -> str:
@@ -179,14 +187,19 @@ class Process:
     def inner(self) -> int:
         """Its id in its own pid namespace."""
         with self._looking():
-            return _inner(_status(f"{self._folder}/status"), self.pid)
+            return _inner(status(f"{self._folder}/status"), self.pid)
 
     @cached_property
     def caught_signals(self) -> frozenset[int]:
         """The signals that it has a handler for."""
         with self._looking():
-            mask = int(_status(f"{self._folder}/status").get("SigCgt", "0"), 16)
+            mask = int(status(f"{self._folder}/status").get("SigCgt", "0"), 16)
         return frozenset(number for number in range(1, 65) if mask >> number - 1 & 1)
+
+    @property
+    def has_handlers(self) -> bool:
+        """Code of the program's may run in its main thread when a signal comes."""
+        return bool(self.caught_signals - _NO_HANDLER_OF_PYTHON_CODE)
 
     @property
     def age(self) -> float | None:
@@ -236,22 +249,22 @@ class Process:
     def _task(self, tid: int) -> Task | None:
         folder = f"{self._folder}/task/{tid}"
         try:
-            fields = _fields(_read(f"{folder}/stat"))
-            status = _status(f"{folder}/status")
+            numbers = fields(read(f"{folder}/stat"))
+            told = status(f"{folder}/status")
             try:
-                call, stack = _call(_read(f"{folder}/syscall"))
+                call, stack = _call(read(f"{folder}/syscall"))
             except PermissionError:  # the main thread has ended, others have not
                 call, stack = None, 0
         except OSError:
             return None
-        switches = int(status["voluntary_ctxt_switches"]) + int(status["nonvoluntary_ctxt_switches"])
+        switches = int(told["voluntary_ctxt_switches"]) + int(told["nonvoluntary_ctxt_switches"])
         return Task(
             tid=tid,
-            inner=_inner(status, tid),
-            name=status["Name"],
-            state=status["State"][:1],
-            started=fields[19],
-            ticks=fields[11] + fields[12],
+            inner=_inner(told, tid),
+            name=told["Name"],
+            state=told["State"][:1],
+            started=numbers[19],
+            ticks=numbers[11] + numbers[12],
             switches=switches,
             call=call,
             stack=stack,
@@ -284,35 +297,10 @@ class Process:
             return f"descriptor {number}"
         kind, colon, _ = target.partition(":[")
         if colon:
-            return f"a {kind}"
+            inode = target[len(kind) + 2 : -1]
+            return (kind == "socket" and _connection(f"{self._folder}/net", inode)) or f"a {kind}"
         kind, colon, rest = target.partition("anon_inode:")
         return f"a terminal ({target})" if target.startswith("/dev/pts/") else rest.strip("[]") or target
-
-    def other_ends(self, number: int) -> list[int] | None:
-        """The other processes that have the other end of a pipe; None for what is no pipe, or where one may not be looked at."""
-        try:
-            pipe = os.readlink(f"{self._folder}/fd/{number}")
-            writes = _flags(f"{self._folder}/fdinfo/{number}") & os.O_ACCMODE == os.O_WRONLY
-        except OSError:
-            return None
-        if not pipe.startswith("pipe:["):
-            return None
-        found = []
-        for pid in (int(name) for name in os.listdir("/proc") if name.isdecimal()):
-            try:
-                numbers = os.listdir(f"/proc/{pid}/fd") if pid != self.pid else ()
-            except PermissionError:
-                return None
-            except OSError:  # it has ended
-                continue
-            for one in numbers:
-                with suppress(OSError):
-                    if os.readlink(f"/proc/{pid}/fd/{one}") == pipe:
-                        mode = _flags(f"/proc/{pid}/fdinfo/{one}") & os.O_ACCMODE
-                        if mode == os.O_RDWR or (mode == os.O_WRONLY) != writes:
-                            found.append(pid)
-                            break
-        return found
 
     # Its memory.
 
@@ -327,14 +315,14 @@ class Process:
     def regions(self) -> list[Region]:
         """Its mappings, in order of address."""
         with self._looking():
-            lines = _read(f"{self._folder}/maps").splitlines()
+            lines = read(f"{self._folder}/maps").splitlines()
         return [_region(line) for line in lines]
 
     # How it is read.
 
     def _stat(self) -> list[int]:
         try:
-            return _fields(_read(f"/proc/{self.pid}/stat"))
+            return fields(read(f"/proc/{self.pid}/stat"))
         except PermissionError:
             raise Forbidden(_what_to_allow(self.pid)) from None
         except OSError:
@@ -380,39 +368,78 @@ def robust_list(tid: int) -> int | None:
     return head.value or None
 
 
+def pids() -> list[int]:
+    """All processes that are to be seen."""
+    return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
+
+
+def has_memory(pid: int) -> bool:
+    """Whether a process has not ended, and is not the kernel's own."""
+    try:
+        return fields(read(f"/proc/{pid}/stat"))[20] > 0  # vsize
+    except OSError:
+        return False
+
+
+def children_of() -> dict[int, list[int]]:
+    """The processes that each process has as children."""
+    found: dict[int, list[int]] = {}
+    for pid in pids():
+        with suppress(OSError):
+            found.setdefault(fields(read(f"/proc/{pid}/stat"))[1], []).append(pid)
+    return found
+
+
 def family(pid: int) -> list[int]:
     """`pid` and its descendants, as far as they have not been orphaned."""
-    children: dict[int, list[int]] = {}
-    for name in os.listdir("/proc"):
-        if name.isdecimal():
-            try:
-                children.setdefault(_fields(_read(f"/proc/{name}/stat"))[1], []).append(int(name))
-            except OSError:
-                continue
+    children = children_of()
     found = [pid]
     for one in found:
         found += children.get(one, ())
     return found
 
 
-def _read(path: str) -> str:
+def read(path: str) -> str:
+    """The content of a file of /proc."""
     with open(path, errors="replace") as file:
         return file.read()
 
 
-def _flags(path: str) -> int:
-    return int(_status(path)["flags"], 8)
-
-
-def _fields(stat: str) -> list[int]:
+def fields(stat: str) -> list[int]:
     """The fields of a `stat` file from the third on (proc(5)): [1] is the parent; the state, a letter, counts as 0."""
     _state, *rest = stat[stat.rindex(")") + 2 :].split()
     return [0, *map(int, rest)]
 
 
-def _status(path: str) -> dict[str, str]:
-    lines = (line.partition(":") for line in _read(path).splitlines())
+def status(path: str) -> dict[str, str]:
+    """The lines of a `status` or `fdinfo` file by their names."""
+    lines = (line.partition(":") for line in read(path).splitlines())
     return {name: value.strip() for name, _, value in lines}
+
+
+def _connection(folder: str, inode: str) -> str:
+    """What a TCP socket is connected to, or listens on (proc(5), /proc/net/tcp); "" where that is not seen."""
+    for name in ("tcp", "tcp6"):
+        with suppress(OSError):
+            for line in read(f"{folder}/{name}").splitlines()[1:]:
+                words = line.split()
+                if words[9] == inode:
+                    listens = words[3] == _LISTENS
+                    return (
+                        f"TCP {_address(words[1])}"
+                        if listens
+                        else f"a TCP connection to {_address(words[2])}"
+                    )
+    return ""
+
+
+def _address(word: str) -> str:
+    """An address of /proc/net/tcp: each four bytes of it are a number in the machine's order."""
+    host, _, port = word.partition(":")
+    data = b"".join(struct.pack("=I", int(host[at : at + 8], 16)) for at in range(0, len(host), 8))
+    if len(data) == 4:
+        return f"{socket.inet_ntop(socket.AF_INET, data)}:{int(port, 16)}"
+    return f"[{socket.inet_ntop(socket.AF_INET6, data)}]:{int(port, 16)}"
 
 
 def _inner(status: dict[str, str], outer: int) -> int:
@@ -447,9 +474,16 @@ def _calls() -> dict[int, dict[str, Any]]:
 
 
 def _region(line: str) -> Region:
-    span, permissions, offset, _device, _inode, *path = line.split(maxsplit=5)
+    span, permissions, offset, device, inode, *path = line.split(maxsplit=5)
     start, _, end = span.partition("-")
-    return Region(int(start, 16), int(end, 16), permissions, int(offset, 16), path[0] if path else "")
+    return Region(
+        int(start, 16),
+        int(end, 16),
+        permissions,
+        int(offset, 16),
+        path[0] if path else "",
+        f"{device} {inode}",
+    )
 
 
 def _what_to_allow(pid: int) -> str:
@@ -458,11 +492,11 @@ def _what_to_allow(pid: int) -> str:
     if not os.path.exists(f"/proc/{pid}"):
         return f"process {pid} ended while it was being read"
     # Not the owner of its files: those are root's where it is not dumpable.
-    owner = int(_status(f"/proc/{pid}/status")["Uid"].split()[0])
+    owner = int(status(f"/proc/{pid}/status")["Uid"].split()[0])
     if os.geteuid() not in (0, owner):
         return f"{begin}, which belongs to another user; run the doctor as root or as user {owner}"
     try:
-        scope = int(_read("/proc/sys/kernel/yama/ptrace_scope"))  # Documentation/admin-guide/LSM/Yama.rst
+        scope = int(read("/proc/sys/kernel/yama/ptrace_scope"))  # Documentation/admin-guide/LSM/Yama.rst
     except (OSError, ValueError):
         scope = 0
     if os.geteuid() != 0 and scope == 1:
@@ -482,7 +516,7 @@ def _what_to_allow(pid: int) -> str:
 
 
 def _has_ptrace() -> bool:
-    mask = int(_status("/proc/self/status").get("CapEff", "0"), 16)
+    mask = int(status("/proc/self/status").get("CapEff", "0"), 16)
     return bool(mask >> 19 & 1)  # CAP_SYS_PTRACE
 
 

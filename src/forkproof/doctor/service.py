@@ -9,11 +9,12 @@ supervisor's to end.
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 import time
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from forkproof._events import Writer
 from forkproof.doctor.command import DEADLOCK, FAILED, FINE, show
@@ -23,6 +24,7 @@ from forkproof.doctor.process import DoctorError, Gone, Process, family
 from forkproof.report import Renderer
 
 _EVERY = 1.0
+_MOMENT = 0.1
 _GRACE = 5.0
 """Seconds between SIGABRT and SIGKILL: long enough to write a core file or the stacks of faulthandler."""
 
@@ -48,10 +50,10 @@ def watch(
     try:
         return _Service(pid, hang_after, end, events, as_json, exports).run(once)
     except DoctorError as error:
-        print(f"forkproof: {error}", file=sys.stderr)
+        _say(str(error))
         return FAILED
     except OSError as error:
-        print(f"forkproof: {error.filename or events}: {error.strerror}", file=sys.stderr)
+        _say(f"{error.filename or events}: {error.strerror}")
         return FAILED
     except _Stop:
         return FINE
@@ -61,6 +63,22 @@ def watch(
 
 def _stop(number: int, frame: object) -> None:
     raise _Stop
+
+
+@dataclass(slots=True)
+class _Dying:
+    """A process that has been sent a signal, until it has ended."""
+
+    pid: int
+    descriptor: int
+    sent: signal.Signals
+    due: float
+    """When it should have ended."""
+
+    @property
+    def has_ended(self) -> bool:
+        """pidfd_open(2): the descriptor can be read from then on."""
+        return bool(select.select([self.descriptor], [], [], 0)[0])
 
 
 class _Service:
@@ -74,8 +92,7 @@ class _Service:
         self._exports = exports
         self._writer = None if events is None else Writer(events)
         self._handles: dict[int, int] = {}
-        self._dying: dict[int, float] = {}
-        """Descriptors of processes that have had SIGABRT, and when they get SIGKILL."""
+        self._dying: list[_Dying] = []
         self._told: set[str] = set()
 
     def run(self, once: bool) -> int:
@@ -85,7 +102,7 @@ class _Service:
         until: float | None = None
         status = FINE
         if not once:
-            print(f"forkproof: watching process {self._pid} and its descendants", file=sys.stderr, flush=True)
+            _say(f"watching process {self._pid} and its descendants")
         try:
             while True:
                 last = once and until is not None and time.monotonic() >= until
@@ -97,17 +114,21 @@ class _Service:
                     if not lookout.watched:
                         return FAILED
                 if last:
+                    self._settle()
                     return status
                 if until is None:
                     until = (
                         time.monotonic() + self._hang_after
                     )  # from the first look on it is seen who stands still
                 if not once and not self._runs(started):
+                    self._settle()
                     return FINE
                 self._finish()
                 time.sleep(min(_EVERY, self._hang_after / 2))
         finally:
-            for descriptor in (*self._handles.values(), *self._dying):
+            for one in self._dying:
+                _say(f"process {one.pid} had not ended yet, after {one.sent.name}, when the watch did")
+            for descriptor in (*self._handles.values(), *(one.descriptor for one in self._dying)):
                 os.close(descriptor)
 
     def _processes(self) -> list[int]:
@@ -140,19 +161,56 @@ class _Service:
         handle = self._handles.get(found.pid)
         if handle is None or not found.origin.forked or found.pid == self._pid:
             return
-        with suppress(ProcessLookupError):
-            signal.pidfd_send_signal(handle, signal.SIGABRT)
-            self._dying[self._handles.pop(found.pid)] = time.monotonic() + _GRACE
-            print(f"forkproof: process {found.pid} hangs and has been ended", file=sys.stderr, flush=True)
+        dying = _Dying(found.pid, self._handles.pop(found.pid), signal.SIGABRT, 0)
+        self._dying.append(dying)
+        self._signal(dying, signal.SIGABRT, "hangs")
+
+    def _signal(self, dying: _Dying, number: signal.Signals, why: str) -> None:
+        try:
+            signal.pidfd_send_signal(dying.descriptor, number)
+        except PermissionError:
+            _say(
+                f"process {dying.pid} {why}, and this watch may not send it {number.name}: run it as root or as its user"
+            )
+            self._forget(dying)
+            return
+        except ProcessLookupError:  # it has ended: that is said in its turn
+            return
+        dying.sent, dying.due = number, time.monotonic() + _GRACE
+        _say(f"process {dying.pid} {why}: sent {number.name}")
 
     def _finish(self) -> None:
-        for descriptor in [one for one, due in self._dying.items() if due <= time.monotonic()]:
-            with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-            del self._dying[descriptor]
-            os.close(descriptor)
+        """See to those that have been sent a signal."""
+        for one in list(self._dying):
+            if one.has_ended:
+                _say(f"process {one.pid} has ended, {f'after {one.sent.name}' if one.due else 'by itself'}")
+                self._forget(one)
+            elif one.due <= time.monotonic():
+                late = f"has not ended {_GRACE:.0f} s after {one.sent.name}"
+                if one.sent is signal.SIGABRT:
+                    self._signal(one, signal.SIGKILL, late)
+                else:
+                    _say(
+                        f"process {one.pid} {late}: the kernel has it in a call that no signal ends, or it is being traced"
+                    )
+                    self._forget(one)
+
+    def _settle(self) -> None:
+        """Wait until it is known of each whether it has ended."""
+        self._finish()
+        while self._dying:
+            time.sleep(_MOMENT)
+            self._finish()
+
+    def _forget(self, one: _Dying) -> None:
+        self._dying.remove(one)
+        os.close(one.descriptor)
 
     def _say_once(self, text: str) -> None:
         if text not in self._told:
             self._told.add(text)
-            print(f"forkproof: {text}", file=sys.stderr, flush=True)
+            _say(text)
+
+
+def _say(text: str) -> None:
+    print(f"forkproof: {text}", file=sys.stderr, flush=True)

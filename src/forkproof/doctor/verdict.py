@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from forkproof.doctor.between import Knot
 from forkproof.doctor.holders import Holders
 from forkproof.doctor.objects import Objects
 from forkproof.doctor.origin import Lineage
@@ -33,9 +34,7 @@ from forkproof.doctor.waits import Wait, in_words
 from forkproof.doctor.workers import Lost, knows, served
 from forkproof.model import Hazard
 
-# Of glibc (cancelling, setuid), of faults of the program's own (faulthandler), and Ctrl-C.
-_NO_HANDLER_OF_PYTHON_CODE = frozenset({2, 4, 5, 6, 7, 8, 11, 32, 33})
-_WATCH = "forkproof-watch"  # Forkproof's own thread in a child: it looks, and ends nobody's wait (_c/watch.c)
+WATCH = "forkproof-watch"  # Forkproof's own thread in a child: it looks, and ends nobody's wait (_c/watch.c)
 _FORK = ("fork", "__libc_fork", "_Fork", "__fork")
 
 OUTSIDE = "it is for another process or the system to end that, and those were not looked at"
@@ -74,6 +73,8 @@ class Case:
     lineage: Lineage
     record: Record | None
     objects: Objects | None
+    knots: Mapping[int, Knot]
+    """Of threads that wait for processes: what those do."""
     lost: Sequence[Lost]
     """The workers that the fork left behind."""
 
@@ -106,7 +107,8 @@ class Case:
                 )
                 return Finding("unknown", None, f"{goes_on}; what it waits for besides was not looked at")
             ends = wait.for_ever or task.call is None or task.call.timed or wait.kind == "gil"
-            return handler or self._in_vain(task, wait) or Finding(because="" if ends else OUTSIDE)
+            found = handler or self._in_vain(task, wait) or self._between(task, wait)
+            return found or Finding(because="" if ends else OUTSIDE)
         found = self._by_owner(wait) or self._by_record(wait)
         if found and found.verdict == "proven":
             return found
@@ -115,6 +117,12 @@ class Case:
         if found and found.verdict == "proven":
             return found
         last = self._by_closed_world(task, wait) if closed else None
+        if (
+            last
+            and last.verdict == "proven"
+            and (hole := next((k.hole for k in self.knots.values() if k.hole), ""))
+        ):
+            last = replace(last, verdict="likely", because=f"{last.because} (but {hole})")
         if last and found and found.hazard:
             last = replace(last, because=f"{found.because}; {last.because}", hazard=found.hazard)
         if last and last.verdict == "proven":
@@ -209,7 +217,11 @@ class Case:
             if not holders.is_certain(chain):
                 because = f"{who} (the symbols of Python, which would tell, are not installed)"
                 return Finding("likely", None, because, circle=True)
-            if self._has_handlers and self.process.pid in chain and not self._is_native(self.process.pid):
+            if (
+                self.process.has_handlers
+                and self.process.pid in chain
+                and not self._is_native(self.process.pid)
+            ):
                 because = f"{who}, and only a signal handler might let go of one"
                 return Finding("likely", "owner", because, circle=True)
             return Finding("proven", "owner", who, circle=True)
@@ -221,11 +233,6 @@ class Case:
 
     def _is_native(self, tid: int) -> bool:
         return self.waits[tid].kind == "native-call"
-
-    @property
-    def _has_handlers(self) -> bool:
-        """Code of the program's may run in its main thread when a signal comes."""
-        return bool(self.process.caught_signals - _NO_HANDLER_OF_PYTHON_CODE)
 
     # Proof by record.
 
@@ -282,39 +289,72 @@ class Case:
         holder = next((tid for tid, stack in self.stacks.items() if stack.has_gil), None)
         if holder in stuck:
             stuck |= {tid for tid, wait in self.waits.items() if wait.kind == "gil"}
+        stuck |= {tid for tid, knot in self.knots.items() if knot.closed and knot.circle}
         return stuck >= {task.tid for task in self._program if task.state not in "ZX"}
 
     @property
     def _program(self) -> list[Task]:
         """The threads of the program."""
-        return [task for task in self.tasks if task.name != _WATCH]
+        return [task for task in self.tasks if task.name != WATCH]
 
     def _by_closed_world(self, task: Task, wait: Wait) -> Finding | None:
         origin = self.lineage.origin
         many = len(self._program)
         every = "it is the only thread" if many == 1 else f"all {many} threads wait so, for one another"
+        if any(knot.what for knot in self.knots.values()):
+            every = f"all {many} threads wait, for one another and for processes that wait for this one"
         because = f"{every}, and nothing outside of a process can end such a wait"
         on_purpose = f"{because}; but a program may wait so on purpose, to be ended"
         if wait.kind == "work":
             return None
-        if self._has_handlers and wait.kind == "notification":
+        if self.process.has_handlers and wait.kind == "notification":
             return Finding(because="the handler of a signal may end that")
         if not origin.forked or not self.lineage.vanished:
             if not wait.is_lock:
                 return Finding("unknown", None, on_purpose)
-            if self._has_handlers and not self._is_native(task.tid):
+            if self.process.has_handlers and not self._is_native(task.tid):
                 return Finding("unknown", None, f"{because}, except a signal handler")
             if not origin.forked:
                 return Finding("likely", "closed-world", because)
-            return Finding("likely", None, f"{because}; that its parent had other threads is not certain")
+            if self.left_behind:
+                return Finding("likely", None, f"{because}; that its parent had other threads is not certain")
+            took = "its parent is not seen to have had another thread, so this one took it itself, perhaps before the fork"
+            return Finding("likely", None, f"{because}; {took}")
         count = origin.vanished or self.lineage.vanished
         who = "its parent" if origin.vanished else "a process that it descends from"
         because += f", and {who} had {count} thread{'' if count == 1 else 's'} more at the fork"
         if wait.kind == "notification":
             return Finding("likely", "closed-world", on_purpose)
-        if self._has_handlers and task.tid == self.process.pid and not self._is_native(task.tid):
+        if self.process.has_handlers and task.tid == self.process.pid and not self._is_native(task.tid):
             return Finding("likely", "closed-world", f"{because}, except a signal handler")
         return Finding("proven", "closed-world", because)
+
+    # Between processes.
+
+    def _between(self, task: Task, wait: Wait) -> Finding | None:
+        """It waits for processes, which may wait for this one."""
+        outside, knot = wait.outside, self.knots.get(task.tid)
+        if not outside or not knot:
+            return None
+        seems = "seems to have" if knot.hole else "has"
+        died = f"whoever took it {seems} ended without letting go of it" if outside.died else ""
+        because = "; ".join(filter(None, (died, knot.what)))
+        if not knot.circle or task.tid not in self.still:
+            if died and not knot.closed:
+                return Finding(
+                    "likely", None, f"{died}, unless one that has not taken it lets go of it: {knot.what}"
+                )
+            return Finding(because=because)
+        proof: Proof = "owner" if outside.is_lock else "closed-world"
+        idle = not outside.died and (knot.idle or not outside.is_lock)
+        if knot.handlers and idle:
+            return Finding(because=f"{because}; only the handler of a signal can end that")
+        if knot.on_purpose and idle:
+            return Finding("unknown", None, f"{because}; a program may wait so on purpose, to be ended")
+        doubt = knot.hole or ("the handler of a signal may end that" if knot.handlers else "")
+        if doubt:
+            return Finding("likely", proof, f"{because} (but {doubt})", circle=True)
+        return Finding("proven", proof, because, circle=True)
 
     # What remains.
 
@@ -346,14 +386,14 @@ class Case:
                 "unknown", None, f"{who} (the symbols of Python, which would tell, are not installed)"
             )
         locks = (self.waits[tid].lock for tid in chain[:-1])
-        if self._left_behind and any(lock and lock.owner for lock in locks) and chain[1] != self.process.pid:
+        if self.left_behind and any(lock and lock.owner for lock in locks) and chain[1] != self.process.pid:
             doubt = "unless it is one that the fork left behind, whose ident that thread has been given"
             return Finding("unknown", None, f"{who}; {doubt}")
         end = judged[chain[-1]]
         return Finding(end.verdict, None, "; ".join(filter(None, (who, end.because))))
 
     @property
-    def _left_behind(self) -> bool:
+    def left_behind(self) -> bool:
         """Threads may have been left behind by a fork: as far as is known the parent had some, or it is not known."""
         origin = self.lineage.origin
         return origin.forked and (bool(self.lineage.vanished) or not self.lineage.complete)
@@ -366,7 +406,7 @@ class Case:
             return Finding(
                 "unknown", None, "the lock does not say who has it, and a thread of this process may"
             )
-        if wait.kind == "work" or not self._left_behind:
+        if wait.kind == "work" or not self.left_behind:
             return Finding(because="" if wait.kind == "work" else "a thread of this process may see to it")
         for tid, stack in self.stacks.items():
             if tid not in stuck and self.objects and knows(stack, wait.things, self.objects):

@@ -7,16 +7,18 @@ this has to be the one that holds a lock, so that nobody would wait so on purpos
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
 from forkproof.doctor import importlock
+from forkproof.doctor.between import Neighbours, Outside
 from forkproof.doctor.native import NativeLock, lock_at
 from forkproof.doctor.objects import BUFFERED, LOCKS, Objects
 from forkproof.doctor.process import Process, Region, Task
+from forkproof.doctor.semaphores import semlock, shared
 from forkproof.doctor.stacks import PythonFrame, Stack
 
 _IMPORTLIB = "<frozen importlib._bootstrap>"
@@ -55,6 +57,8 @@ class Wait:
 
     joined: int | None = None
     """The thread whose end it waits for, by the id that the process itself knows, where that is seen."""
+    outside: Outside | None = None
+    """Where processes are to end it: which."""
 
     @property
     def is_lock(self) -> bool:
@@ -63,12 +67,19 @@ class Wait:
 
 
 def wait_of(
-    task: Task, stack: Stack | None, process: Process, regions: Sequence[Region], objects: Objects | None
+    task: Task,
+    stack: Stack | None,
+    process: Process,
+    regions: Sequence[Region],
+    objects: Objects | None,
+    neighbours: Neighbours | None,
 ) -> Wait:
     """What `task` waits for, given its stack (None where there is none)."""
     stack = stack or Stack(task.tid)
     named, frame = _named(stack.python)
-    wait = _wait(task, stack, process, regions, objects, named)
+    wait = _wait(task, stack, process, regions, objects, named, neighbours)
+    if neighbours and not wait.outside and not wait.for_ever:
+        wait = replace(wait, outside=neighbours.outside(task))
     if not objects or not named or not frame or wait.kind not in (named["kind"], "system"):
         return wait
     if thread := frame.variables.get(named.get("joins", "")):
@@ -120,6 +131,7 @@ def _wait(
     regions: Sequence[Region],
     objects: Objects | None,
     named: dict[str, Any] | None,
+    neighbours: Neighbours | None,
 ) -> Wait:
     if task.state == "T" or task.state == "t":
         return Wait("system", "is stopped by a signal or a debugger")
@@ -128,16 +140,22 @@ def _wait(
     if stack.is_inside("take_gil"):
         return Wait("gil", "waits for the GIL, which another thread has")
     if not task.call.is_futex:
-        words = _in_words(task, process, named)
-        if (
-            task.call.name not in ("read", "write")
-            or (others := process.other_ends(task.call.arguments[0])) is None
-        ):
-            return Wait("system", words)
-        if not others:
-            return Wait("vanished-worker", f"{words} whose other end no other process has", for_ever=True)
-        return Wait("system", f"{words} whose other end process {', '.join(map(str, others[:3]))} has")
+        outside = neighbours.outside(task) if neighbours else None
+        if outside and outside.is_lock:
+            return Wait("system", outside.what, outside=outside)
+        return Wait(
+            "system", _in_words(task, process, named, outside.what if outside else ""), outside=outside
+        )
     native = lock_at(task.call.address, stack.native, regions, process.read)
+    if objects and neighbours and not task.call.is_private:
+        turn = named is not None and "lock" not in named["what"]
+        outside = _shared_lock(task, stack.python, regions, objects, neighbours, turn)
+        if outside:
+            limit = " for some time" if task.call.timed else ""
+            what = f"waits{limit} for {named['what'] if named else 'a lock that processes share'}"
+            behind = f" (first for the lock of those who wait for that{outside.what})"
+            whose = behind if turn else outside.what
+            return Wait("process", what + whose, False, None, native, outside=outside)
     joins = native.kind == "thread"  # the kernel ends this wait, when that thread has ended
     for_ever = not task.call.timed and (task.call.is_private or joins)
     parked = objects.parked_at(task.call.address) if objects else 0
@@ -158,12 +176,46 @@ def _wait(
         what = f"waits{limit} for an item of a SimpleQueue"
         return Wait("vanished-worker", what, for_ever, None, native, parked, frozenset({queue}))
     if not stack.python or _is_foreign(native):
+        if native.caller and native.caller.library.rpartition("/")[2].startswith("_multiprocessing."):
+            what = f"waits{limit} for a lock or a semaphore that processes share"
+            return Wait("process", what, False, None, native)
         who = f", in {_called(native)}" if native.caller else ""
         whom = "another thread" if task.call.is_private else "another process or thread"
         return Wait("vanished-worker", f"waits{limit} for {whom}{who}", for_ever, None, native)
-    lock = _anywhere(task.call.address, parked, regions, objects) if objects and for_ever else None
+    lock = (
+        _anywhere(task.call.address, parked, stack.python, regions, objects) if objects and for_ever else None
+    )
     what = lock.what if lock else "a lock of Python's"
     return Wait("held-lock", f"waits{limit} for {what}", for_ever, lock, native, parked)
+
+
+def _shared_lock(
+    task: Task,
+    frames: Sequence[PythonFrame],
+    regions: Sequence[Region],
+    objects: Objects,
+    neighbours: Neighbours,
+    turn: bool,
+) -> Outside | None:
+    """The lock of multiprocessing's that a thread waits for, and which processes have it."""
+    assert task.call
+    futex = task.call.address
+    region = next((one for one in regions if one.start <= futex < one.end and one.is_shared), None)
+    places = (semlock(place, futex, objects) for _, place in _reached(frames, objects))
+    address = next(filter(None, places), 0) if region else 0
+    if not region or not address:
+        return None
+    return neighbours.shared_lock(shared(address, region, objects), "shared" if turn else "process-lock")
+
+
+def _reached(frames: Sequence[PythonFrame], objects: Objects) -> Iterator[tuple[str, int]]:
+    """The variables of the frames, innermost first, those of enclosing functions too, and their attributes: names and addresses."""
+    for frame in frames[:_DEPTH]:
+        for name, variable in frame.variables.items():
+            address = objects.behind(variable.address)
+            yield repr(name), address
+            for inner, attribute in objects.attributes(address).items():
+                yield f"{inner!r} of {objects.kind(address)}", attribute
 
 
 def _is_foreign(native: NativeLock) -> bool:
@@ -185,7 +237,7 @@ def _called(lock: NativeLock) -> str:
     return f"{lock.caller.symbol} of {library}" if lock.caller.symbol else library
 
 
-def _in_words(task: Task, process: Process, named: dict[str, Any] | None) -> str:
+def _in_words(task: Task, process: Process, named: dict[str, Any] | None, whose: str) -> str:
     assert task.call
     words = task.call.words
     if "{fd}" in words:
@@ -195,8 +247,8 @@ def _in_words(task: Task, process: Process, named: dict[str, Any] | None) -> str
         or named["kind"] in ("held-lock", "vanished-worker", "notification")
         or named["what"] in words
     ):
-        return words
-    return f"waits for {named['what']} ({words})"
+        return words + whose
+    return f"waits for {named['what']} ({words}{whose})"
 
 
 @cache
@@ -254,17 +306,13 @@ def _lock(frames: Sequence[PythonFrame], futex: int, parked: int, objects: Objec
     def matches(address: int) -> bool:
         return objects.kind(address) in LOCKS and objects.is_waited_for_at(address, futex, parked)
 
-    for frame in frames[:_DEPTH]:
-        for name, variable in frame.variables.items():
-            if matches(variable.address):
-                return _python_lock(f"the lock {name!r}", variable.address, objects)
-            for inner, attribute in objects.attributes(variable.address).items():
-                if matches(attribute):
-                    return _python_lock(f"the lock {inner!r} of {variable.kind}", attribute, objects)
-                if objects.kind(attribute) in ("Condition", "Semaphore", "Event"):
-                    for deeper in objects.attributes(attribute).values():
-                        if matches(deeper):
-                            return _python_lock(f"the lock of {inner!r} of {variable.kind}", deeper, objects)
+    for name, address in _reached(frames, objects):
+        if matches(address):
+            return _python_lock(f"the lock {name}", address, objects)
+        if objects.kind(address) in ("Condition", "Semaphore", "Event"):
+            for inner in objects.attributes(address).values():
+                if matches(inner):
+                    return _python_lock(f"the lock of {name}", inner, objects)
     return None
 
 
@@ -277,7 +325,9 @@ def _simple_queue(frames: Sequence[PythonFrame], futex: int, parked: int, object
     return None
 
 
-def _anywhere(futex: int, parked: int, regions: Sequence[Region], objects: Objects) -> PythonLock | None:
+def _anywhere(
+    futex: int, parked: int, frames: Sequence[PythonFrame], regions: Sequence[Region], objects: Objects
+) -> PythonLock | None:
     """The lock object that a thread waits for, wherever it is in memory that is the process's own."""
     own = [
         (region.start, region.end)
@@ -289,10 +339,25 @@ def _anywhere(futex: int, parked: int, regions: Sequence[Region], objects: Objec
         return None
     address, kind, owner = found
     name = kind.rpartition(".")[2]
-    what = f"the lock of a {name} (a buffered file)" if kind in BUFFERED else "a lock (threading.Lock)"
-    if name == "RLock":
-        what = "a recursive lock (threading.RLock)"
+    if kind in BUFFERED:
+        return PythonLock(f"the lock of a {name} (a buffered file)", address, owner, "held-lock")
+    kind, of = ("recursive lock", "threading.RLock") if name == "RLock" else ("lock", "threading.Lock")
+    called = _global_name(objects.global_names(address, own), frames)
+    what = f"the {kind} {called}" if called else f"a {kind} ({of})"
     return PythonLock(what, address, owner, "held-lock")
+
+
+def _global_name(found: Sequence[tuple[str, str, bool]], frames: Sequence[PythonFrame]) -> str:
+    """How the variable of a module is called for a person; of several, in modules that import it, the one whose code waits."""
+    file = (
+        frames[0].file.removesuffix("/__init__.py").removesuffix(".py").rpartition("/")[2] if frames else ""
+    )
+    if not found:
+        return ""
+    name, module, in_class = max(
+        found, key=lambda one: (one[1].rpartition(".")[2] == file, one[1] != "__main__")
+    )
+    return f"{name!r} of {'a class of ' if in_class else ''}module {module}"
 
 
 def _takes_lock(frames: Sequence[PythonFrame]) -> bool:
