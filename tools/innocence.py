@@ -441,6 +441,7 @@ def main() -> int:
             "date": time.strftime("%Y-%m-%d"),
             "suites": [],
         }
+        runs.append(run)
         for name in asked.suites.split(","):
             if name == "cpython" and not has_tests(python):
                 say(f"{python} has no tests of its own")
@@ -469,12 +470,11 @@ def main() -> int:
             if not found["counts"]["with"]["watched"] or found["counts"]["bare"]["armed"]:
                 sys.exit("Forkproof was not where it should have been, or was where it should not")
             run["suites"].append(found)
+            if asked.json:  # after each suite: a run that is stopped keeps those that ended
+                asked.json.write_text(json.dumps(runs, indent=1))
             for environment in environments.values():
                 for file in environment._files:
                     file.unlink(missing_ok=True)
-        runs.append(run)
-        if asked.json:
-            asked.json.write_text(json.dumps(runs, indent=1))
     if asked.markdown:
         write_page(asked.markdown, runs)
     else:
