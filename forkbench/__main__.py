@@ -1,7 +1,7 @@
 """Run ForkBench: real programs that fork with threads, bare and under Forkproof.
 
-Each case runs three times in its own environment: bare, under `forkproof run --policy observe` and under `--policy wait`. The
-environments are made when they are missing, which takes a while and a package index. Exits with 1 if a control raised an alarm.
+Each case runs three times in its own environment: bare, under `forkproof run --policy observe` and under `--policy wait`. Of the
+child that hangs bare, py-spy and pystack (those that are installed) and faulthandler are asked as well. The environments are made when they are missing, which takes a while and a package index. Exits with 1 if a control raised an alarm.
 """
 
 from __future__ import annotations
@@ -18,9 +18,21 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from .others import TOOLS
 from .runner import HERE, Row, as_json, cases, environments, run_case, summary, version
 
-COLUMNS = ("case", "class", "bare", "named", "explained", "prevented", "alarm", "waited", "CPython warns")
+COLUMNS = (
+    "case",
+    "class",
+    "bare",
+    "named",
+    "explained",
+    "prevented",
+    "alarm",
+    "waited",
+    "CPython warns",
+    *(tool.name for tool in TOOLS),
+)
 
 
 def cells(row: Row) -> tuple[str, ...]:
@@ -38,6 +50,7 @@ def cells(row: Row) -> tuple[str, ...]:
         "" if hang else "true" if row.alarm and row.alarm_ok else "FALSE" if row.alarm else "none",
         f"{row.waited_ms:.0f} ms",
         yes(row.warned),
+        *(", ".join(row.others[tool.name]) or "no" if tool.name in row.others else "" for tool in TOOLS),
     )
 
 
@@ -57,8 +70,13 @@ def markdown(rows: list[Row], python: str, how: str) -> str:
         "",
         "*named*: an event of a fork under `observe` names the culprit. *explained*: the hang event of the child does, proven "
         "or likely. *prevented*: the program finishes under `wait`. *alarm*: for controls, a fork said to be at risk or a "
-        "hang reported. *waited*: the longest wait of any of its forks. *CPython warns*: of threads, without naming anything, "
-        "from 3.12 on.",
+        "hang reported. *waited*: the longest wait of any of its forks.",
+        "",
+        "What people have today, asked about the same hang. *CPython warns*: of threads, without naming anything, from 3.12 on. "
+        "*py-spy* (`dump --native`), *pystack* (`remote --native`) and *faulthandler* (on a signal for which the program had "
+        "registered it), asked about the child that hung bare: *where*, its stack with the program's own lines is there; *what*, "
+        "one of the strings that must be in Forkproof's event for *named* and *explained* is: the lock's or the library's name in "
+        "the child's own stack will do; *who*, the name of a thread that held it or was relied on. Empty: it did not hang.",
         "",
         *(f"- {name}: {value}" for name, value in summary(rows).items()),
         "",

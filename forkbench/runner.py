@@ -18,8 +18,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from .others import TOOLS, ask_all
+
 HERE = pathlib.Path(__file__).resolve().parent
 CASES = HERE / "cases"
+CHILD = 4.0  # seconds after which a child that is there hangs
 SHARED = {"venv": HERE / "requirements.txt", "more": HERE / "requirements-more.txt"}
 
 Event = dict[str, Any]
@@ -38,12 +41,14 @@ class Case:
 
 @dataclass(frozen=True)
 class Run:
-    """`said`: the last line with CHILD in it; `seconds` of the whole program; `warned`: CPython's own warning was printed."""
+    """`said`: the last line with CHILD in it; `seconds` of the whole program, without what others took to look at it; `warned`:
+    CPython's own warning was printed; `answers`: what other tools printed of what hung, by their names."""
 
     said: str
     seconds: float
     events: list[Event] = field(default_factory=list)
     warned: bool = False
+    answers: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,7 @@ class Row:
     alarm_ok: bool
     waited_ms: float  # the longest wait of any fork
     warned: bool  # CPython says that the process has threads, at the first fork
+    others: dict[str, list[str]]  # which of ANSWERS each other tool has of the hang
 
 
 def cases(match: str = "*") -> Iterator[Case]:
@@ -101,14 +107,20 @@ def version(venvs: pathlib.Path) -> str:
 def _environment() -> dict[str, str]:
     """Without what hides hangs: PYTHONUNBUFFERED takes the standard streams' locks away."""
     hide = ("PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "PYTHONWARNINGS")
-    return {**{k: v for k, v in os.environ.items() if k not in hide}, "CORPUS_LIMIT": "4"}
+    return {**{k: v for k, v in os.environ.items() if k not in hide}, "CORPUS_LIMIT": str(CHILD)}
 
 
 def run_once(python: pathlib.Path, script: pathlib.Path, policy: str | None, limit: float) -> Run:
+    """One run in at most `limit` seconds. Bare (no policy), what hangs is shown to the other tools before it is ended."""
+    answers: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as scratch:
         events, out, err = (pathlib.Path(scratch, name) for name in ("events.jsonl", "out", "err"))
         command: list[str | pathlib.Path] = [python, "-W", "ignore"]
+        env = _environment()
+        asking = pathlib.Path(scratch, "asking")
+        asking.mkdir()
         if policy is None:
+            env["CORPUS_ASK"] = str(asking)
             command = [python, "-W", "ignore", "-W", "once:This process:DeprecationWarning"]
         else:
             command += [
@@ -131,14 +143,27 @@ def run_once(python: pathlib.Path, script: pathlib.Path, policy: str | None, lim
                 stdout=told,
                 stderr=complained,
                 cwd=scratch,
-                env=_environment(),
+                env=env,
                 start_new_session=True,
             )
+            asked = 0.0
+
+            def ask(pid: int) -> None:
+                nonlocal asked
+                at = time.monotonic()
+                for name, text in ask_all(pid, asking).items():
+                    answers[name] = answers.get(name, "") + text
+                asked += time.monotonic() - at
+
             try:
-                process.wait(limit)
-                late = False
-            except subprocess.TimeoutExpired:
-                late = True
+                while process.poll() is None and time.monotonic() - began - asked < limit:
+                    if (asking / "hung").exists():
+                        ask(int((asking / "hung").read_text()))
+                        (asking / "hung").unlink()  # it goes on
+                    time.sleep(0.02)
+                late = process.poll() is None
+                if late and policy is None:
+                    ask(process.pid)
             finally:
                 try:
                     os.killpg(process.pid, 9)
@@ -149,9 +174,10 @@ def run_once(python: pathlib.Path, script: pathlib.Path, policy: str | None, lim
         said = lines[-1][lines[-1].index("CHILD") :].strip() if lines else "nothing"
         return Run(
             "CHILD hung (whole program)" if late else said,
-            time.monotonic() - began,
+            time.monotonic() - began - asked,
             list(_read(events)) if events.exists() else [],
             "use of fork() may lead to deadlocks" in err.read_text("utf-8", "replace"),
+            answers,
         )
 
 
@@ -163,15 +189,27 @@ def _read(events: pathlib.Path) -> Iterator[Event]:
             yield {"event": "damaged", "line": line[:200]}
 
 
-def _has(names: list[str], thing: object) -> bool:
-    text = json.dumps(thing).lower()
-    return any(name.lower() in text for name in names)
+def _has(case: Case, thing: object) -> bool:
+    """Whether one of the case's names is in it; not in the path of the case, which often has it."""
+    text = json.dumps(thing).replace(case.name, "").lower()
+    return any(name.lower() in text for name in case.facts.get("names", []))
+
+
+# What a tool's output can have of the truth: the program's own lines, in the stack of the child; one of the case's names, by
+# the rule for Forkproof's events; the name of a thread that held it or was relied on (`holders`).
+ANSWERS: dict[str, Callable[[Case, str, set[str]], bool]] = {
+    "where": lambda case, text, holders: "repro.py" in text,
+    "what": lambda case, text, holders: _has(case, text),
+    "who": lambda case, text, holders: any(name in text for name in holders),
+}
 
 
 def judge(case: Case, bare: Run, observe: Run, wait: Run) -> Row:
-    names = case.facts.get("names", [])
     forks = [e for e in observe.events if e["event"] == "fork"]
     hangs = [e for e in observe.events if e["event"] == "hang"]
+    culprits = [hazard for fork in forks for hazard in fork["hazards"] if _has(case, hazard)]
+    # A child's only thread is its main one, whatever it was before.
+    holders = {hazard["thread"]["name"] for hazard in culprits if hazard["thread"]} - {"MainThread", ""}
     both = observe.events + wait.events
     return Row(
         case=case.name,
@@ -180,13 +218,17 @@ def judge(case: Case, bare: Run, observe: Run, wait: Run) -> Row:
         bare=bare.said,
         observe=observe.said,
         wait=wait.said,
-        named=any(_has(names, hazard) for fork in forks for hazard in fork["hazards"]),
-        explained=any(e["verdict"] in ("proven", "likely") and _has(names, e) for e in hangs),
+        named=bool(culprits),
+        explained=any(e["verdict"] in ("proven", "likely") and _has(case, e) for e in hangs),
         prevented=wait.said == "CHILD ok",
         alarm=any(e["event"] == "hang" or (e["event"] == "fork" and e["risk"] != "none") for e in both),
         alarm_ok=case.facts.get("alarm_ok", False),
         waited_ms=max((e["waited_ms"] for e in wait.events if e["event"] == "fork"), default=0.0),
         warned=bare.warned,
+        others={
+            tool: [word for word, is_in in ANSWERS.items() if is_in(case, text, holders)]
+            for tool, text in bare.answers.items()
+        },
     )
 
 
@@ -207,6 +249,13 @@ def summary(rows: list[Row]) -> dict[str, str]:
     def share(part: list[Row], whole: list[Row]) -> str:
         return f"{len(part)} of {len(whole)}"
 
+    def others() -> Iterator[tuple[str, str]]:
+        for tool in TOOLS:
+            asked = [row for row in hung if tool.name in row.others]
+            if asked:
+                words = (f"{word} {sum(word in row.others[tool.name] for row in asked)}" for word in ANSWERS)
+                yield tool.name, ", ".join(words) + f" of {len(asked)}"
+
     return {
         "hang bare": share(hung, [row for row in rows if row.expect == "hang"]),
         "named at the fork": share([row for row in hung if row.named], hung),
@@ -214,6 +263,8 @@ def summary(rows: list[Row]) -> dict[str, str]:
         "prevented": share([row for row in hung if row.prevented], hung),
         "false alarms in controls": share([row for row in safe if row.alarm], safe),
         "controls that do not finish": share([row for row in safe if not row.prevented], safe),
+        "CPython warns": f"at {share([row for row in hung if row.warned], hung)} that hang, {share([row for row in safe if row.warned], safe)} controls",
+        **dict(others()),
     }
 
 

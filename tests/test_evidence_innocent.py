@@ -257,6 +257,30 @@ def test_deep_recursion(stage: Stage) -> None:
     expect(stage.at(gate, body), holds(outer), holds(inner))
 
 
+def test_a_lock_at_each_level_of_a_recursion_is_told_in_proportion_to_its_depth(stage: Stage) -> None:
+    """And not to its square: each lock's hazard has the innermost of the stack."""
+    told: dict[int, int] = {}
+    for depth in (150, 300):
+        gate = stage.gate()
+        locks = [threading.Lock() for _ in range(depth)]
+
+        def descend(n: int = 0) -> None:
+            if n == len(locks):
+                return gate.wait()
+            with locks[n]:
+                return descend(n + 1)
+
+        thread = stage.at(gate, descend)
+        hazards = [h for h in forkproof.assess().hazards if h.thread and h.thread.ident == thread.ident]
+        assert len(hazards) == depth
+        assert {h.held_at and h.held_at.function for h in hazards} == {"descend"}
+        assert len({h.stack for h in hazards}) == 1
+        told[depth] = sum(len(h.stack) for h in hazards)
+        gate.open()
+        until(lambda: not locks[0].locked())
+    assert told[300] == 2 * told[150]
+
+
 def test_several_hundred_threads_each_with_its_own_lock(stage: Stage) -> None:
     count = 300
     ours, theirs = os.pipe()

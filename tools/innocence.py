@@ -11,7 +11,8 @@ believed, that Forkproof was there. Then the suites run in both at the same time
     gunicorn, billiard, celery
                the tests in their source archives; of celery's, those of its pools and its worker
 
-A test whose results differ is run again, alone, several times in both: what differs then as well is a difference, unless it
+A file of CPython's that crashed or did not end is run again whole, and the page says so. A test whose results differ is run
+again, alone, several times in both: what differs then as well is a difference, unless it
 came out both ways in both. `--json` keeps what came out; `--markdown` makes the page from that and from other such files.
 Exit status 1 if a difference is left that tools/innocence.toml does not explain, 2 if a suite could not be run.
 """
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import concurrent.futures
 import fnmatch
 import json
 import os
@@ -34,7 +36,7 @@ import threading
 import time
 import tomllib
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,7 @@ from install import ROOT
 
 ARMS = ("bare", "with")  # names of one length: paths of sockets have a limit
 AGAIN = 5
+LIMIT = 300  # seconds for one of CPython's files, which take up to two minutes on a busy machine
 CPYTHON = (
     "test_fork1", "test_threading", "test_thread", "test_logging", "test_os", "test_pty", "test_wait3", "test_wait4",
     "test_multiprocessing_fork", "test_concurrent_futures", "test_subprocess", "test_import",
@@ -166,6 +169,10 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def worse(one: str, other: str) -> str:
+    return max(one, other, key=WORST.index)
+
+
 def read_junit(file: Path) -> dict[str, str]:
     """The result of each test; the worst of those that have one name (subtests, parameters told twice)."""
     results: dict[str, str] = {}
@@ -181,8 +188,7 @@ def read_junit(file: Path) -> dict[str, str]:
         for tag, word in (("skipped", "skipped"), ("failure", "failed"), ("error", "error")):
             if case.find(tag) is not None:
                 result = word
-        known = results.get(name, "passed")
-        results[name] = max(known, result, key=WORST.index)
+        results[name] = worse(results.get(name, "passed"), result)
     return results
 
 
@@ -192,6 +198,8 @@ class Suite:
     def __init__(self, name: str) -> None:
         self.name = name
         self.version = ""
+        self.broken: dict[str, list[str]] = {arm: [] for arm in ARMS}  # files that were run again
+        self.missing: list[str] = []  # files that this interpreter has not
 
     def prepare(self, environments: Iterable[Environment], scratch: Path) -> None:
         """Whatever must be installed; `version` is known afterwards."""
@@ -209,16 +217,32 @@ class CPythonSuite(Suite):
     tests = CPYTHON
     jobs = 1
 
+    def prepare(self, environments: Iterable[Environment], scratch: Path) -> None:
+        """Some installations of Python have a part of its tests."""
+        environment, *_ = environments
+        look = "import importlib.util as u, sys; print(*(n for n in sys.argv[1:] if not u.find_spec('test.' + n)))"
+        told = subprocess.run(
+            [environment.python, "-c", look, *self.tests], check=True, capture_output=True, text=True
+        )
+        self.missing = told.stdout.split()
+
     def whole(self, environment: Environment, scratch: Path) -> dict[str, str]:
-        results, told = self._run(environment, scratch, [f"-j{self.jobs}", *self.tests], 7200)
-        # A file that crashed or was stopped has no results of its own: what regrtest says of it.
-        for line in told.splitlines():
-            found = re.match(
-                r"\d+:\d\d:\d\d .*\[ *\d+/\d+[^]]*\] (\S+) (crashed|timed out|process crashed)", line
-            )
-            if found:
-                results[f"{found[1]} (the file)"] = "error"
+        files = [test for test in self.tests if test not in self.missing]
+        results, told = self._run(environment, scratch, [f"-j{self.jobs}", *files], 7200)
+        for file in self._broken(told):
+            # It has no results of its own; to compare its tests with the other arm's would tell nothing.
+            self.broken[environment.arm].append(file)
+            again, told = self._run(environment, scratch, ["-j1", file], 2 * LIMIT)
+            results |= again
+            if self._broken(told):
+                results[f"{file} (the file)"] = "error"
         return results
+
+    @staticmethod
+    def _broken(told: str) -> list[str]:
+        """The files of which regrtest says that they crashed or were stopped."""
+        pattern = r"^\d+:\d\d:\d\d .*\[ *\d+/\d+[^]]*\] (\S+) (?:crashed|timed out|process crashed|worker)"
+        return sorted(set(re.findall(pattern, told, re.M)))
 
     def once(self, environment: Environment, test: str, scratch: Path) -> str:
         found = re.match(r"test\.(test_\w+)\b", test)
@@ -232,15 +256,25 @@ class CPythonSuite(Suite):
         with tempfile.TemporaryDirectory(dir=scratch, prefix="t-") as folder:
             file = Path(folder, "junit.xml")
             told = environment.run(
-                ["-m", "test", "--timeout", "900", "--ignore", ENDLESS, "--junit-xml", file, "--tempdir", folder, *arguments],
+                ["-m", "test", "--timeout", str(LIMIT), "--ignore", ENDLESS, "--junit-xml", file, "--tempdir", folder, *arguments],
                 Path(folder), limit,
             )  # fmt: skip
-            (scratch / f"cpython-{environment.arm}.log").write_text(told)
-            return read_junit(file), told
+            with (scratch / f"cpython-{environment.arm}.log").open("a") as log:
+                log.write(told)
+            # Of a test with subtests that failed, only they have results: what is compared is the test.
+            results: dict[str, str] = {}
+            for name, result in read_junit(file).items():
+                test = re.sub(r" [\[(].*", "", name)
+                results[test] = worse(results.get(test, "passed"), result)
+            return results, told
 
 
 class ArchiveSuite(Suite):
     """pytest, in a copy of the project's source archive for each environment."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._files: dict[str, str] = {}
 
     def prepare(self, environments: Iterable[Environment], scratch: Path) -> None:
         _, needs = ARCHIVES[self.name]
@@ -275,7 +309,7 @@ class ArchiveSuite(Suite):
         )  # fmt: skip
         (scratch / f"{self.name}-{environment.arm}.log").write_text(told)
         results = read_junit(file)
-        self._files = {name: self._file_of(source, name) for name in results}
+        self._files |= {name: self._file_of(source, name) for name in results}
         return results
 
     @staticmethod
@@ -290,6 +324,12 @@ class ArchiveSuite(Suite):
         return name
 
 
+def in_both(do: Callable[[str], object]) -> None:
+    """At the same time: what else the machine does weighs on both."""
+    with concurrent.futures.ThreadPoolExecutor(len(ARMS)) as pool:
+        list(pool.map(do, ARMS))
+
+
 def compare(suite: Suite, environments: dict[str, Environment], scratch: Path) -> dict[str, Any]:
     """Both arms at once, and again what differs."""
     began = time.monotonic()
@@ -300,20 +340,24 @@ def compare(suite: Suite, environments: dict[str, Environment], scratch: Path) -
     def one(arm: str) -> None:
         results[arm] = suite.whole(environments[arm], scratch)
 
-    threads = [threading.Thread(target=one, args=(arm,)) for arm in ARMS]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_both(one)
     counts = {arm: environments[arm].counted() for arm in ARMS}
     names = sorted(set().union(*results.values()))
-    differing = [name for name in names if results["bare"].get(name) != results["with"].get(name)]
+    unended = tuple(f"test.{name.split()[0]}." for name in names if name.endswith(" (the file)"))
+    differing = [
+        name
+        for name in names
+        if results["bare"].get(name) != results["with"].get(name) and not name.startswith(unended)
+    ]
     differences = []
     for name in differing:
         seen = {arm: [results[arm].get(name, "absent")] for arm in ARMS}
+
+        def again(arm: str, name: str = name, seen: dict[str, list[str]] = seen) -> None:
+            seen[arm].append(suite.once(environments[arm], name, scratch))
+
         for number in range(AGAIN):
-            for arm in ARMS:
-                seen[arm].append(suite.once(environments[arm], name, scratch))
+            in_both(again)
             say(f"{name}, again {number + 1} of {AGAIN}: bare {seen['bare'][-1]}, with {seen['with'][-1]}")
         differences.append({"test": name, **seen})
     return {
@@ -322,6 +366,8 @@ def compare(suite: Suite, environments: dict[str, Environment], scratch: Path) -
         "results": {arm: dict(collections.Counter(results[arm].values())) for arm in ARMS},
         "counts": counts,
         "differences": differences,
+        "broken": suite.broken,
+        "missing": suite.missing,
         "minutes": round((time.monotonic() - began) / 60, 1),
     }
 
@@ -354,6 +400,14 @@ def has_tests(python: str) -> bool:
 
 def machine() -> str:
     return f"{platform.system()} {platform.machine()}, {platform.libc_ver()[1]}, {os.cpu_count()} processors"
+
+
+def notes(suite: dict[str, Any]) -> Iterator[str]:
+    if suite["missing"]:
+        yield f"its installation has no {', '.join(f'`{name}`' for name in suite['missing'])}."
+    for arm, word in zip(ARMS, ("without Forkproof", "with it"), strict=True):
+        for file in suite["broken"][arm]:
+            yield f"`{file}` crashed or did not end within {LIMIT} s {word}, and was run again."
 
 
 def page(runs: list[dict[str, Any]]) -> str:
@@ -390,6 +444,12 @@ def page(runs: list[dict[str, Any]]) -> str:
     lines += [
         "",
         *sorted({f"- CPython {run['python']}: {run['machine']}, {run['date']}." for run in runs}),
+        *(
+            f"- CPython {run['python']}: {words}"
+            for run in runs
+            for suite in run["suites"]
+            for words in notes(suite)
+        ),
         "",
     ]
     lines += [row("CPython", "test that differed", "without", "with", ""), row(*["---"] * 5)]
@@ -441,6 +501,7 @@ def main() -> int:
             "date": time.strftime("%Y-%m-%d"),
             "suites": [],
         }
+        runs.append(run)
         for name in asked.suites.split(","):
             if name == "cpython" and not has_tests(python):
                 say(f"{python} has no tests of its own")
@@ -467,14 +528,15 @@ def main() -> int:
                     status = status or 1
             say(f"{version} {name}: {found['results']} {found['counts']}")
             if not found["counts"]["with"]["watched"] or found["counts"]["bare"]["armed"]:
-                sys.exit("Forkproof was not where it should have been, or was where it should not")
+                say("Forkproof was not where it should have been, or was where it should not: not counted")
+                status = 2
+                continue
             run["suites"].append(found)
+            if asked.json:  # after each suite: a run that is stopped keeps those that ended
+                asked.json.write_text(json.dumps(runs, indent=1))
             for environment in environments.values():
                 for file in environment._files:
                     file.unlink(missing_ok=True)
-        runs.append(run)
-        if asked.json:
-            asked.json.write_text(json.dumps(runs, indent=1))
     if asked.markdown:
         write_page(asked.markdown, runs)
     else:

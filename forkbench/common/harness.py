@@ -1,7 +1,9 @@
 """What every case does with its child: fork, wait for at most CORPUS_LIMIT seconds, say how it went, leave nothing running.
 
 The last line of output is `CHILD ok` (status 0), `CHILD hung` (3) or `CHILD error ...` (4); an exception in the child is
-printed there. CORPUS_TRACE=1 dumps the stacks of a hang, CORPUS_TRACE=gdb the native ones too.
+printed there. CORPUS_TRACE=1 dumps the stacks of a hang, CORPUS_TRACE=gdb the native ones too. CORPUS_ASK=FOLDER is for a
+runner that wants to look at a hung child: its pid is in FOLDER/hung until the runner takes that file away, and SIGUSR2 makes
+faulthandler write into FOLDER/faulthandler.
 """
 
 import os
@@ -12,6 +14,12 @@ import time
 
 LIMIT = float(os.environ.get("CORPUS_LIMIT", "5"))
 TRACE = os.environ.get("CORPUS_TRACE")
+ASK = os.environ.get("CORPUS_ASK")
+if ASK:
+    import faulthandler
+
+    _dump = open(os.path.join(ASK, "faulthandler"), "ab")
+    faulthandler.register(signal.SIGUSR2, file=_dump, all_threads=True)  # inherited by the child
 if TRACE:
     import faulthandler
     import traceback
@@ -46,6 +54,19 @@ def _before():
     )
 
 
+def show(pid):
+    """Holds the hung child for a runner that has asked for it, for at most ten minutes."""
+    if not ASK:
+        return
+    place = os.path.join(ASK, "hung")
+    with open(place + ".new", "w") as file:
+        file.write(str(pid))
+    os.rename(place + ".new", place)
+    end = time.monotonic() + 600
+    while os.path.exists(place) and time.monotonic() < end:
+        time.sleep(0.02)
+
+
 def _watch(pid, note):
     end = time.monotonic() + LIMIT
     while time.monotonic() < end:
@@ -62,6 +83,7 @@ def _watch(pid, note):
         time.sleep(0.5)
         if TRACE == "gdb":
             os.system("gdb -p %d -batch -ex bt 2>/dev/null | grep '^#' | head -25 >&2" % pid)
+    show(pid)
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     _end("CHILD hung", 3)
@@ -115,6 +137,7 @@ def run_mp_child(child, forks=1, gap=0.0):
                 os.write(2, b"=== hung child:\n")
                 os.kill(p.pid, signal.SIGUSR2)
                 time.sleep(0.5)
+            show(p.pid)
             os.kill(p.pid, signal.SIGKILL)
             p.join()
             _end("CHILD hung", 3)

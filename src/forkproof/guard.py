@@ -267,7 +267,7 @@ def _assess(*, search: bool) -> Assessment:
     _refresh()  # libraries may have been imported since the last fork
     seen = _native.assess(search)
     _exempt_mended(seen)
-    found = [_hazard(s, cleared=False) for s in seen if id(s[7]) not in _settings.exempt]
+    found = _told([(s, False) for s in seen if id(s[7]) not in _settings.exempt])
     found += workers.hazards(_native.workers(), _settings.workers)
     found += pools.hazards(_native.native_threads(), _settings.pools, again=True)
     return Assessment(risk=_risk(found), hazards=tuple(Hazard.from_json(h) for h in found))
@@ -490,9 +490,10 @@ def _verb(state: str | None) -> str:
     }.get(state or "", "may hold")
 
 
-def _hazard(s: Sighting, *, cleared: bool) -> dict[str, Any]:
+def _told(sightings: list[tuple[Sighting, bool]]) -> list[dict[str, Any]]:
+    """The hazards that they are; with each whether it is cleared."""
     _find_replaced()
-    return naming.hazard(s, _settings.calls, _settings.foreign, cleared=cleared)
+    return naming.hazards(sightings, _settings.calls, _settings.foreign)
 
 
 def _key(s: Sighting) -> tuple[int, int]:
@@ -501,7 +502,7 @@ def _key(s: Sighting) -> tuple[int, int]:
 
 def _hazards(seen: list[Sighting] | None, left: list[Sighting] | None) -> list[dict[str, Any]]:
     """All that was seen at a fork; cleared is what was gone or owned when it went ahead."""
-    return [_hazard(s, cleared=cleared) for s, cleared in _sorted(seen, left)]
+    return _told(_sorted(seen, left))
 
 
 def _sorted(seen: list[Sighting] | None, left: list[Sighting] | None) -> list[tuple[Sighting, bool]]:
@@ -643,7 +644,7 @@ def _after_in_child(message: tuple[Any, ...]) -> BaseException | None:
     # A thread that had only just got a lock has changed nothing of what it guards.
     torn = [x for x in reset if x[2] != naming.ACQUIRING]
     if _settings.warn and torn:
-        hazards = [_hazard(x, cleared=False) for x in torn]
+        hazards = _told([(x, False) for x in torn])
         return _warn(hazards, sys._getframe(1), "reset in this child: what it guards may be half-changed")
     return None
 
@@ -657,7 +658,8 @@ def _begin_watch(body: tuple[Any, ...], frame: FrameType | None) -> None:
     forks, seen, left, waited, polls, outcome, _clean, _working, _native_threads = body
     if left and _settings.policy == "observe":
         _exempt_mended(left)
-    told = [(s, _hazard(s, cleared=cleared)) for s, cleared in _sorted(seen, left)]
+    pairs = _sorted(seen, left)
+    told = [(s, hazard) for (s, _), hazard in zip(pairs, _told(pairs), strict=True)]
     reset = _reset(left)
     gone, _settings.vanished = _settings.vanished, []
     missing = [v.hazard() for v in gone if not v.mended and v.can_be_awaited()]

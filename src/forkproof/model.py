@@ -85,7 +85,7 @@ class Hazard(_Record):
     what: str
     thread: Thread | None = None
     stack: tuple[Frame, ...] = ()
-    """Innermost frame first: `stack[0]` is where the thread stands."""
+    """Innermost frame first: `stack[0]` is where the thread stands. Of a deep recursion, the innermost hundred."""
     advice: str = ""
     state: State | None = _extra()
     held_at: Frame | None = _extra()

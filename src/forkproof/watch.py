@@ -538,7 +538,7 @@ def _report(wait: Waiting, reason: _Reason) -> None:
         "waits_for": {
             "kind": kind,
             "what": _what(sighting),
-            "stack": [naming.place(code, offset) for code, offset in sighting[14]],
+            "stack": naming.places(sighting[14]),
         },
         "verdict": reason.verdict,
         "proof": reason.proof,

@@ -11,7 +11,7 @@ import sys
 import threading
 from importlib import _bootstrap as _untyped
 
-from .naming import place, thread_name
+from .naming import DEEPEST, place, thread_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,9 +55,9 @@ def runs_on() -> bool:
 
 
 def _hazard(kind: str, certainty: str, what: str, ident: int, frame: FrameType | None) -> dict[str, Any]:
-    stack = []
+    stack: list[dict[str, Any]] = []
     at = frame
-    while at is not None:
+    while at is not None and len(stack) < DEEPEST:
         stack.append(place(at.f_code, at.f_lasti))
         at = at.f_back
     thread = threading._active.get(ident)  # type: ignore[attr-defined]

@@ -45,17 +45,34 @@ ADVICE_FILE = (
 )
 
 
-def hazard(s: Sighting, calls: list[Call], foreign: dict[int, Any], *, cleared: bool) -> dict[str, Any]:
-    """The JSON form of a hazard (docs/events.md)."""
+DEEPEST = 100
+"""Frames of a stack that are told, from the innermost; faulthandler tells as many. Each thing that a thread holds has its stack: a
+recursion that takes a lock at each level would make a report of the square of its depth."""
+
+
+def hazards(
+    sightings: list[tuple[Sighting, bool]], calls: list[Call], foreign: dict[int, Any]
+) -> list[dict[str, Any]]:
+    """The JSON form of each (docs/events.md); with it whether it is cleared."""
+    stacks: dict[int, list[dict[str, Any]]] = {}  # of a thread's sightings one list, by its identity
+    for s, _ in sightings:
+        if id(s[14]) not in stacks:
+            stacks[id(s[14])] = places(s[14])
+    return [_hazard(s, calls, foreign, stacks[id(s[14])], cleared=cleared) for s, cleared in sightings]
+
+
+def _hazard(
+    s: Sighting, calls: list[Call], foreign: dict[int, Any], stack: list[dict[str, Any]], *, cleared: bool
+) -> dict[str, Any]:
     ident, native_id, state, kind, certain = s[0], s[1], s[2], s[3], s[4]
-    code, offset, named_at, stack = s[10], s[11], s[12], s[14]
+    code, offset, named_at = s[10], s[11], s[12]
     result: dict[str, Any] = {
         "kind": KINDS[kind],
         "certainty": "certain" if certain and state != ACQUIRING else "possible",
         "cleared": cleared,
         "what": what(s, calls, foreign),
         "thread": {"name": thread_name(ident), "ident": ident, "native_id": native_id},
-        "stack": [place(c, at) for c, at in stack],
+        "stack": stack,
         "advice": advice(s, calls, foreign),
         "state": STATES[state],
     }
@@ -72,6 +89,11 @@ def place(code: CodeType, offset: int) -> dict[str, Any]:
             line = number
             break
     return {"file": code.co_filename, "line": line, "function": code.co_name}
+
+
+def places(stack: list[tuple[CodeType, int]]) -> list[dict[str, Any]]:
+    """The innermost of a stack's frames."""
+    return [place(code, at) for code, at in stack[:DEEPEST]]
 
 
 _names: dict[int, str] = {}

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 import weakref
 
-from .naming import class_name, place, thread_name
+from .naming import class_name, places, thread_name
 from .paths import follow, items, root
 from .within import leads_to
 
@@ -55,7 +55,7 @@ def _hazard(worker: Worker, group: list[Seen]) -> dict[str, Any]:
         "cleared": False,
         "what": _what(worker, _served(worker, variables), _queue(worker, variables), len(group)),
         "thread": {"name": thread_name(ident), "ident": ident, "native_id": native_id},
-        "stack": [place(code, at) for code, at in stack],
+        "stack": places(stack),
         "advice": f"a child that needs it {worker.child}; {worker.advice}",
     }
 
