@@ -269,3 +269,18 @@ def test_a_plain_lock_that_is_being_left(stage: Stage) -> None:
     expect(thread, leaving(store._lock))
     (hazard,) = hazards(thread)
     assert hazard.what == f"self._lock of {HERE}.Store"
+
+
+def test_by_a_return_of_a_value_too(stage: Stage) -> None:
+    """The value lies below the manager then."""
+
+    def body(one: Any, two: Any, value: int) -> int:
+        with one:
+            value += 1
+        with two:
+            return value + 1
+
+    gate = stage.gate()
+    thread = stopped_at_exit(stage, gate, body, body.__code__.co_firstlineno + 3, threading.Lock(), threading.Lock(), 1)
+    (hazard,) = hazards(thread)
+    assert hazard.what.startswith("two in test_by_a_return"), hazard.what

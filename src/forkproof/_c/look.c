@@ -1013,21 +1013,21 @@ static void sight_leaving(Thread *t, const Place *p, PyObject *manager, Frame *e
     t->exiting = NULL;
 }
 
-/* Where the manager was entered that is left here, and lies in the slot; -1 where that is not known. Several `with` may use one slot. */
-static int entered_at(const Place *p, PyObject *manager, int slot)
+/* Where the manager was entered that is left here; -1 where the frame does not tell. */
+static int entered_at(const Place *p, PyObject *manager)
 {
     int only = -1, several = 0;
     for (int r = 1; r < p->info->n_regions; r++) {
-        const Region *region = &p->info->regions[r];
         Expression e;
-        if (region->slot != slot || region->enter < 0) {
+        int enter = p->info->regions[r].enter;
+        if (enter < 0) {
             continue;
         }
-        if (code_enters(p->info, region->enter, &e) && evaluate(&e, p->code, p->frame) == manager) {
-            return region->enter;
+        if (code_enters(p->info, enter, &e) && evaluate(&e, p->code, p->frame) == manager) {
+            return enter;
         }
-        several |= only >= 0 && only != region->enter;
-        only = region->enter;
+        several |= only >= 0 && only != enter;
+        only = enter;
     }
     return several ? -1 : only;
 }
@@ -2279,7 +2279,7 @@ static void sight_frame(Thread *t, Frame *frame, PyCodeObject *code, const CodeI
             manager = first_local(unbegun_frame(coroutine)); /* an __aexit__ that nothing has waited for yet */
         }
         if (manager != NULL && manager != t->left) {
-            p.named_at = entered_at(&p, manager, u->depth - 4);
+            p.named_at = entered_at(&p, manager);
             sight_leaving(t, &p, manager, runs_exit_of(inner, manager) ? inner : NULL);
             p.named_at = -1;
         }
@@ -2291,7 +2291,7 @@ static void sight_frame(Thread *t, Frame *frame, PyCodeObject *code, const CodeI
         PyObject *manager = manager_of(frame_slot(frame, code, u->depth - 4));
 #endif
         if (manager != NULL && manager != t->left) {
-            p.named_at = entered_at(&p, manager, u->depth - 4);
+            p.named_at = entered_at(&p, manager);
             sight_leaving(t, &p, manager, runs_exit_of(inner, manager) ? inner : NULL);
             p.named_at = -1;
         }
@@ -2339,7 +2339,7 @@ static void sight_frame(Thread *t, Frame *frame, PyCodeObject *code, const CodeI
             PyObject *manager = manager_of(frame_slot(frame, code, manager_at));
             PyObject *slot = frame_slot(frame, code, exit_at);
             if (is_exit_of(slot, manager)) {
-                p.named_at = entered_at(&p, manager, info->units[call].depth - 4);
+                p.named_at = entered_at(&p, manager);
                 sight_manager(t, &p, STATE_LEAVING, manager, 0);
                 p.named_at = -1;
             }
