@@ -29,6 +29,7 @@ import sys
 import textwrap
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -890,6 +891,8 @@ def forking(sources: list[str], forks: int = 12) -> tuple[int, int]:
             if pid == 0:
                 try:
                     os.write(writer, json.dumps(_judge_child(runners, strict)).encode())
+                except BaseException:  # whatever it is, the test is told
+                    os.write(2, traceback.format_exc().encode())
                 finally:
                     os._exit(0)
             os.close(writer)
