@@ -139,6 +139,62 @@ def child():
     assert run("-c", program(body)).stdout == "fine\n"
 
 
+PROCESSES = """
+import multiprocessing
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork"))
+pool.submit(int).result()
+"""
+
+
+def test_an_executor_of_the_parents_processes_refuses_work_in_the_child_and_says_why(
+    run: Run, tmp_path: Path
+) -> None:
+    file = tmp_path / "events.jsonl"
+    body = (
+        PROCESSES
+        + """
+gate, pen = multiprocessing.Pipe()
+running = pool.submit(gate.recv)
+running.add_done_callback(lambda future: os.write(1, b"called\\n"))
+parent = os.getpid()
+def child():
+    for ask in lambda: pool.submit(int), lambda: list(pool.map(int, "1")), running.result:
+        try:
+            ask()
+        except BrokenExecutor as error:
+            assert str(parent) in str(error), error
+        else:
+            raise AssertionError("nothing was said")
+    pool.shutdown()
+assert forked(child) == 0
+pen.send("done in the parent")
+assert running.result() == "done in the parent" and pool.submit(abs, -1).result() == 1
+"""
+    )
+    ran = run("-c", program(body, install=f"forkproof.install('wait', events={str(file)!r})"))
+    assert ran.stdout == "called\n"  # once: in the parent
+    born = [json.loads(line) for line in file.read_text("utf-8").splitlines() if '"born"' in line]
+    words = (
+        "manager of a ProcessPoolExecutor: the executor is broken here; 1 of the parent's jobs failed here"
+    )
+    assert any(words in line.get("repaired", ()) for line in born), born
+
+
+def test_an_executor_of_processes_is_left_as_it_is_where_nothing_is_to_be_changed(run: Run) -> None:
+    body = (
+        PROCESSES
+        + """
+def child():
+    assert pool._broken is False
+assert forked(child) == 0
+print("fine")
+"""
+    )
+    for install in ("forkproof.install('observe')", "forkproof.install('wait', repair=False)"):
+        assert run("-c", program(body, install=install)).stdout == "fine\n"
+
+
 def test_a_job_that_forks_lives_on_in_the_child(run: Run) -> None:
     body = (
         POOL

@@ -44,6 +44,33 @@ a = np.ones(100000)
 def work(): return f(a) == 100000
 """
 
+MKL = """
+import ctypes
+import numpy as np
+library = lambda name: ctypes.CDLL(os.path.join(sys.prefix, "lib", name), ctypes.RTLD_GLOBAL)
+if os.environ["MKL_THREADING_LAYER"] == "TBB": library("libtbb.so.12")
+mkl = library("libmkl_rt.so.3")
+n, one, zero = ctypes.c_int(800), ctypes.c_double(1), ctypes.c_double(0)
+a = np.random.rand(800, 800); c = np.zeros_like(a); right = np.dot(a, a)
+at = lambda array: array.ctypes.data_as(ctypes.c_void_p)
+def work():
+    c[:] = 0
+    mkl.cblas_dgemm(101, 111, 111, n, n, n, one, at(a), n, at(a), n, zero, at(c), n)
+    return abs(c - right).max() < 1e-6
+"""
+
+TENSORFLOW = """
+os.environ.update(CUDA_VISIBLE_DEVICES="", TF_CPP_MIN_LOG_LEVEL="3")
+import tensorflow as tf
+"""
+
+GROUP = """
+import subprocess
+BROKER = "import time, confluent_kafka as k; p = k.Producer({'bootstrap.servers': 'x', 'test.mock.num.brokers': 1, 'log_level': 0}); p.produce('news', b'x'); p.flush(5); print(next(iter(p.list_topics(timeout=5).brokers.values())).port, flush=True); time.sleep(100)"
+broker = subprocess.Popen([sys.executable, "-c", BROKER], stdout=subprocess.PIPE, text=True)
+address = f"127.0.0.1:{int(broker.stdout.readline())}"
+"""
+
 CLASSES = """
 os.environ["OMP_NUM_THREADS"] = "2"
 import numpy as np
@@ -269,6 +296,39 @@ def work():
 """,
     ),
     (
+        "confluent-kafka",
+        "poll() of a Consumer in a group (librdkafka's broker for tests)",
+        GROUP
+        + """
+import confluent_kafka
+c = confluent_kafka.Consumer({"bootstrap.servers": address, "group.id": "g", "auto.offset.reset": "earliest", "enable.auto.commit": False})
+c.subscribe(["news"])
+def work():
+    "A record, from the beginning again."
+    end = time.monotonic() + 5
+    while time.monotonic() < end:
+        m = c.poll(0.5)
+        if m is not None and not m.error():
+            c.seek(confluent_kafka.TopicPartition("news", m.partition(), 0))
+            return True
+    return False
+""",
+    ),
+    (
+        "confluent-kafka",
+        "close() of a Consumer in a group (librdkafka's broker for tests)",
+        GROUP
+        + """
+import confluent_kafka
+c = confluent_kafka.Consumer({"bootstrap.servers": address, "group.id": "g", "auto.offset.reset": "earliest"})
+c.subscribe(["news"]); me = os.getpid()
+def work():
+    if os.getpid() != me: c.close()
+    else: return until(lambda: c.poll(0.5) is not None, 10)
+    return True
+""",
+    ),
+    (
         "pyzmq",
         "a message over sockets made before",
         """
@@ -293,7 +353,52 @@ def work():
     return True
 """,
     ),
+    *(
+        (
+            "mkl",
+            f"a matrix product, MKL_THREADING_LAYER={layer} ({runtime})",
+            f'os.environ.update(MKL_THREADING_LAYER="{layer}", MKL_NUM_THREADS="2", OMP_NUM_THREADS="2")'
+            + MKL,
+        )
+        for layer, runtime in (("INTEL", "OpenMP of Intel and LLVM"), ("GNU", "libgomp"), ("TBB", "oneTBB"))
+    ),
+    (
+        "tensorflow-cpu",
+        "a product and a sum",
+        TENSORFLOW
+        + """
+a = tf.random.normal((1000, 1000))
+def work(): return tf.reduce_sum(tf.matmul(a, a)).numpy() is not None
+""",
+    ),
+    (
+        "tensorflow-cpu",
+        "a tf.function and its gradient",
+        TENSORFLOW
+        + """
+v = tf.Variable(tf.random.normal((300, 300)))
+@tf.function
+def step(x):
+    with tf.GradientTape() as tape: loss = tf.reduce_sum(tf.matmul(v, x) ** 2)
+    return tape.gradient(loss, v)
+def work(): return step(tf.ones((300, 300))).shape == (300, 300)
+""",
+    ),
+    (
+        "tensorflow-cpu",
+        "a tf.data pipeline with parallel calls",
+        TENSORFLOW
+        + """
+def work(): return len(list(tf.data.Dataset.range(100).map(lambda i: i * 2, num_parallel_calls=2).prefetch(2))) == 100
+""",
+    ),
     ("numba", "prange (the layer it chooses itself)", NUMBA),
+    (
+        "numba",
+        "prange, NUMBA_THREADING_LAYER=tbb",
+        'import ctypes; ctypes.CDLL(os.path.join(sys.prefix, "lib", "libtbb.so.12"), ctypes.RTLD_GLOBAL); os.environ["NUMBA_THREADING_LAYER"] = "tbb"'
+        + NUMBA,
+    ),
     (
         "numba",
         "prange, NUMBA_THREADING_LAYER=workqueue",

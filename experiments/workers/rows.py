@@ -497,6 +497,29 @@ producer = kafka.KafkaProducer(bootstrap_servers=f"127.0.0.1:{int(broker.stdout.
 def work(): return producer.send("news", b"x").get(timeout=5) is not None
 """,
     ),
+    *(
+        (
+            "kafka-python",
+            f"{what} of a KafkaConsumer in a group (librdkafka's broker for tests)",
+            f"""
+import kafka, subprocess
+BROKER = "import time, confluent_kafka as k; p = k.Producer({{'bootstrap.servers': 'x', 'test.mock.num.brokers': 1, 'log_level': 0}}); p.produce('news', b'x'); p.flush(5); print(next(iter(p.list_topics(timeout=5).brokers.values())).port, flush=True); time.sleep(100)"
+broker = subprocess.Popen([sys.executable, "-c", BROKER], stdout=subprocess.PIPE, text=True)
+c = kafka.KafkaConsumer("news", bootstrap_servers=f"127.0.0.1:{{int(broker.stdout.readline())}}", group_id="g", auto_offset_reset="earliest", api_version=(2, 0))
+me = os.getpid()
+def poll():
+    if not c.poll(5000): return False
+    c.seek_to_beginning()
+    return True
+def work():
+    {call}
+""",
+        )
+        for what, call in (
+            ("poll()", "return poll()"),
+            ("close()", "return poll() if os.getpid() == me else not c.close()"),
+        )
+    ),
     (
         "ddtrace",
         "the next turn of a PeriodicService",

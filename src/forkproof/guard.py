@@ -20,7 +20,7 @@ from ._errors import ForkRiskError, ForkRiskWarning
 from ._events import Writer, now
 from .evidence import asking, coarse, mended, naming, pools, workers
 from .evidence.keeper import keeper
-from .repair import drop_imports, mend_executors
+from .repair import break_executors, drop_imports, mend_executors
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -607,6 +607,7 @@ def _after_in_child(message: tuple[Any, ...]) -> BaseException | None:
         _settings.vanished = [gone for gone, _ in found]
         if _settings.repair and _settings.policy != "observe":
             _settings.mended = mend_executors(workers.executors(found))
+            _settings.mended += break_executors(workers.broken(found))
         return None
     forks, _seen, remaining, _waited, _polls, _outcome, _clean, _working, native = body
     if stage == 0:

@@ -1,4 +1,5 @@
-"""What the child puts right of imports that vanished threads were in the middle of, and of executors that lost theirs.
+"""What the child puts right of imports that vanished threads were in the middle of, and of executors that lost theirs: those of
+threads get new ones, those of processes, which are the parent's, say that they are broken.
 
 Locks are reset in C, inside fork() itself (`_c/guard.c`). Imports need Python, and run first of all callbacks in the
 child: the module lock of a vanished thread is dropped, so that the next import makes a fresh one, and the module that was
@@ -73,6 +74,40 @@ def mend_executors(
             words = f"executor {name}: starts new threads"
             mended.append(f"{words}; {lost} of the parent's jobs failed here" if lost else words)
     return mended
+
+
+def break_executors(
+    executors: Iterable[tuple[object, str, list[object], Vanished]],
+) -> list[str]:
+    """Let each executor whose work is done by processes of the parent's refuse new work, as it does itself when one of them has died, and
+    fail the futures of what it was given before: the parent has them done. Returns what was mended, in words.
+
+    Whoever asks in the child gets an exception that says why, and would have waited for ever; a library that keeps such an executor
+    and makes a new one when it finds it broken goes on with that. No callback of those futures runs.
+    """
+    mended = []
+    for keeper, attribute, jobs, worker in executors:
+        lost = sum(_fail(job, "at work") for job in jobs)
+        setattr(
+            keeper,
+            attribute,
+            _broken_pool()(
+                f"the executor's processes are those of process {os.getppid()}, which forked; make an executor in this child"
+            ),
+        )
+        worker.mended = True
+        words = f"{worker.worker.what}: the executor is broken here"
+        mended.append(f"{words}; {lost} of the parent's jobs failed here" if lost else words)
+    return mended
+
+
+def _broken_pool() -> type[Exception]:
+    modules = (sys.modules.get(f"concurrent.futures.{name}") for name in ("process", "_base"))
+    kinds = (
+        getattr(module, name, None)
+        for module, name in zip(modules, ("BrokenProcessPool", "BrokenExecutor"), strict=True)
+    )
+    return next((kind for kind in kinds if kind is not None), RuntimeError)
 
 
 def _is_ordinary(executor: object) -> bool:

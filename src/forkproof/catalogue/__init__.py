@@ -195,6 +195,9 @@ class Worker:
     jobs          (optional) paths to what it has been given to do and has not begun: a child that waits for something to which
                   one of these leads waits for the thread
     last          (optional) no library starts another in its place, so that what it was asked for is never done
+    broken        (optional) path to the attribute in which its executor keeps why it is broken; while that is false, none is. An
+                  executor refuses work when it is set, so a child that has no such thread can be told instead of hanging
+    fails         (optional) path to the jobs, each with a `future`, that it alone would have completed
     distribution  (optional) the library, if it is not Python's own
     mended        (optional) its versions that mend themselves at a fork: then it is no hazard
     source, advice   how it is known, and the mend
@@ -203,10 +206,12 @@ class Worker:
     __slots__ = (
         "advice",
         "awaited",
+        "broken",
         "child",
         "distribution",
         "each",
         "executor",
+        "fails",
         "job",
         "jobs",
         "last",
@@ -227,6 +232,8 @@ class Worker:
     awaited: tuple[str, ...]
     jobs: tuple[str, ...]
     last: bool
+    broken: str
+    fails: str
     distribution: str
     mended: str | None
     source: str
@@ -241,6 +248,7 @@ class Worker:
         self.executor, self.queue, self.job = (entry.get(key, "") for key in ("executor", "queue", "job"))
         self.awaited, self.jobs = (tuple(entry.get(key, ())) for key in ("awaited", "jobs"))
         self.last = entry.get("last", False)
+        self.broken, self.fails = entry.get("broken", ""), entry.get("fails", "")
         self.distribution = entry.get("distribution", "")
         self.mended = entry.get("mended")
 

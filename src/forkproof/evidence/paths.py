@@ -1,7 +1,7 @@
 """A path of the catalogue, from the variables of a frame to objects: `self.queue`, `work_queue[].future`.
 
-A name after a dot is an attribute, or what a function encloses under that name; `[]` is each thing in a list, a set or a queue,
-each value of a dict.
+A name after a dot is an attribute, or what a function encloses under that name; of a weak reference it is one of what that refers
+to. `[]` is each thing in a list, a set or a queue, each value of a dict.
 
 Guarantee: reads only. No property and no `__getattr__` of the program's runs, no lock is taken, nothing leaves a queue.
 """
@@ -9,6 +9,7 @@ Guarantee: reads only. No property and no `__getattr__` of the program's runs, n
 from __future__ import annotations
 
 import gc
+import weakref
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ def _inside(thing: Any, name: str) -> list[object]:
         enclosed = dict(zip(thing.__code__.co_freevars, thing.__closure__ or (), strict=False))
         cell = enclosed.get(name)
         return list(gc.get_referents(cell)) if cell is not None else []
+    if type(thing) is weakref.ref:
+        thing = thing()
     attributes = getattr(thing, "__dict__", {})
     if name in attributes:
         return [attributes[name]]

@@ -247,6 +247,19 @@ def is_served(thing: object, living: list[Seen], workers: list[Worker]) -> bool:
     )
 
 
+def broken(
+    found: list[tuple[Vanished, dict[str, Any]]],
+) -> Iterator[tuple[object, str, list[object], Vanished]]:
+    """(object, its attribute that says why the executor is broken, jobs, worker) of each executor that has work done by other
+    processes and is of no use without that worker, among what `remember` returned. None that is broken already."""
+    for gone, variables in found:
+        path, _, attribute = gone.worker.broken.rpartition(".")
+        for keeper in follow(path, variables) if path else ():
+            keeper = keeper() if isinstance(keeper, weakref.ref) else keeper
+            if getattr(keeper, "__dict__", {}).get(attribute, True) in (None, False):
+                yield keeper, attribute, follow(gone.worker.fails, variables), gone
+
+
 def executors(
     found: list[tuple[Vanished, dict[str, Any]]],
 ) -> Iterator[tuple[object, object, list[object], list[Vanished]]]:
