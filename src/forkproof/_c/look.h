@@ -69,7 +69,7 @@ typedef struct {
     uint64_t position; /* of all its frames: unchanged means that it has not moved, or has come round again */
 } Standing;
 
-int look_init(void);
+int sight_init(void);
 /* Looks at every thread but `self`; never lets the GIL go, runs no Python code, raises nothing. */
 void look(Look *l, PyThreadState *self);
 /* The same, but keeps what `l` says where no other thread can have moved since. */

@@ -27,7 +27,7 @@ static int execute(PyObject *module)
         PyErr_SetString(PyExc_ImportError, "forkproof watches the main interpreter only");
         return -1;
     }
-    return code_init() < 0 || locks_init() < 0 || look_init() < 0 || reach_init() < 0 || park_init() < 0 || guard_init(module) < 0 ||
+    return code_init() < 0 || locks_init() < 0 || sight_init() < 0 || reach_init() < 0 || park_init() < 0 || guard_init(module) < 0 ||
                    watch_init(module) < 0
                ? -1
                : 0;

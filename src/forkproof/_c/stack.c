@@ -1,0 +1,261 @@
+/* The value stack of a frame: the managers that lie on it, and the call that the frame is in, if that is still going on.
+ */
+#include "sight.h"
+
+#ifndef FORKPROOF_UNKNOWN_INTERPRETER
+
+/* The manager behind what a `with` keeps in its slot: a bound __exit__ up to 3.13, the manager itself from 3.14 on. */
+PyObject *manager_of(PyObject *slot)
+{
+#if PY_AT_LEAST(3, 14)
+    return slot;
+#else
+    if (slot == NULL) {
+        return NULL;
+    }
+    if (PyMethod_Check(slot)) {
+        return PyMethod_GET_SELF(slot);
+    }
+    if (PyCFunction_Check(slot)) {
+        return PyCFunction_GET_SELF(slot);
+    }
+    return NULL;
+#endif
+}
+
+/* Whether `slot` holds the exit method of `manager`'s class, as the interpreter looks it up. */
+int is_exit_of(PyObject *slot, PyObject *manager)
+{
+    if (slot == NULL || manager == NULL) {
+        return 0;
+    }
+    PyObject *exit = _PyType_Lookup(Py_TYPE(manager), name_exit);
+    if (exit == NULL) {
+        return 0;
+    }
+    if (slot == exit) {
+        return 1;
+    }
+    if (PyMethod_Check(slot)) {
+        return PyMethod_GET_FUNCTION(slot) == exit;
+    }
+    if (PyCFunction_Check(slot)) {
+        return strcmp(((PyCFunctionObject *)slot)->m_ml->ml_name, "__exit__") == 0;
+    }
+    return 0;
+}
+
+/* Whether `frame` is one of the __exit__ of `manager`'s class, a function of Python. */
+int runs_exit_of(Frame *frame, PyObject *manager)
+{
+    PyCodeObject *code = frame == NULL || manager == NULL ? NULL : frame_code(frame);
+    PyObject *exit = code == NULL ? NULL : _PyType_Lookup(Py_TYPE(manager), name_exit);
+    return exit != NULL && PyFunction_Check(exit) && PyFunction_GET_CODE(exit) == (PyObject *)code;
+}
+
+/* The lowest slot of a call, where its result will be; -1 none. */
+int lowest_of_call(const Unit *u)
+{
+    switch (op_kind(u->op)) {
+    case OP_CALL:
+        return u->depth - (int)u->arg - 2;
+    case OP_CALL_KW:
+        return u->depth - (int)u->arg - 3;
+    case OP_CALL_EX:
+        return PY_VERSION_HEX >= 0x030E0000 ? u->depth - 4 : u->depth - 3 - (int)(u->arg & 1);
+    default:
+        return -1;
+    }
+}
+
+/* The call that the frame is in, and only if it is still going on (internals: trap 4). */
+int call_of(const Place *p, int base, Call *c)
+{
+    const Unit *u = &p->info->units[base];
+    OpKind kind = op_kind(u->op);
+    int n = kind == OP_CALL_EX ? 0 : (int)u->arg, lowest = lowest_of_call(u);
+    memset(c, 0, sizeof(*c));
+    if (lowest < 0) {
+        return 0;
+    }
+    if (kind == OP_CALL_KW) {
+        c->keywords = frame_slot(p->frame, p->code, u->depth - 1);
+    }
+#if PY_AT_LEAST(3, 13)
+    c->callable = frame_slot(p->frame, p->code, lowest);
+    c->self = frame_slot(p->frame, p->code, lowest + 1);
+#if PY_AT_LEAST(3, 14)
+    if (frame_depth(p->frame, p->code) != u->depth) {
+        return 0;
+    }
+#else
+    PyObject *callable = c->callable;
+    if (callable == NULL || !(known_call(callable) != NULL || lock_method(callable) != METHOD_NONE ||
+                              PyCFunction_Check(callable) || known_instance(callable) != NULL ||
+                              known_wait(callable) != NULL || strcmp(Py_TYPE(callable)->tp_name, "functools.partial") == 0)) {
+        return 0;
+    }
+#endif
+#else
+    PyObject *method = (PyObject *)slot_address(p->frame, p->code, lowest);
+    if (method != NULL && known_call(method) == NULL && lock_method(method) == METHOD_NONE && known_wait(method) == NULL) {
+        return 0; /* a result, or a method that says nothing */
+    }
+    PyObject *second = frame_slot(p->frame, p->code, lowest + 1);
+    c->callable = method != NULL ? method : second;
+    c->self = method != NULL ? second : NULL;
+    if (second == NULL) {
+        return 0;
+    }
+#endif
+    c->arguments = lowest + 2;
+    c->n_arguments = n;
+    if (kind == OP_CALL_EX) {
+        c->given = frame_slot(p->frame, p->code, c->arguments);
+    }
+    return c->callable != NULL;
+}
+
+#if !PY_AT_LEAST(3, 14)
+/* Whether a method written in C is being called: once it has returned, its result is in the lowest slot. */
+static int calls_method(const Place *p, int lowest)
+{
+    PyObject *first = frame_slot(p->frame, p->code, lowest);
+    return first != NULL && !PyFunction_Check(first) &&
+           PyType_HasFeature(Py_TYPE(first), Py_TPFLAGS_METHOD_DESCRIPTOR);
+}
+#endif
+
+int live_slots(Frame *frame, PyCodeObject *code, int c_below)
+{
+#if PY_AT_LEAST(3, 14)
+    (void)c_below;
+    return Py_MAX(frame_depth(frame, code), 0);
+#else
+    const CodeInfo *info = code_info(code);
+    Place p = {.frame = frame, .code = code, .info = info, .unit = frame_unit(frame, code)};
+    if (p.unit < 0 || p.unit >= info->n_units || info->units[p.unit].depth < 0) {
+        return 0;
+    }
+    int base = p.unit - info->units[p.unit].back, lowest = lowest_of_call(&info->units[base]), n = 0;
+    Call c;
+    if (lowest >= 0) {
+        return c_below && (call_of(&p, base, &c) || calls_method(&p, lowest)) ? info->units[base].depth : lowest;
+    }
+    if (op_kind(info->units[base].op) == OP_FOR_ITER) {
+        return info->units[base].depth;
+    }
+    for (int r = info->units[base].with; r; r = info->regions[r].outer) {
+        n = Py_MAX(n, info->regions[r].slot + 1);
+    }
+    for (int r = info->units[base].iterator; r; r = info->regions[r].outer) {
+        n = Py_MAX(n, info->regions[r].slot + 1);
+    }
+    return n;
+#endif
+}
+
+int perhaps_stale_slot(Frame *frame, PyCodeObject *code)
+{
+#if !PY_AT_LEAST(3, 14)
+    const CodeInfo *info = code_info(code);
+    int unit = frame_unit(frame, code);
+    if (unit >= 0 && unit < info->n_units && info->units[unit].depth >= 0) {
+        const Unit *u = &info->units[unit - info->units[unit].back];
+        if (op_kind(u->op) == OP_CALL_EX) {
+            return lowest_of_call(u) + 2;
+        }
+    }
+#endif
+    return -1;
+}
+
+static int has_keywords(const Place *p, int base)
+{
+    const Unit *u = &p->info->units[base];
+    switch (op_kind(u->op)) {
+    case OP_CALL:
+        return keywords_before(p, base) != NULL;
+    case OP_CALL_KW:
+        return 1;
+    default:
+        return 0;
+    }
+}
+
+CInside what_is_inside(Frame *frame, PyCodeObject *code, Frame *inner)
+{
+    CInside inside = {NULL, NULL, 1};
+    const CodeInfo *info = code_info(code);
+    Place p = {.frame = frame, .code = code, .info = info, .unit = frame_unit(frame, code)};
+    if (p.unit < 0 || p.unit >= info->n_units || info->units[p.unit].depth < 0) {
+        return inside;
+    }
+    int base = p.unit - info->units[p.unit].back, lowest = lowest_of_call(&info->units[base]);
+    Call c;
+    if (lowest < 0) {
+        return inside;
+    }
+    inside.self = frame_slot(frame, code, lowest + 1);
+    if (call_of(&p, base, &c)) {
+        const Known *call = known_call(c.callable);
+        inside.self = c.self;
+        if (call != NULL && call->resource == RESOURCE_CONSUMES && call->streams && c.n_arguments > 0) {
+            inside.kept = frame_slot(frame, code, c.arguments);
+        }
+        else if (call != NULL && call->resource == RESOURCE_STREAM && call->streams & STREAM_KEPT) {
+            inside.kept = c.self;
+        }
+    }
+    if (inside.kept != NULL || inner == NULL) {
+        return inside;
+    }
+    /* type.__call__ has the object that it makes while its __init__ runs; so has, once more, the call of an __init__ that is
+     * given keywords (_PyStack_UnpackDict). */
+    PyCodeObject *callee = frame_code(inner);
+    PyObject *made = callee != NULL && callee->co_argcount > 0 && callee->co_name == name_init ? frame_local(inner, 0) : NULL;
+    if (made != NULL && PyCell_Check(made)) {
+        made = PyCell_GET(made);
+    }
+    for (int slot = lowest; made != NULL && slot < lowest + 2; slot++) {
+        if (frame_slot(frame, code, slot) == (PyObject *)Py_TYPE(made)) {
+            inside.kept = made;
+            inside.times = 1 + has_keywords(&p, base);
+        }
+    }
+    return inside;
+}
+
+/* Whether the call at `base` has returned already: the thread waits for the GIL before the next instruction. */
+int call_result(const Place *p, int base, PyObject **result)
+{
+    const Unit *u = &p->info->units[base];
+    int lowest = lowest_of_call(u);
+    if (lowest < 0) {
+        return 0;
+    }
+#if PY_AT_LEAST(3, 14)
+    if (frame_depth(p->frame, p->code) != lowest + 1) {
+        return 0;
+    }
+    *result = frame_slot(p->frame, p->code, lowest);
+    return 1;
+#else
+    *result = frame_slot(p->frame, p->code, lowest);
+    return *result == Py_True || *result == Py_False || *result == Py_None;
+#endif
+}
+
+/* Whether the call at `base`, of a function in C, has returned and its answer lies on the stack. Up to 3.13 what lies there is
+ * taken to be the answer if it is a tuple: no method's call has one in that slot. */
+int call_answered(const Place *p, int base)
+{
+#if PY_AT_LEAST(3, 14)
+    return frame_depth(p->frame, p->code) == lowest_of_call(&p->info->units[base]) + 1;
+#else
+    PyObject *slot = frame_slot(p->frame, p->code, lowest_of_call(&p->info->units[base]));
+    return slot != NULL && PyTuple_CheckExact(slot);
+#endif
+}
+
+#endif
