@@ -43,6 +43,41 @@ SHAPES = {
         except KeyError:
             wait()  # nothing
     """,
+    "only if the lock is there": """
+        if a is not None:
+            a.acquire()
+        try:
+            wait()  # a
+        finally:
+            wait()  # a
+            if a is not None:
+                a.release()
+        wait()  # nothing
+    """,
+    "only if the lock is not false": """
+        if a:
+            a.acquire()
+        try:
+            wait()  # a
+        finally:
+            if a:
+                a.release()
+            wait()  # nothing
+        wait()  # nothing
+    """,
+    "not where the lock is not there": """
+        if not a:
+            pass
+        else:
+            a.acquire()
+            wait()  # a
+        wait()  # a
+        if a is None:
+            pass
+        else:
+            a.release()
+        wait()  # nothing
+    """,
     "return in the try": """
         def inner():
             a.acquire()

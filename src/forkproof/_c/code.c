@@ -13,6 +13,7 @@ static Py_ssize_t extra_index = -1;
 static uint8_t caches[256];
 static int8_t jumps[256]; /* 1 forward, -1 backward */
 static enum { UNCONDITIONAL, IF_FALSE, IF_TRUE } conditions[256];
+static enum { ASKS_NOT, IF_NOTHING, IF_SOMETHING } asks[256]; /* of a jump: whether it is for what is None or false, or for what is not */
 static uint8_t harmless[256]; /* never raises an exception */
 
 /* Opcode numbers by name; -1 where this version has none. */
@@ -143,6 +144,8 @@ int code_init(void)
         conditions[number] = strstr(text, "JUMP") == NULL ? UNCONDITIONAL
                              : strstr(text, "IF_FALSE") != NULL ? IF_FALSE
                              : strstr(text, "IF_TRUE") != NULL ? IF_TRUE : UNCONDITIONAL;
+        asks[number] = conditions[number] == IF_FALSE || strstr(text, "JUMP_IF_NONE") || strstr(text, "WARD_IF_NONE") ? IF_NOTHING
+                       : conditions[number] == IF_TRUE || strstr(text, "IF_NOT_NONE") ? IF_SOMETHING : ASKS_NOT;
         /* Also those that load a name: one that is not there is not what a `finally` is for. */
         static const char *const quiet[] = {"LOAD_FAST", "STORE_FAST", "LOAD_CONST", "LOAD_DEREF", "LOAD_GLOBAL", "PUSH_",
                                             "POP_TOP", "POP_EXCEPT", "POP_JUMP", "JUMP_FORWARD", "NOP", "COPY", "SWAP",
@@ -763,6 +766,31 @@ static unsigned asked_by(const CodeInfo *info, int unit)
     return bits;
 }
 
+/* Bits of the locks for which the jump at `unit` asks whether they are there: `if lock is not None`, `if self._lock`. */
+static unsigned asked_for(const CodeInfo *info, int unit)
+{
+    const Unit *units = info->units;
+    int lowest = units[unit].depth - 1, start = asks[units[unit].op] ? pusher(info, unit - 1, lowest) : -1;
+    Expression e;
+    if (start < 0 || !parse_base(&units[start], units[start].depth < lowest, &e)) {
+        return 0;
+    }
+    for (int at = next_unit(info, start); at < unit; at = next_unit(info, at)) {
+        int op = units[at].op;
+        if (op == LOAD_ATTR && e.n < MAX_ATTRIBUTES) {
+            e.attributes[e.n++] = (uint16_t)(PY_VERSION_HEX >= 0x030C0000 ? units[at].arg >> 1 : units[at].arg);
+        }
+        else if (op != EXTENDED_ARG && (TO_BOOL < 0 || op != TO_BOOL)) {
+            return 0;
+        }
+    }
+    unsigned bits = 0;
+    for (int k = 0; k < info->n_expressions; k++) {
+        bits |= same_expression(&info->expressions[k], &e) ? 1u << k : 0;
+    }
+    return bits;
+}
+
 /* What a call of a lock's method does, when it returns. */
 static Taken after_site(const CodeInfo *info, const CallSite *site, Taken t)
 {
@@ -894,6 +922,14 @@ static void flow_locks(Reader *r)
             unsigned asked = asked_by(info, at);
             without->pending &= ~asked;
             without->sure &= ~asked;
+        }
+        unsigned there = asked_for(info, at);
+        if (there) {
+            /* Where what it names is a lock, the other way is not gone: whatever else leads to its end decides what is held. */
+            Taken *never = asks[op] == IF_NOTHING ? &jumped : &t;
+            never->pending &= ~there;
+            never->guarded &= ~there;
+            never->sure |= there;
         }
         if (jumps[op]) {
             arrive(r, jumps[op] > 0 ? next + (int)u->arg : next - (int)u->arg, jumped);
