@@ -59,24 +59,31 @@ static Met *met(PyObject *object)
     return index ? &graph.met[index - 1] : NULL;
 }
 
-/* One more reference to `object` from what belongs to the threads. `left`: how many more are followed, or NULL. */
+/* NULL where there is no room. */
+static Met *meet(PyObject *object)
+{
+    size_t at = place_of(object);
+    if (!graph.table[at]) {
+        if (graph.n == MAX_MET) {
+            return NULL;
+        }
+        graph.met[graph.n] = (Met){.object = object};
+        graph.table[at] = (uint16_t)++graph.n;
+    }
+    return &graph.met[graph.table[at] - 1];
+}
+
+/* One more reference to `object` from what belongs to the threads. `left`: how many more are followed, or NULL. What the collector
+ * does not know leads nowhere: it is counted only if somebody asks about it. */
 static int count(PyObject *object, void *left)
 {
     if (left != NULL && --*(int *)left < 0) {
         return 1; /* ends the traversal */
     }
-    if (object == NULL || !PyObject_IS_GC(object)) {
-        return 0; /* what the collector does not know leads nowhere */
+    Met *m = object == NULL ? NULL : PyObject_IS_GC(object) ? meet(object) : met(object);
+    if (m != NULL) {
+        m->counted++;
     }
-    size_t at = place_of(object);
-    if (!graph.table[at]) {
-        if (graph.n == MAX_MET) {
-            return 0;
-        }
-        graph.met[graph.n] = (Met){.object = object};
-        graph.table[at] = (uint16_t)++graph.n;
-    }
-    graph.met[graph.table[at] - 1].counted++;
     return 0;
 }
 
@@ -232,11 +239,15 @@ static void count_threads(PyThreadState *self)
     PyErr_Clear();
 }
 
-static void build(PyThreadState *self)
+static void begin(void)
 {
     begin_to_look(); /* the last look may be of a fork before, and memory have been given back since */
     graph.n = 0;
     memset(graph.table, 0, sizeof(graph.table));
+}
+
+static void build(PyThreadState *self)
+{
     PyThreadState *ts = PyInterpreterState_ThreadHead(PyThreadState_GetInterpreter(self));
     for (; ts != NULL; ts = PyThreadState_Next(ts)) {
         if (ts != self) {
@@ -281,6 +292,7 @@ int keep_reachable(PyObject **locks, int n, PyThreadState *self)
 {
     int kept = 0;
     if (n) {
+        begin();
         build(self);
     }
     for (int i = 0; i < n; i++) {
@@ -299,6 +311,12 @@ void drop_unreachable(Look *l, PyThreadState *self)
         const Sighting *s = &l->items[i];
         if (s->kind != KIND_IMPORT && s->kind != KIND_FOREIGN && !PyType_Check(s->subject)) {
             if (!built++) {
+                begin();
+                for (int k = i; k < l->n; k++) {
+                    if (l->items[k].subject != NULL && !PyObject_IS_GC(l->items[k].subject)) {
+                        meet(l->items[k].subject); /* a decompressor, say: it is asked about */
+                    }
+                }
                 build(self);
             }
             Met *m = met(s->subject);

@@ -183,26 +183,28 @@ static int has_keywords(const Place *p, int base)
     }
 }
 
-/* C functions that have a reference of their own to the first argument of the Python function which they run: BufferedReader.read() has
- * the bound method of its raw file (Modules/_io/bufferedio.c, _bufferedreader_read_all), ZoneInfo() and ZoneInfo.no_cache() the file that they have opened
- * (Modules/_zoneinfo.c, zoneinfo_new_instance; v3.11.7 to v3.15.0). `type`: of what is called on, or what is called. */
+/* C functions that have references of their own to the first argument of the Python function which they run. A read() without a size
+ * has the bound method of the raw file (Modules/_io/bufferedio.c, _bufferedreader_read_all), ZoneInfo the file that it has opened, and
+ * once more in the arguments of the call (Modules/_zoneinfo.c, zoneinfo_new_instance and load_data; both v3.11.7 to v3.15.0).
+ * `type`: of what is called on, or what is called. */
 static const struct {
     const char *type, *runs;
-} passers[] = {{"_io.BufferedReader", "readall"}, {"zoneinfo.ZoneInfo", "load_data"}};
+    int times;
+} passers[] = {{"_io.BufferedReader", "readall", 1}, {"zoneinfo.ZoneInfo", "load_data", 2}};
 
-static PyObject *passed_to(PyCodeObject *callee, Frame *inner, PyObject *self, PyObject *callable)
+static void find_passed(CInside *inside, Frame *inner, PyCodeObject *callee, PyObject *callable)
 {
-    PyObject *on = self != NULL ? self : callable;
+    PyObject *on = inside->self != NULL ? inside->self : callable;
     if (on != NULL && PyCFunction_Check(on)) {
         on = PyCFunction_GET_SELF(on);
     }
     const char *type = on == NULL ? NULL : PyType_Check(on) ? ((PyTypeObject *)on)->tp_name : Py_TYPE(on)->tp_name;
     for (size_t i = 0; type != NULL && i < Py_ARRAY_LENGTH(passers); i++) {
         if (strcmp(type, passers[i].type) == 0 && PyUnicode_CompareWithASCIIString(callee->co_name, passers[i].runs) == 0) {
-            return frame_local(inner, 0);
+            inside->kept = first_local(inner);
+            inside->times = passers[i].times;
         }
     }
-    return NULL;
 }
 
 CInside what_is_inside(Frame *frame, PyCodeObject *code, Frame *inner)
@@ -236,7 +238,7 @@ CInside what_is_inside(Frame *frame, PyCodeObject *code, Frame *inner)
      * given keywords (_PyStack_UnpackDict). */
     PyCodeObject *callee = frame_code(inner);
     if (callee != NULL && callee->co_argcount > 0) {
-        inside.kept = passed_to(callee, inner, inside.self, frame_slot(frame, code, PY_AT_LEAST(3, 13) ? lowest : lowest + 1));
+        find_passed(&inside, inner, callee, frame_slot(frame, code, PY_AT_LEAST(3, 13) ? lowest : lowest + 1));
     }
     PyObject *made = callee != NULL && callee->co_argcount > 0 && callee->co_name == name_init ? frame_local(inner, 0) : NULL;
     if (made != NULL && PyCell_Check(made)) {
