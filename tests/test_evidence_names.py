@@ -212,15 +212,15 @@ def test_the_place_is_the_line_of_the_with(stage: Stage) -> None:
 
 @pytest.mark.parametrize("error", [False, True], ids=["normally", "by an exception"])
 def test_a_with_that_is_being_left(stage: Stage, error: bool) -> None:
-    def body(gate: Any) -> None:
-        store = Store()
-        store.guarded.gate = gate
+    store, gate = Store(), stage.gate()
+    store.guarded.gate = gate
+
+    def body() -> None:
         with suppress(KeyError), store.guarded:
             if error:
                 raise KeyError
 
-    gate = stage.gate()
-    thread = stage.at(gate, body, gate)
+    thread = stage.at(gate, body)
     (hazard,) = hazards(thread)
     assert hazard.what == f"self.lock of {HERE}.Guarded"
 
