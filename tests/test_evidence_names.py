@@ -237,7 +237,9 @@ def test_of_several_with_in_one_function_the_one_that_is_being_left(stage: Stage
         with three:
             pass
 
-    thread = stopped_at_exit(stage, gate, body, body.__code__.co_firstlineno + 3, *[threading.Lock() for _ in "123"])
+    thread = stopped_at_exit(
+        stage, gate, body, body.__code__.co_firstlineno + 3, *[threading.Lock() for _ in "123"]
+    )
     (hazard,) = hazards(thread)
     assert hazard.what.startswith("two in test_of_several"), hazard.what
 
@@ -281,6 +283,8 @@ def test_by_a_return_of_a_value_too(stage: Stage) -> None:
             return value + 1
 
     gate = stage.gate()
-    thread = stopped_at_exit(stage, gate, body, body.__code__.co_firstlineno + 3, threading.Lock(), threading.Lock(), 1)
+    thread = stopped_at_exit(
+        stage, gate, body, body.__code__.co_firstlineno + 3, threading.Lock(), threading.Lock(), 1
+    )
     (hazard,) = hazards(thread)
     assert hazard.what.startswith("two in test_by_a_return"), hazard.what

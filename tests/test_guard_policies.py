@@ -658,3 +658,25 @@ def test_a_clean_fork_has_its_line_and_its_birth(run: Run, tmp_path: Path) -> No
     (born,) = events(path, "born")
     assert (fork["pid"], fork["risk"], fork["hazards"], fork["outcome"]) == (int(pid), "none", [], "clear")
     assert (born["parent"], born["fork"]) == (int(pid), fork["fork"])
+
+
+def test_a_thread_that_has_ended_when_the_event_is_written_has_its_name(run: Run, tmp_path: Path) -> None:
+    """The parent's own callback lets it end between the fork and that."""
+    path = tmp_path / "events"
+    holder = """
+lock, held, over = threading.Lock(), threading.Event(), threading.Event()
+def hold():
+    with lock:
+        held.set()
+        over.wait()
+thread = threading.Thread(target=hold, name="holder")
+os.register_at_fork(after_in_parent=lambda: (over.set(), thread.join()))
+thread.start()
+held.wait()
+"""
+    ended = run(
+        "-c", watched(holder, ATTEMPT, "attempt(os.fork)", install=with_events(path, 'policy="observe"'))
+    )
+    assert ended.stdout == "forked\n", ended.stderr
+    (fork,) = events(path, "fork")
+    assert [hazard["thread"]["name"] for hazard in fork["hazards"]] == ["holder"]

@@ -39,6 +39,7 @@ Sighting = tuple[
     type | None,
     list[tuple[CodeType, int]],
     int,
+    str | None,
 ]
 
 Waiting = tuple[int, float, float, bool, int, Sighting]

@@ -418,7 +418,6 @@ def _filters_changed() -> None:
 
 def _consider(seen: list[Sighting]) -> None:
     """Before any waiting, with nothing owned: what other libraries mend themselves need not be waited for."""
-    naming.remember_names(seen)
     _exempt_mended(seen)
 
 

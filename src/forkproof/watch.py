@@ -525,7 +525,7 @@ def _report(wait: Waiting, reason: _Reason) -> None:
     kind = _KINDS[sighting[3]]
     if reason.hazard is not None and sighting[3] in (NONE, CONDITION):
         kind = reason.hazard["kind"]
-    who = {"name": naming.thread_name(sighting[0]), "ident": sighting[0], "native_id": sighting[1]}
+    who = {"name": naming.holder_name(sighting), "ident": sighting[0], "native_id": sighting[1]}
     event: dict[str, Any] = {
         "v": 1,
         "event": "hang",

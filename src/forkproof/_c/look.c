@@ -826,6 +826,17 @@ PyObject *stack_of(PyThreadState *thread)
     return list;
 }
 
+/* As of now: whoever reads the list may do so when the thread has ended, and threading forgotten it. Borrowed; None if it has none. */
+static PyObject *name_of(PyThreadState *thread)
+{
+    PyObject *active = active_threads(), *ident = PyLong_FromUnsignedLong((unsigned long)thread->thread_id);
+    PyObject *object = active == NULL || ident == NULL ? NULL : PyDict_GetItemWithError(active, ident);
+    PyObject *name = object == NULL ? NULL : plain_attribute(object, name_name);
+    Py_XDECREF(ident);
+    PyErr_Clear();
+    return name != NULL && PyUnicode_Check(name) ? name : Py_None;
+}
+
 PyObject *look_as_list(const Look *l)
 {
     PyObject *list = PyList_New(0), *stack = NULL;
@@ -842,10 +853,11 @@ PyObject *look_as_list(const Look *l)
             }
         }
         PyObject *item = Py_BuildValue(
-            "(kkiiiiiOOiOiiOOi)", (unsigned long)s->thread->thread_id, (unsigned long)s->thread->native_thread_id,
+            "(kkiiiiiOOiOiiOOiO)", (unsigned long)s->thread->thread_id, (unsigned long)s->thread->native_thread_id,
             (int)s->state, (int)s->kind, (int)s->certain, (int)s->mutex, (int)s->draining, s->subject,
             s->manager ? (PyObject *)s->manager : Py_None, s->entry, s->code, s->unit * 2,
-            s->named_at < 0 ? -1 : s->named_at * 2, s->self ? (PyObject *)s->self : Py_None, stack, (int)s->orphan);
+            s->named_at < 0 ? -1 : s->named_at * 2, s->self ? (PyObject *)s->self : Py_None, stack, (int)s->orphan,
+            name_of(s->thread));
         if (item == NULL || PyList_Append(list, item) < 0) {
             Py_XDECREF(item);
             Py_CLEAR(list);

@@ -219,17 +219,24 @@ static int kept_unseen(const Sighting *s)
     return m != NULL && !m->shared && m->followed && Py_TYPE(self)->tp_traverse(self, leads_to, s->subject);
 }
 
-/* Thread objects of vanishing threads: the child takes them out of threading's own lists, one of which is weak, before any of
- * the program's code runs there. */
-static void count_threads(PyThreadState *self)
+PyObject *active_threads(void)
 {
     PyObject *threading = PyDict_GetItemWithError(PyImport_GetModuleDict(), name_threading);
     PyObject *active = threading != NULL && PyModule_Check(threading)
                            ? PyDict_GetItemWithError(PyModule_GetDict(threading), name_active)
                            : NULL;
+    PyErr_Clear();
+    return active != NULL && PyDict_CheckExact(active) ? active : NULL;
+}
+
+/* Thread objects of vanishing threads: the child takes them out of threading's own lists, one of which is weak, before any of
+ * the program's code runs there. */
+static void count_threads(PyThreadState *self)
+{
+    PyObject *active = active_threads();
     PyObject *ident, *thread;
     Py_ssize_t position = 0;
-    while (active != NULL && PyDict_CheckExact(active) && PyDict_Next(active, &position, &ident, &thread)) {
+    while (active != NULL && PyDict_Next(active, &position, &ident, &thread)) {
         Met *m = met(thread);
         if (m != NULL && PyLong_CheckExact(ident) && PyLong_AsUnsignedLong(ident) != (unsigned long)self->thread_id) {
             m->counted++;

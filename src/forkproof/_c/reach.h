@@ -5,6 +5,8 @@
 #include "look.h"
 
 int reach_init(void);
+/* threading's own dict of ident -> Thread, borrowed; NULL where nobody has imported that. */
+PyObject *active_threads(void);
 /* Of locks: those that a child can come by, to the front. -> how many. */
 int keep_reachable(PyObject **locks, int n, PyThreadState *self);
 /* Takes out of `l` what only the threads that the child will not have can come by. */

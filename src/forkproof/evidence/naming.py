@@ -71,7 +71,7 @@ def _hazard(
         "certainty": "certain" if certain and state != ACQUIRING else "possible",
         "cleared": cleared,
         "what": what(s, calls, foreign),
-        "thread": {"name": thread_name(ident), "ident": ident, "native_id": native_id},
+        "thread": {"name": holder_name(s), "ident": ident, "native_id": native_id},
         "stack": stack,
         "advice": advice(s, calls, foreign),
         "state": STATES[state],
@@ -96,23 +96,16 @@ def places(stack: list[tuple[CodeType, int]]) -> list[dict[str, Any]]:
     return [place(code, at) for code, at in stack[:DEEPEST]]
 
 
-_names: dict[int, str] = {}
-
-
 def thread_name(ident: int) -> str:
-    """Without threading's own lock, which may be the one that is held. Of a thread that has ended since, the last name."""
+    """Without threading's own lock, which may be the one that is held."""
     thread = threading._active.get(ident)  # type: ignore[attr-defined]
     name = getattr(thread, "_name", None)
-    if isinstance(name, str):
-        return name
-    return _names.get(ident, f"thread {ident}")
+    return name if isinstance(name, str) else f"thread {ident}"
 
 
-def remember_names(seen: list[Sighting]) -> None:
-    """Before a wait, in which threads may end: what those that were seen are called."""
-    _names.clear()
-    for s in seen:
-        _names[s[0]] = thread_name(s[0])
+def holder_name(s: Sighting) -> str:
+    """As of the look: the thread may have ended since."""
+    return s[16] or thread_name(s[0])
 
 
 def class_name(kind: type) -> str:
