@@ -112,3 +112,23 @@ def test_a_callback_that_frees_the_lock_mends_it(callback: Callable[[], None]) -
 )
 def test_a_callback_that_needs_it_or_frees_others_does_not(callback: Callable[[], None]) -> None:
     assert not mends([callback], LOCK, "lock")
+
+
+class Changing(weakref.WeakSet):  # type: ignore[type-arg]
+    """As one to which other threads add while it is gone through."""
+
+    def __iter__(self) -> object:  # type: ignore[override]
+        raise RuntimeError("Set changed size during iteration")
+
+
+CHANGING = Changing([LOCK])
+
+
+def renews_what_changes() -> None:
+    for lock in CHANGING:
+        lock._at_fork_reinit()
+
+
+def test_a_set_that_other_threads_change_is_read_in_one_step() -> None:
+    assert mends([renews_what_changes], LOCK, "anything")
+    assert not mends([renews_what_changes], OTHER, "anything")

@@ -26,7 +26,16 @@ _STORES = {opcode.opmap[name] for name in ("STORE_ATTR", "STORE_GLOBAL") if name
 _EXTENDED = opcode.opmap["EXTENDED_ARG"]
 _LIMIT = 500  # objects looked at for one callback; what reaches more than that is not understood
 _DEPTH = 4
-_CONTAINERS = (list, tuple, set, frozenset, weakref.WeakSet)
+_PLAIN = (list, tuple, set, frozenset)
+_CONTAINERS = (*_PLAIN, weakref.WeakSet)
+
+
+def _members(container: object) -> list[object]:
+    """A copy in one step of C: other threads change it meanwhile, and an `__iter__` of the program's is not run."""
+    if isinstance(container, weakref.WeakSet):
+        return [reference() for reference in list(container.data)]  # type: ignore[attr-defined]
+    kind: type = next(kind for kind in _PLAIN if isinstance(container, kind))
+    return list(kind.__iter__(container))  # type: ignore[attr-defined]
 
 
 def mends(callbacks: list[Callable[[], object]], lock: object, attribute: str) -> bool:
@@ -57,7 +66,9 @@ def _lists(function: FunctionType, lock: object) -> bool:
             container = function.__globals__.get(name)
             if type(container) is dict:
                 container = list(container.values())
-            if isinstance(container, _CONTAINERS) and any(_is(member, lock) for member in list(container)):
+            if isinstance(container, _CONTAINERS) and any(
+                _is(member, lock) for member in _members(container)
+            ):
                 return True
     return False
 
@@ -87,7 +98,7 @@ def _releases(function: FunctionType, lock: object) -> bool:
             cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
             named += [_content(cell) for name, cell in cells if name in code.co_freevars]
             if any(
-                lock is member for each in named if isinstance(each, _CONTAINERS) for member in list(each)
+                lock is member for each in named if isinstance(each, _CONTAINERS) for member in _members(each)
             ):
                 return True
     return False
@@ -119,7 +130,7 @@ def _reachable(root: object) -> Iterator[object]:
         elif isinstance(item, MethodType):
             queue.extend(((item.__self__, depth + 1), (item.__func__, depth)))
         elif isinstance(item, _CONTAINERS):
-            queue.extend((part, depth + 1) for part in list(item)[:_LIMIT])
+            queue.extend((part, depth + 1) for part in _members(item)[:_LIMIT])
         elif type(item) is dict:
             queue.extend((part, depth + 1) for part in list(item.values())[:_LIMIT])
         elif isinstance(item, FunctionType):
