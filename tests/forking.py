@@ -7,6 +7,8 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
+from conftest import Ended
+
 PRELUDE = '''
 import os, sys, threading, time, warnings
 import forkproof
@@ -86,6 +88,19 @@ def program(body: str, *, install: str = "forkproof.install(warn=False)") -> str
 def watched(*parts: str, install: str = "forkproof.install(warn=False)") -> str:
     """The same of several parts, each indented by itself."""
     return program("\n".join(dedent(part) for part in parts), install=install)
+
+
+OBSERVE = "forkproof.install('observe', events='events.jsonl', warn=False)"
+WAIT = "forkproof.install(events='events.jsonl', warn=False)"
+
+
+def succeeds(ended: Ended) -> None:
+    assert ended.status == 0, ended.stderr
+
+
+def forks(folder: Path) -> list[dict[str, Any]]:
+    """Those that a program which was started in the folder has written, by one of the lines above."""
+    return events(folder / "events.jsonl", "fork")
 
 
 def events(path: Path, kind: str) -> list[dict[str, Any]]:

@@ -78,6 +78,10 @@ class Store:
     def get_lock(self) -> Any:
         return self._lock
 
+    def briefly(self) -> None:
+        with self.get_lock():
+            pass
+
     def called(self, gate: Any) -> None:
         with self.get_lock():
             gate.wait()
@@ -288,3 +292,13 @@ def test_by_a_return_of_a_value_too(stage: Stage) -> None:
     )
     (hazard,) = hazards(thread)
     assert hazard.what.startswith("two in test_by_a_return"), hazard.what
+
+
+def test_a_call_that_gave_the_lock_which_is_being_left(stage: Stage) -> None:
+    """What is entered has no name to compare with: it is the function's only `with`."""
+    store, gate = Store(), stage.gate()
+    line = Store.briefly.__code__.co_firstlineno + 1
+    thread = stopped_at_exit(stage, gate, Store.briefly, line, store)
+    expect(thread, leaving(store._lock))
+    (hazard,) = hazards(thread)
+    assert hazard.what == f"self.get_lock() of {HERE}.Store"

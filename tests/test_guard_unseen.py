@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
-from conftest import Ended, Run
-from forking import program
-
-OBSERVE = "forkproof.install('observe', events='events.jsonl', warn=False)"
-WAIT = "forkproof.install(events='events.jsonl', warn=False)"
+from conftest import Run
+from forking import OBSERVE, WAIT, forks, program, succeeds
 
 # A thread that has taken `lock` by TAKE and goes on with what no frame of it explains, until told; then gives it back.
 HOLDER = """
@@ -53,15 +48,6 @@ ways = pytest.mark.parametrize("way", WAYS)
 def holder(way: str) -> str:
     take, give, _, _ = WAYS[way]
     return HOLDER.replace("TAKE", take).replace("GIVE", give)
-
-
-def succeeds(ended: Ended) -> None:
-    assert ended.status == 0, ended.stderr
-
-
-def forks(folder: Path) -> list[dict[str, Any]]:
-    lines = map(json.loads, (folder / "events.jsonl").read_text().splitlines())
-    return [line for line in lines if line["event"] == "fork"]
 
 
 @ways

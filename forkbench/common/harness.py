@@ -43,6 +43,19 @@ def thread(fn, *args):
     return t
 
 
+def busy(function, threads=1, pause=0.0):
+    """Threads that do it again and again."""
+
+    def run():
+        while True:
+            function()
+            if pause:
+                time.sleep(pause)
+
+    for _ in range(threads):
+        thread(run)
+
+
 def _before():
     if not TRACE:
         return None

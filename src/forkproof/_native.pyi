@@ -2,7 +2,7 @@
 
 A sighting is a tuple:
     (ident, native_id, state, kind, certain, mutex, draining, subject, manager, entry, code, offset, named_at, self, stack,
-     orphan)
+     orphan, name)
 state     0 holds, 1 acquiring, 2 leaving, 3 inside a native call, 4 importing
 draining  inside: the native lock is free as soon as the thread waits for the GIL again
 kind      0 Lock, 1 RLock, 2 buffered file, 3 catalogued lock object, 4 semaphore, 5 native call, 6 import
@@ -15,6 +15,7 @@ named_at  offset of the instruction that took it, for `expression`; -1 none
 self      class of the first parameter of that frame, or None
 stack     [(code, offset), ...] of the thread, innermost first
 orphan    after a wait: a lock that the child resets, as nobody who is there can have it
+name      the thread's, as of the look: it may have ended since; None if threading has none for it
 """
 
 import io

@@ -11,12 +11,6 @@ from harness import *   # thread(), run_child(), run_mp_child(), and os, sys, ti
 del sys.path[0]
 
 # --- case ------------------------------------------------------------------
-def busy(function, threads=1, pause=0.0):           # threads that do it again and again
-    def run():
-        while True:
-            function()
-            if pause: time.sleep(pause)
-    for _ in range(threads): thread(run)
 import cffi
 DECLS = "\n".join("struct s%d { int a, b; struct s%d *next; }; int f%d(struct s%d *, int, char **);" % (i, i, i, i) for i in range(60))
 def parse(): cffi.FFI().cdef(DECLS)

@@ -10,12 +10,6 @@ from harness import *   # thread(), run_child(), run_mp_child(), and os, sys, ti
 del sys.path[0]
 
 # --- case ------------------------------------------------------------------
-def busy(function, threads=1, pause=0.0):           # threads that do it again and again
-    def run():
-        while True:
-            function()
-            if pause: time.sleep(pause)
-    for _ in range(threads): thread(run)
 import gettext
 busy(lambda: gettext.translation("none", fallback=True).gettext("x"), 2); time.sleep(0.05)
 run_child(lambda: gettext.translation("none", fallback=True).gettext("x"), forks=50, gap=0.003)

@@ -10,12 +10,6 @@ from harness import *   # thread(), run_child(), run_mp_child(), and os, sys, ti
 del sys.path[0]
 
 # --- case ------------------------------------------------------------------
-def busy(function, threads=1, pause=0.0):           # threads that do it again and again
-    def run():
-        while True:
-            function()
-            if pause: time.sleep(pause)
-    for _ in range(threads): thread(run)
 import importlib.metadata as md
 busy(lambda: len(md.entry_points()), 2); time.sleep(0.2)
 run_child(lambda: md.version("pip"), forks=20, gap=0.005)

@@ -10,12 +10,6 @@ from harness import *   # thread(), run_child(), run_mp_child(), and os, sys, ti
 del sys.path[0]
 
 # --- case ------------------------------------------------------------------
-def busy(function, threads=1, pause=0.0):           # threads that do it again and again
-    def run():
-        while True:
-            function()
-            if pause: time.sleep(pause)
-    for _ in range(threads): thread(run)
 from joblib import Parallel, delayed
 busy(lambda: Parallel(2, backend="threading")(delayed(abs)(i) for i in range(10)), 1); time.sleep(0.5)
 run_child(lambda: Parallel(1)(delayed(abs)(i) for i in range(3)), forks=10, gap=0.01)

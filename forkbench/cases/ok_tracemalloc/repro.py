@@ -10,12 +10,6 @@ from harness import *   # thread(), run_child(), run_mp_child(), and os, sys, ti
 del sys.path[0]
 
 # --- case ------------------------------------------------------------------
-def busy(function, threads=1, pause=0.0):           # threads that do it again and again
-    def run():
-        while True:
-            function()
-            if pause: time.sleep(pause)
-    for _ in range(threads): thread(run)
 import tracemalloc; tracemalloc.start(5)
 busy(lambda: [bytearray(100) for _ in range(100)], 3); time.sleep(0.1)
 run_child(lambda: [bytearray(100) for _ in range(100)], forks=50, gap=0.003)

@@ -10,12 +10,6 @@ from harness import *   # thread(), run_child(), run_mp_child(), and os, sys, ti
 del sys.path[0]
 
 # --- case ------------------------------------------------------------------
-def busy(function, threads=1, pause=0.0):           # threads that do it again and again
-    def run():
-        while True:
-            function()
-            if pause: time.sleep(pause)
-    for _ in range(threads): thread(run)
 import urllib.request, http.server
 class H(http.server.BaseHTTPRequestHandler):
     def do_GET(self): self.send_response(200); self.send_header("Content-Length", "2"); self.end_headers(); self.wfile.write(b"ok")

@@ -11,12 +11,6 @@ from harness import *   # thread(), run_child(), run_mp_child(), and os, sys, ti
 del sys.path[0]
 
 # --- case ------------------------------------------------------------------
-def busy(function, threads=1, pause=0.0):           # threads that do it again and again
-    def run():
-        while True:
-            function()
-            if pause: time.sleep(pause)
-    for _ in range(threads): thread(run)
 import tempfile
 from pony.orm import Database, Required, db_session
 db = Database("sqlite", tempfile.mktemp(), create_db=True)

@@ -11,12 +11,6 @@ from harness import *   # thread(), run_child(), run_mp_child(), and os, sys, ti
 del sys.path[0]
 
 # --- case ------------------------------------------------------------------
-def busy(function, threads=1, pause=0.0):           # threads that do it again and again
-    def run():
-        while True:
-            function()
-            if pause: time.sleep(pause)
-    for _ in range(threads): thread(run)
 import pybreaker
 breaker = pybreaker.CircuitBreaker(fail_max=5)
 def call(): return breaker.call(time.sleep, 0.2)

@@ -10,12 +10,6 @@ from harness import *   # thread(), run_child(), run_mp_child(), and os, sys, ti
 del sys.path[0]
 
 # --- case ------------------------------------------------------------------
-def busy(function, threads=1, pause=0.0):           # threads that do it again and again
-    def run():
-        while True:
-            function()
-            if pause: time.sleep(pause)
-    for _ in range(threads): thread(run)
 from multiprocessing import shared_memory
 def w():
     s = shared_memory.SharedMemory(create=True, size=100); s.close(); s.unlink()

@@ -751,14 +751,20 @@ static int can_raise(const Reader *r, int unit)
     return !(TO_BOOL >= 0 && op == TO_BOOL && loads_local(info, previous_unit(info, unit)) >= 0);
 }
 
+/* The last instruction of what the conditional jump at `unit` asks; -1 none. */
+static int tested_at(const CodeInfo *info, int unit)
+{
+    int from = previous_unit(info, unit);
+    while (from >= 0 && (info->units[from].op == EXTENDED_ARG || (TO_BOOL >= 0 && info->units[from].op == TO_BOOL))) {
+        from = previous_unit(info, from);
+    }
+    return from;
+}
+
 /* Bits of the locks whose answer is in a local that the conditional jump at `unit` asks. */
 static unsigned asked_by(const CodeInfo *info, int unit)
 {
-    int from = previous_unit(info, unit);
-    if (from >= 0 && TO_BOOL >= 0 && info->units[from].op == TO_BOOL) {
-        from = previous_unit(info, from);
-    }
-    int local = loads_local(info, from);
+    int local = loads_local(info, tested_at(info, unit));
     unsigned bits = 0;
     for (int k = 0; local >= 0 && k < info->n_expressions; k++) {
         bits |= info->answers[k] == local ? 1u << k : 0;
@@ -766,23 +772,41 @@ static unsigned asked_by(const CodeInfo *info, int unit)
     return bits;
 }
 
+/* What the instruction at `unit` takes from the slot `lowest`, as a name with attributes. `rest`: what is done to that before. -> 0, or -1. */
+enum { REST_NONE, REST_OTHER, REST_CALL };
+static int parse_operand(const CodeInfo *info, int unit, int lowest, Expression *e, int *rest)
+{
+    const Unit *units = info->units;
+    int start = pusher(info, unit - 1, lowest);
+    start = start < 0 ? start : past_prefix(info, start);
+    if (start < 0 || !parse_base(&units[start], units[start].depth < lowest, e)) {
+        return -1;
+    }
+    *rest = REST_NONE;
+    for (int at = next_unit(info, start); at < unit; at = next_unit(info, at)) {
+        int op = units[at].op;
+        if (*rest == REST_NONE && (op == LOAD_ATTR || op == LOAD_METHOD)) {
+            if (e->n == MAX_ATTRIBUTES) {
+                return -1;
+            }
+            int halved = op == LOAD_ATTR && PY_VERSION_HEX >= 0x030C0000;
+            e->attributes[e->n++] = (uint16_t)(halved ? units[at].arg >> 1 : units[at].arg);
+        }
+        else if (op != EXTENDED_ARG) {
+            /* The rest of a `with`, or arguments of a call that makes its manager. */
+            *rest = is_call(op) || *rest == REST_CALL ? REST_CALL : REST_OTHER;
+        }
+    }
+    return 0;
+}
+
 /* Bits of the locks for which the jump at `unit` asks whether they are there: `if lock is not None`, `if self._lock`. */
 static unsigned asked_for(const CodeInfo *info, int unit)
 {
-    const Unit *units = info->units;
-    int lowest = units[unit].depth - 1, start = asks[units[unit].op] ? pusher(info, unit - 1, lowest) : -1;
+    int from = asks[info->units[unit].op] ? tested_at(info, unit) : -1, rest;
     Expression e;
-    if (start < 0 || !parse_base(&units[start], units[start].depth < lowest, &e)) {
+    if (from < 0 || parse_operand(info, next_unit(info, from), info->units[unit].depth - 1, &e, &rest) < 0 || rest != REST_NONE) {
         return 0;
-    }
-    for (int at = next_unit(info, start); at < unit; at = next_unit(info, at)) {
-        int op = units[at].op;
-        if (op == LOAD_ATTR && e.n < MAX_ATTRIBUTES) {
-            e.attributes[e.n++] = (uint16_t)(PY_VERSION_HEX >= 0x030C0000 ? units[at].arg >> 1 : units[at].arg);
-        }
-        else if (op != EXTENDED_ARG && (TO_BOOL < 0 || op != TO_BOOL)) {
-            return 0;
-        }
     }
     unsigned bits = 0;
     for (int k = 0; k < info->n_expressions; k++) {
@@ -1554,34 +1578,6 @@ static PyObject *join(const Expression *e, PyCodeObject *code, const char *end)
     return text;
 }
 
-/* What the `with` entered at `unit` enters, as a name with attributes. `rest`: what is done to that before. -> 0, or -1. */
-enum { REST_NONE, REST_OTHER, REST_CALL };
-static int parse_entered(const CodeInfo *info, int unit, int lowest, Expression *e, int *rest)
-{
-    const Unit *units = info->units;
-    int start = pusher(info, unit - 1, lowest);
-    start = start < 0 ? start : past_prefix(info, start);
-    if (start < 0 || !parse_base(&units[start], units[start].depth < lowest, e)) {
-        return -1;
-    }
-    *rest = REST_NONE;
-    for (int at = next_unit(info, start); at < unit; at = next_unit(info, at)) {
-        int op = units[at].op;
-        if (*rest == REST_NONE && (op == LOAD_ATTR || op == LOAD_METHOD)) {
-            if (e->n == MAX_ATTRIBUTES) {
-                return -1;
-            }
-            int halved = op == LOAD_ATTR && PY_VERSION_HEX >= 0x030C0000;
-            e->attributes[e->n++] = (uint16_t)(halved ? units[at].arg >> 1 : units[at].arg);
-        }
-        else if (op != EXTENDED_ARG) {
-            /* The rest of the `with`, or arguments of a call that makes the manager. */
-            *rest = is_call(op) || *rest == REST_CALL ? REST_CALL : REST_OTHER;
-        }
-    }
-    return 0;
-}
-
 /* The lowest slot of what the `with` entered at `unit` needs; -1 if none is entered there. */
 static int lowest_of_entered(const CodeInfo *info, int unit)
 {
@@ -1595,7 +1591,7 @@ static int lowest_of_entered(const CodeInfo *info, int unit)
 int code_enters(const CodeInfo *info, int unit, Expression *e)
 {
     int rest, lowest = lowest_of_entered(info, unit);
-    return lowest >= 0 && parse_entered(info, unit, lowest, e, &rest) == 0 && rest != REST_CALL;
+    return lowest >= 0 && parse_operand(info, unit, lowest, e, &rest) == 0 && rest != REST_CALL;
 }
 
 PyObject *expression_text(PyCodeObject *code, int unit)
@@ -1608,7 +1604,7 @@ PyObject *expression_text(PyCodeObject *code, int unit)
     Expression e;
     int rest, lowest = lowest_of_entered(info, unit);
     if (lowest >= 0) {
-        return parse_entered(info, unit, lowest, &e, &rest) < 0 ? NULL : join(&e, code, rest == REST_CALL ? "()" : "");
+        return parse_operand(info, unit, lowest, &e, &rest) < 0 ? NULL : join(&e, code, rest == REST_CALL ? "()" : "");
     }
     return is_call(info->units[unit].op) && parse_callee(info, code, unit, &e) >= 0 ? join(&e, code, "") : NULL;
 }

@@ -256,25 +256,6 @@ void sight_leaving(Thread *t, const Place *p, PyObject *manager, Frame *exiting)
     t->exiting = NULL;
 }
 
-/* Where the manager was entered that is left here; -1 where the frame does not tell. */
-int entered_at(const Place *p, PyObject *manager)
-{
-    int only = -1, several = 0;
-    for (int r = 1; r < p->info->n_regions; r++) {
-        Expression e;
-        int enter = p->info->regions[r].enter;
-        if (enter < 0) {
-            continue;
-        }
-        if (code_enters(p->info, enter, &e) && evaluate(&e, p->code, p->frame) == manager) {
-            return enter;
-        }
-        several |= only >= 0 && only != enter;
-        only = enter;
-    }
-    return several ? -1 : only;
-}
-
 /* Whether the lock is one that this thread's Condition.wait has let go of. */
 int has_let_go(Thread *t, PyObject *lock)
 {

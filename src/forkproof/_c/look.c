@@ -443,6 +443,36 @@ static void sight_arguments(Thread *t, const Place *p, int base)
     }
 }
 
+/* Where the manager was entered that is left here; -1 where the frame does not tell. */
+static int entered_at(const Place *p, PyObject *manager)
+{
+    int only = -1, several = 0;
+    for (int r = 1; r < p->info->n_regions; r++) {
+        Expression e;
+        int enter = p->info->regions[r].enter;
+        if (enter < 0) {
+            continue;
+        }
+        if (code_enters(p->info, enter, &e) && evaluate(&e, p->code, p->frame) == manager) {
+            return enter;
+        }
+        several |= only >= 0 && only != enter;
+        only = enter;
+    }
+    return several ? -1 : only;
+}
+
+/* The manager that a `with` of this frame is leaving; not if the frame of its __exit__, further in, has told that already. */
+static void sight_left(Thread *t, const Place *p, PyObject *manager)
+{
+    if (manager == NULL || manager == t->left) {
+        return;
+    }
+    Place left = *p;
+    left.named_at = entered_at(p, manager);
+    sight_leaving(t, &left, manager, runs_exit_of(t->inner, manager) ? t->inner : NULL);
+}
+
 static void sight_frame(Thread *t, Frame *frame, PyCodeObject *code, const CodeInfo *info, int c_below)
 {
     Frame *inner = t->inner;
@@ -536,11 +566,7 @@ static void sight_frame(Thread *t, Frame *frame, PyCodeObject *code, const CodeI
         if (coroutine != NULL && PyCoro_CheckExact(coroutine) && unbegun_frame(coroutine)) {
             manager = first_local(unbegun_frame(coroutine)); /* an __aexit__ that nothing has waited for yet */
         }
-        if (manager != NULL && manager != t->left) {
-            p.named_at = entered_at(&p, manager);
-            sight_leaving(t, &p, manager, runs_exit_of(inner, manager) ? inner : NULL);
-            p.named_at = -1;
-        }
+        sight_left(t, &p, manager);
     }
     else if (kind == OP_WITH_EXCEPT) {
 #if PY_AT_LEAST(3, 14)
@@ -548,11 +574,7 @@ static void sight_frame(Thread *t, Frame *frame, PyCodeObject *code, const CodeI
 #else
         PyObject *manager = manager_of(frame_slot(frame, code, u->depth - 4));
 #endif
-        if (manager != NULL && manager != t->left) {
-            p.named_at = entered_at(&p, manager);
-            sight_leaving(t, &p, manager, runs_exit_of(inner, manager) ? inner : NULL);
-            p.named_at = -1;
-        }
+        sight_left(t, &p, manager);
     }
     else if (c_below && (kind == OP_CALL || kind == OP_CALL_KW || kind == OP_CALL_EX)) {
         Call c;
@@ -597,9 +619,9 @@ static void sight_frame(Thread *t, Frame *frame, PyCodeObject *code, const CodeI
             PyObject *manager = manager_of(frame_slot(frame, code, manager_at));
             PyObject *slot = frame_slot(frame, code, exit_at);
             if (is_exit_of(slot, manager)) {
-                p.named_at = entered_at(&p, manager);
-                sight_manager(t, &p, STATE_LEAVING, manager, 0);
-                p.named_at = -1;
+                Place left = p;
+                left.named_at = entered_at(&p, manager);
+                sight_manager(t, &left, STATE_LEAVING, manager, 0);
             }
         }
     }
@@ -839,13 +861,14 @@ static PyObject *name_of(PyThreadState *thread)
 
 PyObject *look_as_list(const Look *l)
 {
-    PyObject *list = PyList_New(0), *stack = NULL;
+    PyObject *list = PyList_New(0), *stack = NULL, *name = NULL;
     PyThreadState *last = NULL;
     for (int i = 0; list != NULL && i < l->n; i++) {
         const Sighting *s = &l->items[i];
         if (s->thread != last) {
             Py_XDECREF(stack);
             stack = stack_of(s->thread);
+            name = name_of(s->thread);
             last = s->thread;
             if (stack == NULL) {
                 Py_CLEAR(list);
@@ -856,8 +879,7 @@ PyObject *look_as_list(const Look *l)
             "(kkiiiiiOOiOiiOOiO)", (unsigned long)s->thread->thread_id, (unsigned long)s->thread->native_thread_id,
             (int)s->state, (int)s->kind, (int)s->certain, (int)s->mutex, (int)s->draining, s->subject,
             s->manager ? (PyObject *)s->manager : Py_None, s->entry, s->code, s->unit * 2,
-            s->named_at < 0 ? -1 : s->named_at * 2, s->self ? (PyObject *)s->self : Py_None, stack, (int)s->orphan,
-            name_of(s->thread));
+            s->named_at < 0 ? -1 : s->named_at * 2, s->self ? (PyObject *)s->self : Py_None, stack, (int)s->orphan, name);
         if (item == NULL || PyList_Append(list, item) < 0) {
             Py_XDECREF(item);
             Py_CLEAR(list);

@@ -145,21 +145,6 @@ static int give_way(PyThreadState *holder)
     return given;
 }
 
-/* Whether a thread that has another lock of those needed waits for this one: it is to have it first. */
-static int is_promised(PyObject *lock, PyObject **need, int n)
-{
-    for (int i = 0; i < n; i++) {
-        PyThreadState *holder = need[i] == lock ? NULL : visible_holder(need[i]);
-        for (int k = 0; holder != NULL && k < g.look.n; k++) {
-            const Sighting *s = &g.look.items[k];
-            if (s->thread == holder && s->state == STATE_ACQUIRING && s->subject == lock) {
-                return 1;
-            }
-        }
-    }
-    return 0;
-}
-
 /* Whether one of the threads that are seen to acquire the lock may have got it, and not have come so far as to say so. One that
  * sleeps for anything but the GIL has not. */
 static int may_be_in_transit(PyObject *lock)
@@ -189,11 +174,15 @@ static int may_be_taken_unseen(PyObject *rlock, PyThreadState *me)
     return matters(&s) != MATTERS_NOT && (entry == NULL || !entry->failures);
 }
 
+typedef struct {
+    PyObject *lock;
+    Kind kind;
+    int hurry; /* its time is up, and this its only try */
+} Needed;
+
 /* What a look says is still to be done before this fork may go ahead. */
 typedef struct {
-    PyObject *locks[MAX_OWNED]; /* to be owned */
-    Kind kinds[MAX_OWNED];
-    char hurry[MAX_OWNED]; /* its time is up, and this its only try */
+    Needed needs[MAX_OWNED]; /* to be owned */
     int n;
     int pending; /* what cannot be owned: imports, native calls, permits; and of the threads in the middle of those: */
     PyThreadState *back[MAX_STOPPED], *inside[MAX_STOPPED], *importing[MAX_STOPPED];
@@ -213,7 +202,7 @@ typedef struct {
 static int is_needed(const Todo *todo, PyObject *lock)
 {
     for (int i = 0; i < todo->n; i++) {
-        if (todo->locks[i] == lock) {
+        if (todo->needs[i].lock == lock) {
             return 1;
         }
     }
@@ -223,9 +212,7 @@ static int is_needed(const Todo *todo, PyObject *lock)
 static void need(Todo *todo, PyObject *lock, Kind kind, int hurry)
 {
     if (todo->n < MAX_OWNED && !is_needed(todo, lock)) {
-        todo->locks[todo->n] = lock;
-        todo->kinds[todo->n] = kind;
-        todo->hurry[todo->n++] = (char)hurry;
+        todo->needs[todo->n++] = (Needed){lock, kind, hurry};
     }
 }
 
@@ -374,6 +361,22 @@ static void let_them_end(Wait *w, Todo *todo)
     }
 }
 
+/* Whether a thread that has another lock of those needed waits for this one: it is to have it first. */
+static int is_promised(PyObject *lock, const Todo *todo)
+{
+    for (int i = 0; i < todo->n; i++) {
+        PyObject *other = todo->needs[i].lock;
+        PyThreadState *holder = other == lock ? NULL : visible_holder(other);
+        for (int k = 0; holder != NULL && k < g.look.n; k++) {
+            const Sighting *s = &g.look.items[k];
+            if (s->thread == holder && s->state == STATE_ACQUIRING && s->subject == lock) {
+                return 1;
+            }
+        }
+    }
+    return 0;
+}
+
 typedef enum { OWNED, PROMISED, LOOK_AGAIN, IN_VAIN } Try;
 
 /* It was free, and we too slow: with every thread stopped that comes by, it stays free. */
@@ -433,13 +436,13 @@ static void note_try(PyObject *lock, int is_unseen)
 }
 
 /* `taken`: others have become ours in this round. */
-static Try try_to_own(Wait *w, Todo *todo, int at, int taken)
+static Try try_to_own(Wait *w, const Todo *todo, int at, int taken)
 {
-    PyObject *lock = todo->locks[at];
-    Kind kind = todo->kinds[at];
-    int last_try = todo->hurry[at];
+    PyObject *lock = todo->needs[at].lock;
+    Kind kind = todo->needs[at].kind;
+    int last_try = todo->needs[at].hurry;
     PyThreadState *holder = visible_holder(lock);
-    if (!last_try && is_promised(lock, todo->locks, todo->n)) {
+    if (!last_try && is_promised(lock, todo)) {
         return PROMISED;
     }
     if (!last_try && holder != NULL && give_way(holder)) {
@@ -468,27 +471,21 @@ static Try try_to_own(Wait *w, Todo *todo, int at, int taken)
 static void own_what_is_needed(Wait *w, Todo *todo)
 {
     for (int i = 0; i < todo->n; i++) {
-        Py_INCREF(todo->locks[i]);
+        Py_INCREF(todo->needs[i].lock);
     }
     int taken = 0;
     Try last = PROMISED;
     for (int i = 0; i < todo->n && last != LOOK_AGAIN && last != IN_VAIN; i++) {
         int k = i + (int)(random_bits() % (uint32_t)(todo->n - i));
-        PyObject *lock = todo->locks[k];
-        Kind kind = todo->kinds[k];
-        char hurry = todo->hurry[k];
-        todo->locks[k] = todo->locks[i];
-        todo->kinds[k] = todo->kinds[i];
-        todo->hurry[k] = todo->hurry[i];
-        todo->locks[i] = lock;
-        todo->kinds[i] = kind;
-        todo->hurry[i] = hurry;
+        Needed next = todo->needs[k];
+        todo->needs[k] = todo->needs[i];
+        todo->needs[i] = next;
         Try outcome = try_to_own(w, todo, i, taken);
         taken |= outcome == OWNED;
         last = outcome == PROMISED ? last : outcome;
     }
     for (int i = 0; i < todo->n; i++) {
-        Py_DECREF(todo->locks[i]);
+        Py_DECREF(todo->needs[i].lock);
     }
     if (last == IN_VAIN || last == PROMISED) {
         /* Its holder may be waiting for one that we have: give all back and come again in another order. */

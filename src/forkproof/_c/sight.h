@@ -140,7 +140,6 @@ Frame *inner_of(Thread *t, Frame *frame, int *through_c);
 int held_at(Thread *t, Frame *frame, PyObject *lock, int begins, int nesting);
 void judge(Thread *t, Frame *frame, PyObject *lock);
 void sight_leaving(Thread *t, const Place *p, PyObject *manager, Frame *exiting);
-int entered_at(const Place *p, PyObject *manager);
 int has_let_go(Thread *t, PyObject *lock);
 void sight_method(Thread *t, const Place *p, State state, PyObject *method, int nesting);
 void sight_callback(Thread *t, const Place *p, State state, PyObject *callback, int nesting);

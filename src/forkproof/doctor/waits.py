@@ -147,11 +147,11 @@ def _wait(
             "system", _in_words(task, process, named, outside.what if outside else ""), outside=outside
         )
     native = lock_at(task.call.address, stack.native, regions, process.read)
+    limit = " for some time" if task.call.timed else ""
     if objects and neighbours and not task.call.is_private:
         turn = named is not None and "lock" not in named["what"]
         outside = _shared_lock(task, stack.python, regions, objects, neighbours, turn)
         if outside:
-            limit = " for some time" if task.call.timed else ""
             what = f"waits{limit} for {named['what'] if named else 'a lock that processes share'}"
             behind = f" (first for the lock of those who wait for that{outside.what})"
             whose = behind if turn else outside.what
@@ -167,7 +167,6 @@ def _wait(
     if native.kind in ("mutex", "rwlock", "thread"):
         return Wait("native-call", f"waits for {_native_in_words(native)}", for_ever, None, native)
     lock = _lock(stack.python, task.call.address, parked, objects) if objects else None
-    limit = " for some time" if task.call.timed else ""
     if named and (_is_signal(stack.python, lock) or not (lock or _takes_lock(stack.python))):
         return Wait(named["kind"], f"waits{limit} for {named['what']}", for_ever, lock, native, parked)
     if lock:
