@@ -11,8 +11,11 @@ from harness import *   # thread(), run_child(), run_mp_child(), and os, sys, ti
 del sys.path[0]
 
 # --- case ------------------------------------------------------------------
-import ZODB, transaction
-db = ZODB.DB(None)
+import tempfile, ZODB, transaction
+folder = tempfile.TemporaryDirectory()
+db = ZODB.DB(os.path.join(folder.name, "data.fs"))
+leave = say
+def say(line, rc): folder.cleanup(); leave(line, rc)
 def commit():
     tm = transaction.TransactionManager(); c = db.open(tm)
     try:
