@@ -29,9 +29,9 @@ class Writer:
     """
 
     def __init__(self, path: str | os.PathLike[str], program: str | None = None) -> None:
-        """`program` is whose events these are; None: this process's. Raises OSError where the file cannot be opened for
+        """`program` is whose events these are that do not say it; None: this process's. Raises OSError where the file cannot be opened for
         appending."""
-        self._origin = {"host": os.uname().nodename, "program": program or _program(sys.orig_argv)}
+        self._origin = {"host": os.uname().nodename, "program": program or program_of(sys.orig_argv)}
         self.path = os.path.abspath(os.fspath(path))
         self.lost = 0
         self._fd = -1
@@ -60,7 +60,7 @@ class Writer:
 
     def write(self, event: dict[str, Any]) -> None:
         if event.get("event") in _SAY_WHENCE:
-            event = {**event, **self._origin}
+            event = {**event, **self._origin, **event}
         line = (_encoded(event) + "\n").encode("utf-8", "backslashreplace")
         try:
             if not self._is_still_ours():
@@ -79,7 +79,7 @@ class Writer:
         self._fd = -1
 
 
-def _program(line: list[str]) -> str:
+def program_of(line: list[str]) -> str:
     """What a person would call the program that python was started with by `line`; none of its arguments."""
     rest = iter(line[1:])
     for argument in rest:

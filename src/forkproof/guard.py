@@ -491,6 +491,8 @@ def _verb(state: str | None) -> str:
 
 def _told(sightings: list[tuple[Sighting, bool]]) -> list[dict[str, Any]]:
     """The hazards that they are; with each whether it is cleared."""
+    if not sightings:
+        return []
     _find_replaced()
     return naming.hazards(sightings, _settings.calls, _settings.foreign)
 
@@ -506,6 +508,8 @@ def _hazards(seen: list[Sighting] | None, left: list[Sighting] | None) -> list[d
 
 def _sorted(seen: list[Sighting] | None, left: list[Sighting] | None) -> list[tuple[Sighting, bool]]:
     """What remained and what was cleared, without what is exempt."""
+    if not (seen or left):
+        return []
     _find_replaced()
     remaining = [s for s in left or () if _concerns(s)]
     keys = {_key(s) for s in remaining}
