@@ -14,6 +14,7 @@ from _json import encode_basestring as _quoted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 
@@ -37,6 +38,8 @@ class Writer:
         self._fd = -1
         self._identity: tuple[int, int] | None = None
         self._torn = False  # the disk was full in the middle of a line
+        self.on_change: Callable[[], None] | None = None
+        """Called when the file is open under another number, or there is half a line in it."""
         self._open()
 
     def _open(self) -> None:
@@ -65,13 +68,35 @@ class Writer:
         try:
             if not self._is_still_ours():
                 self._open()
+                self._changed()
             if self._torn:
                 line = b"\n" + line  # what came of the last one ends here, and this one is whole
             written = os.write(self._fd, line)
-            self._torn = 0 < written < len(line)
-            self.lost += written != len(line)
+            self._torn = False
+            if 0 < written < len(line):
+                self.tear()
+            else:
+                self.lost += written != len(line)
         except OSError:
             self.lost += 1
+
+    def tear(self) -> None:
+        """Half a line was written: the next one begins with an end of line."""
+        self._torn = True
+        self.lost += 1
+        self._changed()
+
+    def _changed(self) -> None:
+        if self.on_change is not None:
+            self.on_change()
+
+    def plainly(self, end: dict[str, Any]) -> tuple[int, int, int, bytes, Callable[[], None]] | None:
+        """For the extension (`set_lines`): the file, and with `end` what stands at the end of each fork's line. None if there is
+        half a line in it."""
+        if self._torn or self._identity is None:
+            return None
+        text = _encoded({**end, **self._origin})[1:] + "\n"
+        return self._fd, *self._identity, text.encode("utf-8", "backslashreplace"), self.tear
 
     def close(self) -> None:
         if self._is_still_ours():

@@ -140,6 +140,8 @@ def install(
         raise OSError("this system has no fork(); there is nothing to watch")
     writer = None if events is None else Writer(events)
     s = _settings
+    if _native is not None:
+        _native.set_lines(None)
     if s.writer is not None:
         s.writer.close()
     s.policy, s.wait, s.repair, s.hang_after, s.on_hang = policy, wait, repair, hang_after, on_hang
@@ -185,6 +187,9 @@ def install(
     )
     sharing.watch(connections, None if writer is None else writer.path)
     unflushed.watch(connections, _tell_doubled, _where)
+    if writer is not None and not (watch_all or connections):
+        writer.on_change = lambda: _native.set_lines(None)
+        _native.set_lines(writer.plainly({"policy": policy, "outcome": _OUTCOMES[0]}))
     s.installed = True
     _refresh()
     embedded.notice()
@@ -196,6 +201,7 @@ def uninstall() -> None:
     s.installed = False
     if _native is not None:
         _native.uninstall()
+        _native.set_lines(None)
         _native.watch_stop()
         sharing.watch(False, None)
         unflushed.watch(False, _tell_doubled, _where)
