@@ -1,6 +1,6 @@
 """gunicorn and Celery with a thread beside their forks: what gets lost bare and under Forkproof, and what it costs.
 
-    python benchmarks/servers.py [gunicorn] [celery] [throughput] [--requests N] [--tasks N] [--limit SECONDS] [--rounds N]
+    python benchmarks/servers.py [gunicorn] [celery] [throughput] [fork] [--requests N] [--tasks N] [--limit SECONDS] [--rounds N]
                                  [--seconds SECONDS]
 
 Run it in an environment with `forkproof[test]`. The programs are those of examples/servers. Each table has a row without
@@ -16,6 +16,8 @@ throughput  the same gunicorn where the thread of the arbiter sleeps, so that no
             replaced after about 200 requests; bare, with FORKPROOF=on and with a file of events in turn. Requests per second, and
             the processor time of gunicorn and all its workers for a request, which other work on the machine disturbs
             less; medians of the rounds, and of each round's ratio to the bare one with an interval of 95 %.
+fork        what one fork of that application costs its parent and its child: pages copied, or touched for the first time, and
+            processor time; bare, on and with a file of events in turn, in one process.
 """
 
 import argparse
@@ -56,6 +58,37 @@ while left and time.monotonic() - (began or sent) < limit:
 print(number - sum(not job.ready() for job in left), (last or 0) - (began or 0))
 """
 
+FORK = """
+import os, resource, statistics, sys, time
+import gunicorn.app.wsgiapp, gunicorn.arbiter, gunicorn.workers.sync
+import application, forkproof
+on = {"bare": forkproof.uninstall, "on": forkproof.install, "events": lambda: forkproof.install(events=sys.argv[2])}
+
+def used(which=resource.RUSAGE_THREAD):
+    return resource.getrusage(which).ru_minflt, 1e6 * time.thread_time()
+
+def fork():
+    before = used()
+    pid = os.fork()
+    if not pid:
+        for _ in range(300):
+            [str(n) for n in range(20)]
+        os._exit(0)
+    after = used()
+    child = os.wait4(pid, 0)[2]
+    return after[0] - before[0], after[1] - before[1], child.ru_minflt, 1e6 * (child.ru_utime + child.ru_stime)
+
+found = {name: [] for name in on}
+for _ in range(int(sys.argv[1])):
+    for name, switch in on.items():
+        switch()
+        fork()
+        found[name] += [fork() for _ in range(10)]
+for name, forks in found.items():
+    medians = [statistics.median(one[i] for one in forks) for i in range(4)]
+    print("| {:6} | {:13.0f} | {:12.0f} | {:12.0f} | {:11.0f} |".format(name, *medians))
+"""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(
@@ -68,7 +101,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=10.0, help="of one round of the throughput (10)")
     asked = parser.parse_args()
-    known = {"gunicorn": _gunicorn, "celery": _celery, "throughput": _throughput}
+    known = {"gunicorn": _gunicorn, "celery": _celery, "throughput": _throughput, "fork": _fork}
     for name in asked.what:
         if name not in known:
             parser.error(f"there is no {name!r}; there are {', '.join(known)}")
@@ -218,6 +251,27 @@ def _interval(ratios: list[float]) -> tuple[float, float]:
     pick = random.Random(0).choices
     medians = sorted(statistics.median(pick(ratios, k=len(ratios))) for _ in range(2000))
     return medians[50], medians[1949]
+
+
+def _fork(asked: argparse.Namespace) -> None:
+    print("\nOne fork of that application where nothing is held\n")
+    print("| median | parent, pages | parent, µs   | child, pages | child, µs   |")
+    print("| ------ | ------------- | ------------ | ------------ | ----------- |")
+    with tempfile.TemporaryDirectory(prefix="forkproof-servers-") as folder:
+        command = [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-c",
+            FORK,
+            str(5 * asked.rounds),
+            f"{folder}/events.jsonl",
+        ]
+        environment = {**os.environ, "QUIET": "1", "FORKPROOF": "off"}
+        told = subprocess.run(
+            command, cwd=PROGRAMS, env=environment, capture_output=True, text=True, check=True
+        )
+    print(told.stdout, end="", flush=True)
 
 
 @contextmanager
