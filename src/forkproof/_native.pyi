@@ -82,12 +82,13 @@ def waiters() -> list[tuple[Any, Any]]:
     """(condition, waiter) for each thread that stands in a Condition.wait."""
 
 def set_calls(
-    calls: dict[Any, tuple[int, int, bool, bool, int]],
-    unresolved: list[tuple[str, str, str | None, tuple[int, int, bool, bool, int]]],
+    calls: dict[Any, tuple[int, int, int, bool, int]],
+    unresolved: list[tuple[str, str, str | None, tuple[int, int, int, bool, int]]],
     locks: list[tuple[str, tuple[str, ...]]],
     awaited: tuple[str, ...],
 ) -> None:
-    """callable -> (entry, resource, only host names, GIL retaken outside, streams). Resource: 0 process, 1 object, 2 stream,
+    """callable -> (entry, resource, only, GIL retaken outside, streams). Only: 0 always, 1 of host names, 2 of addresses that
+    have one. Resource: 0 process, 1 object, 2 stream,
     3 the iterator that is the first argument. Streams, for a call that is given none: 1 stdin + 2 stdout + 4 stderr; for
     resource 3: how many references it has of its own.
 
