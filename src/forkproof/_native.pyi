@@ -87,8 +87,8 @@ def set_calls(
     locks: list[tuple[str, tuple[str, ...]]],
     awaited: tuple[str, ...],
 ) -> None:
-    """callable -> (entry, resource, only, GIL retaken outside, streams). Only: 0 always, 1 of host names, 2 of addresses that
-    have one. Resource: 0 process, 1 object, 2 stream,
+    """callable -> (entry, resource, only, GIL retaken outside, streams). Only: 0 always, 1 with a host's name first, 2 with an
+    address whose host is a name. Resource: 0 process, 1 object, 2 stream,
     3 the iterator that is the first argument. Streams, for a call that is given none: 1 stdin + 2 stdout + 4 stderr; for
     resource 3: how many references it has of its own.
 
