@@ -228,7 +228,7 @@ def watch_start(
 
 def watch_stop() -> None: ...
 def set_waits(methods: dict[Any, tuple[int, int]], /) -> None:
-    """Methods in C that wait: method descriptor -> (kind, position of the time-out among the arguments)."""
+    """What waits in C: callable -> (kind, position of the time-out among the arguments; -1: it always has one)."""
 
 def futex_of(native_id: int, /) -> tuple[bool, int, int] | None:
     """What a thread of this process sleeps on: (without time-out, native id of the mutex's owner or 0, address); None if

@@ -24,7 +24,7 @@ from .repair import break_executors, drop_imports, mend_executors
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import FrameType
     from typing import Any, Literal
 
@@ -47,6 +47,7 @@ elsewhere = "main interpreter only" in _why_coarse or "in subinterpreters" in _w
 
 _RESOURCES = {"process": 0, "object": 1, "stream": 2}
 _CONSUMES = 3
+_WORKER = 4
 _STREAMS = {"stdin": 1, "stdout": 2, "stderr": 4}
 _KEEPS = 8
 _OUTCOMES = ("clear", "observed", "waited", "gave-up")
@@ -336,10 +337,8 @@ def _refresh() -> None:
         s.known[catalogue.resolve(name)] = (0, _CONSUMES, False, False, int(keeps))
     awaited = set()
     unresolved: list[tuple[str, str, str | None, _Facts]] = []
-    for index, call in enumerate(s.calls):
-        streams = sum(_STREAMS[name] for name in call.streams) | (_KEEPS if call.keeps else 0)
-        facts = (index, _RESOURCES[call.resource], call.only == "host-name", call.gil_outside, streams)
-        for name in call.names:
+    for names, facts in _catalogued():
+        for name in names:
             if name in s.resolved:
                 continue
             parts = name.split(".")
@@ -373,6 +372,18 @@ def _refresh() -> None:
             filters[:] = [*s.filters, *_others(filters)]
             _filters_changed()
             _native.leave_warnings()
+
+
+def _catalogued() -> Iterator[tuple[tuple[str, ...], _Facts]]:
+    """What is known of functions in C, by their dotted names."""
+    for index, call in enumerate(_settings.calls):
+        streams = sum(_STREAMS[name] for name in call.streams) | (_KEEPS if call.keeps else 0)
+        yield (
+            call.names,
+            (index, _RESOURCES[call.resource], call.only == "host-name", call.gil_outside, streams),
+        )
+    for index, worker in enumerate(_settings.workers):
+        yield worker.methods, (index, _WORKER, False, False, 0)
 
 
 def _is_imported(name: str) -> bool:
