@@ -813,7 +813,10 @@ def work():
     ),
     *(
         ("grpcio", f"{what} (a server of its own){title}", setting + GRPC_SERVER + code)
-        for setting, title in (("", ""), ('os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"\n', ", GRPC_ENABLE_FORK_SUPPORT=0"))
+        for setting, title in (
+            ("", ""),
+            ('os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"\n', ", GRPC_ENABLE_FORK_SUPPORT=0"),
+        )
         for what, code in (
             (
                 "a call of the parent's channel",

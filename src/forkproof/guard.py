@@ -280,7 +280,7 @@ def _know_workers() -> None:
         assert _native is not None
         s.workers, s.pools = catalogue.all_workers(), catalogue.all_pools()
         s.waits = asking.table(catalogue.all_waits())
-        _native.set_workers(workers.table(s.workers))
+        _native.set_workers(workers.table(s.workers), [worker.each for worker in s.workers])
 
 
 def declare_safe(lock_or_thread: Any, reason: str = "") -> None:

@@ -46,7 +46,14 @@ except ImportError:
     _native = None  # type: ignore[assignment]
 
 NONE, CONDITION, THREAD, QUEUE, POLL = 7, 8, 9, 10, 11
-_KINDS = {**naming.KINDS, NONE: "native-call", CONDITION: "condition", THREAD: "thread", QUEUE: "queue", POLL: "native-call"}
+_KINDS = {
+    **naming.KINDS,
+    NONE: "native-call",
+    CONDITION: "condition",
+    THREAD: "thread",
+    QUEUE: "queue",
+    POLL: "native-call",
+}
 _LOCKS = (naming.LOCK, naming.RLOCK)
 _KEPT = (
     naming.LOCK,
@@ -358,7 +365,7 @@ def _left_undone(wait: Waiting, things: list[object], waits: list[Waiting]) -> _
         if (
             worker is not None
             and not workers.is_taken_on(thing, living, _watched.settings.workers)
-            and not any(_may_be_seen_to(other, waits) for other in (thing, *around))
+            and not any(_may_be_seen_to(other, waits) for other in (thing, *around, *worker.sources()))
         ):
             return _Reason("likely", None, worker.hazard())
     return None

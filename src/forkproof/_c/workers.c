@@ -250,11 +250,15 @@ PyObject *variables_of(PyObject *module, PyObject *args)
     Py_RETURN_NONE;
 }
 
-/* Whether `object` is `thing` or has it as an attribute that the code names. */
+/* Whether `object` is `thing`, a method of it, or has it as an attribute that the code names. */
 static int leads_to(PyObject *object, PyCodeObject *code, PyObject *thing)
 {
     if (object == thing || object == NULL) {
         return object != NULL;
+    }
+    if ((PyMethod_Check(object) && PyMethod_GET_SELF(object) == thing) ||
+        (PyCFunction_Check(object) && PyCFunction_GET_SELF(object) == thing)) {
+        return 1;
     }
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(code->co_names); i++) {
         if (plain_attribute(object, PyTuple_GET_ITEM(code->co_names, i)) == thing) {
@@ -287,8 +291,8 @@ static int frame_knows(Frame *frame, PyCodeObject *code, PyObject *thing)
     return 0;
 }
 
-/* The threads, one of whose frames has `thing` in a variable, in a global that its code names, or in an attribute of one of
- * these that its code names. Runs no Python code and keeps nothing. */
+/* The threads, one of whose frames has `thing`, or a method of it, in a variable, in a global that its code names, or in an
+ * attribute of one of these that its code names. Runs no Python code and keeps nothing. */
 PyObject *users_of(PyObject *module, PyObject *thing)
 {
     int through_c;
@@ -310,28 +314,19 @@ PyObject *users_of(PyObject *module, PyObject *thing)
     return list;
 }
 
-PyObject *set_workers(PyObject *module, PyObject *fresh)
+PyObject *set_workers(PyObject *module, PyObject *args)
 {
+    PyObject *fresh, *each;
     (void)module;
-    if (!PyDict_CheckExact(fresh)) {
-        PyErr_SetString(PyExc_TypeError, "a dict is needed");
+    if (!PyArg_ParseTuple(args, "O!O!", &PyDict_Type, &fresh, &PyList_Type, &each)) {
         return NULL;
     }
-    PyObject *key, *value;
-    Py_ssize_t position = 0;
-    while (PyDict_Next(fresh, &position, &key, &value)) {
-        for (Py_ssize_t i = 0; PyTuple_Check(value) && i < PyTuple_GET_SIZE(value); i++) {
-            PyObject *file;
-            int entry, each;
-            if (!PyArg_ParseTuple(PyTuple_GET_ITEM(value, i), "Uip", &file, &entry, &each)) {
-                return NULL;
-            }
-            if (entry < 0 || entry >= MAX_ENTRIES) {
-                PyErr_SetString(PyExc_ValueError, "too many workers");
-                return NULL;
-            }
-            each_user[entry] = (uint8_t)each;
-        }
+    if (PyList_GET_SIZE(each) > MAX_ENTRIES) {
+        PyErr_SetString(PyExc_ValueError, "too many workers");
+        return NULL;
+    }
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(each); i++) {
+        each_user[i] = PyList_GET_ITEM(each, i) == Py_True;
     }
     Py_XSETREF(table, Py_NewRef(fresh));
     Py_RETURN_NONE;

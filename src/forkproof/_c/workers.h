@@ -25,7 +25,8 @@ PyObject *kept_workers(void);
 PyObject *variables_of(PyObject *module, PyObject *args);
 PyObject *users_of(PyObject *module, PyObject *thing);
 
-/* dict: qualified name -> tuple of (end of the file name without ".py", entry, told for each user); from Python. */
-PyObject *set_workers(PyObject *module, PyObject *table);
+/* (dict: qualified name -> tuple of (end of the file name without ".py", entry), list: of each entry, whether it is told for each
+ * user) from Python. */
+PyObject *set_workers(PyObject *module, PyObject *args);
 
 #endif
