@@ -394,16 +394,11 @@ def test_who_looks_now_and_then_for_what_a_vanished_worker_was_to_do_is_reported
     until(lambda: events("hang"), 20)
     end(pid)
     (event,) = events("hang")
-    print(event["waits_for"]["what"])
-    told(event)
+    print(event["waits_for"]["what"], event["verdict"], event["hazard"]["what"], sep="|")
     leave()
     """
     ended = run("-c", watched(tmp_path / "events", body))
-    assert ended.stdout.splitlines() == [
-        "a result of joblib's Parallel",
-        "MainThread|likely|None|vanished-worker",
-        "Thread-5 (_handle_results)|multiprocessing.Pool",
-    ], ended.stdout + ended.stderr
+    assert ended.stdout == "a result of joblib's Parallel|likely|multiprocessing.Pool\n", ended.stderr
 
 
 LEFT = {

@@ -502,7 +502,13 @@ print(forked(child))
 
 def test_each_worker_says_how_it_is_known_and_what_to_do() -> None:
     for worker in catalogue.all_workers():
-        assert worker.what and (worker.run or worker.methods) and worker.child and worker.advice and worker.source
+        assert (
+            worker.what
+            and (worker.run or worker.methods)
+            and worker.child
+            and worker.advice
+            and worker.source
+        )
         assert all(name.count(":") == 1 for name in worker.run)
         assert worker.mended is None or worker.distribution
 
