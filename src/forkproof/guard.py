@@ -188,7 +188,7 @@ def install(
     unflushed.watch(connections, _tell_doubled, _where)
     s.installed = True
     _refresh()
-    embedded.notice()
+    embedded.notice(unseen, warns)
 
 
 def uninstall() -> None:
