@@ -157,7 +157,11 @@ HANGS = {
         "sleeper(); e = threading.Event(); simple.put(e.set); e.wait()",
         "likely|None|a threading.Event to be set|consumer of a queue.SimpleQueue",
     ),
-    "the same, and there is no other thread": (
+    "something that an attribute of the job would set": (
+        "sleeper(); e = threading.Event(); job = lambda: job.then(); job.then = e.set; simple.put(job); e.wait()",
+        "likely|None|a threading.Event to be set|consumer of a queue.SimpleQueue",
+    ),
+    "the same of a consumer, and there is no other thread": (
         "e = threading.Event(); simple.put(e.set); e.wait()",
         "proven|closed-world|a threading.Event to be set|consumer of a queue.SimpleQueue",
     ),
