@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .model import Assessment, Hazard
 
     Policy = Literal["observe", "wait", "raise"]
-    _Facts = tuple[int, int, bool, bool, int]
+    _Facts = tuple[int, int, int, bool, int]
 
 try:
     from . import _native
@@ -48,6 +48,7 @@ elsewhere = "main interpreter only" in _why_coarse or "in subinterpreters" in _w
 _RESOURCES = {"process": 0, "object": 1, "stream": 2}
 _CONSUMES = 3
 _WORKER = 4
+_HOSTS = {None: 0, "host-name": 1, "address": 2}
 _STREAMS = {"stdin": 1, "stdout": 2, "stderr": 4}
 _KEEPS = 8
 _OUTCOMES = ("clear", "observed", "waited", "gave-up")
@@ -334,7 +335,7 @@ def _refresh() -> None:
     assert _native is not None
     s = _settings
     for name, keeps in catalogue.consumers().items() if not s.known else ():
-        s.known[catalogue.resolve(name)] = (0, _CONSUMES, False, False, int(keeps))
+        s.known[catalogue.resolve(name)] = (0, _CONSUMES, 0, False, int(keeps))
     awaited = set()
     unresolved: list[tuple[str, str, str | None, _Facts]] = []
     for names, facts in _catalogued():
@@ -380,10 +381,10 @@ def _catalogued() -> Iterator[tuple[tuple[str, ...], _Facts]]:
         streams = sum(_STREAMS[name] for name in call.streams) | (_KEEPS if call.keeps else 0)
         yield (
             call.names,
-            (index, _RESOURCES[call.resource], call.only == "host-name", call.gil_outside, streams),
+            (index, _RESOURCES[call.resource], _HOSTS[call.only], call.gil_outside, streams),
         )
     for index, worker in enumerate(_settings.workers):
-        yield worker.methods, (index, _WORKER, False, False, 0)
+        yield worker.methods, (index, _WORKER, 0, False, 0)
 
 
 def _is_imported(name: str) -> bool:
