@@ -17,4 +17,4 @@ def work():
     e = s.enter(3600, 1, print); s.cancel(e)
 busy(work, 3)
 time.sleep(0.1)
-run_child(work, forks=1000)
+run_child(work, forks=300)
