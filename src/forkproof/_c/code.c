@@ -539,7 +539,7 @@ static int add_region(Reader *r, int slot, int outer)
     return info->n_regions++;
 }
 
-static int handler_is_with(const CodeInfo *info, int target)
+int handler_is_with(const CodeInfo *info, int target)
 {
     const Unit *units = info->units;
     if (units[target].op != PUSH_EXC_INFO) {

@@ -171,6 +171,8 @@ int answer_local(const CodeInfo *info, int unit);
 int is_enter_call(const CodeInfo *info, int unit);
 /* Whether the call at `unit` passes three times None, as a `with` that ends without exception calls `__exit__`. */
 int is_exit_call(const CodeInfo *info, int unit);
+/* Whether what stands at `target` begins the part of a `with` that calls `__exit__` with an exception. */
+int handler_is_with(const CodeInfo *info, int target);
 /* The unit of that call when nothing but its arguments, and what a `return` has evaluated, is still to be put in its place between
  * `unit` and it; else -1. Only a trace function makes a thread stop there. `manager`, `exit`: where both lie, from the bottom of
  * the value stack; up to 3.13 that is one slot. */

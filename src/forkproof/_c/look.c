@@ -613,8 +613,8 @@ static void sight_frame(Thread *t, Frame *frame, PyCodeObject *code, const CodeI
         sight_next(t, &p, iterator, 0);
     }
     else if (kind == OP_OTHER) {
-        int manager_at, exit_at;
-        if (exit_call_after(info, base, &manager_at, &exit_at) >= 0) {
+        int manager_at = u->depth - 3, exit_at = manager_at - PY_AT_LEAST(3, 14); /* where an exception leads to its exit */
+        if (handler_is_with(info, base) || exit_call_after(info, base, &manager_at, &exit_at) >= 0) {
             t->look->firm = 0;
             PyObject *manager = manager_of(frame_slot(frame, code, manager_at));
             PyObject *slot = frame_slot(frame, code, exit_at);
