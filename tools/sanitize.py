@@ -30,7 +30,7 @@ FILES = (
     "test_evidence_*.py", "test_guard_*.py", "test_ground_truth.py", "test_connections.py", "test_watch.py",
     "test_workers.py", "test_pools.py",
 )  # fmt: skip
-FLAT = ("--looks", "100000", "--forks", "2000", "--generations", "100")
+FLAT = ("--looks", "20000", "--forks", "1000", "--generations", "100")
 NEEDS = ("pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "jsonschema>=4.20")
 
 
