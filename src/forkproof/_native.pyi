@@ -78,8 +78,8 @@ def waiters() -> list[tuple[Any, Any]]:
     """(condition, waiter) for each thread that stands in a Condition.wait."""
 
 def set_calls(
-    calls: dict[Any, tuple[int, int, bool, bool, int]],
-    unresolved: list[tuple[str, str, str | None, tuple[int, int, bool, bool, int]]],
+    calls: dict[Any, tuple[int, int, int, bool, int]],
+    unresolved: list[tuple[str, str, str | None, tuple[int, int, int, bool, int]]],
     locks: list[tuple[str, tuple[str, ...]]],
     awaited: tuple[str, ...],
 ) -> None:
