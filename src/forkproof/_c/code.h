@@ -15,6 +15,7 @@ typedef struct {
     enum { BASE_NONE, BASE_LOCAL, BASE_CELL, BASE_GLOBAL, BASE_NAME } base;
     int index;                            /* of the local, or of the name in co_names */
     int super;                            /* the base is super(), and a method is looked up behind this code's class */
+    int each;                             /* a `for` goes through what it is, and what is meant is each of its elements */
     int n;
     uint16_t attributes[MAX_ATTRIBUTES];  /* indexes into co_names */
 } Expression;
@@ -133,7 +134,8 @@ int called_local(const CodeInfo *info, PyCodeObject *code, int local, int *pops)
 
 /* All of them, once looked for. */
 CodeInfo *code_calls(PyCodeObject *code);
-/* Calls `visit` for each call `first_parameter.a.b.method(...)` in the code until it returns nonzero. */
+/* Calls `visit` for each call `first_parameter.a.b.method(...)` in the code, and each `x.method(...)` where `for x in
+ * first_parameter.a.b`, until it returns nonzero. */
 typedef int (*CallVisitor)(void *context, PyCodeObject *code, const Expression *expression, PyObject *method, int unit);
 int code_self_calls(PyCodeObject *code, CallVisitor visit, void *context);
 /* Whether the code names methods that take locks, or let go of them. */

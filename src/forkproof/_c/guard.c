@@ -957,7 +957,7 @@ PyMethodDef guard_methods[] = {
     {"assess", assess, METH_VARARGS, NULL},
     {"waiters", waiters, METH_NOARGS, NULL},
     {"set_calls", set_catalogue, METH_VARARGS, NULL},
-    {"set_workers", set_workers, METH_O, NULL},
+    {"set_workers", set_workers, METH_VARARGS, NULL},
     {"workers", workers_now, METH_NOARGS, NULL},
     {"variables_of", variables_of, METH_VARARGS, NULL},
     {"users_of", users_of, METH_O, NULL},
