@@ -68,6 +68,10 @@ def install(
     """Registers the hooks. `policy` is 0 to observe, 1 to wait; `wait` in seconds."""
 
 def uninstall() -> None: ...
+def set_lines(file: tuple[int, int, int, bytes, Callable[[], object]] | None, /) -> None:
+    """Writes the lines of forks at which there is nothing to say but that they were: to (descriptor, device, inode, the end of a
+    fork's line, what to call when half a line was written), while that is the same file. None: Python is asked to."""
+
 def look() -> list[Sighting]:
     """Every other thread, whatever matters or not."""
 
@@ -83,7 +87,8 @@ def set_calls(
     locks: list[tuple[str, tuple[str, ...]]],
     awaited: tuple[str, ...],
 ) -> None:
-    """callable -> (entry, resource, only host names, GIL retaken outside, streams). Resource: 0 process, 1 object, 2 stream,
+    """callable -> (entry, resource, only, GIL retaken outside, streams). Only: 0 always, 1 with a host's name first, 2 with an
+    address whose host is a name. Resource: 0 process, 1 object, 2 stream,
     3 the iterator that is the first argument. Streams, for a call that is given none: 1 stdin + 2 stdout + 4 stderr; for
     resource 3: how many references it has of its own. Of resource 4 the entry is one of the workers.
 

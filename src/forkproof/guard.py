@@ -142,6 +142,8 @@ def install(
         raise OSError("this system has no fork(); there is nothing to watch")
     writer = None if events is None else Writer(events)
     s = _settings
+    if _native is not None:
+        _native.set_lines(None)
     if s.writer is not None:
         s.writer.close()
     s.policy, s.wait, s.repair, s.hang_after, s.on_hang = policy, wait, repair, hang_after, on_hang
@@ -187,6 +189,9 @@ def install(
     )
     sharing.watch(connections, None if writer is None else writer.path)
     unflushed.watch(connections, _tell_doubled, _where)
+    if writer is not None and not (watch_all or connections):
+        writer.on_change = lambda: _native.set_lines(None)
+        _native.set_lines(writer.plainly({"policy": policy, "outcome": _OUTCOMES[0]}))
     s.installed = True
     _refresh()
     embedded.notice(unseen, warns)
@@ -198,6 +203,7 @@ def uninstall() -> None:
     s.installed = False
     if _native is not None:
         _native.uninstall()
+        _native.set_lines(None)
         _native.watch_stop()
         sharing.watch(False, None)
         unflushed.watch(False, _tell_doubled, _where)
@@ -503,6 +509,8 @@ def _verb(state: str | None) -> str:
 
 def _told(sightings: list[tuple[Sighting, bool]]) -> list[dict[str, Any]]:
     """The hazards that they are; with each whether it is cleared."""
+    if not sightings:
+        return []
     _find_replaced()
     return naming.hazards(sightings, _settings.calls, _settings.foreign)
 
@@ -518,6 +526,8 @@ def _hazards(seen: list[Sighting] | None, left: list[Sighting] | None) -> list[d
 
 def _sorted(seen: list[Sighting] | None, left: list[Sighting] | None) -> list[tuple[Sighting, bool]]:
     """What remained and what was cleared, without what is exempt."""
+    if not (seen or left):
+        return []
     _find_replaced()
     remaining = [s for s in left or () if _concerns(s)]
     keys = {_key(s) for s in remaining}

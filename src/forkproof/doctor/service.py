@@ -20,7 +20,7 @@ from forkproof._events import Writer
 from forkproof.doctor.command import DEADLOCK, FAILED, FINE, show
 from forkproof.doctor.examine import hangs
 from forkproof.doctor.lookout import Alarm, Lookout
-from forkproof.doctor.process import DoctorError, Gone, Process, family
+from forkproof.doctor.process import DoctorError, Gone, Process, family, program_of
 from forkproof.report import Renderer
 
 _EVERY = 1.0
@@ -90,6 +90,7 @@ class _Service:
         self._end = end
         self._as_json = as_json
         self._exports = exports
+        self._program = program_of(pid)
         self._writer = None if events is None else Writer(events)
         self._handles: dict[int, int] = {}
         self._dying: list[_Dying] = []
@@ -154,10 +155,12 @@ class _Service:
     def _alarm(self, alarm: Alarm) -> None:
         found = alarm.diagnosis
         show([found], self._as_json)
+        program = program_of(found.pid) or self._program
         for hang in hangs(found, alarm.seconds):
+            hang = replace(hang, host=os.uname().nodename, program=program)
             if self._writer is not None:
                 self._writer.write(hang.to_json())
-            self._exports.show(replace(hang, host=os.uname().nodename))
+            self._exports.show(hang)
         handle = self._handles.get(found.pid)
         if handle is None or not found.origin.forked or found.pid == self._pid:
             return
