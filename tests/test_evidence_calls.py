@@ -354,6 +354,51 @@ def test_a_thread_inside_sqlite(stage: Stage) -> None:
     connection.close()
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_with_that_leaves_a_database_connection(stage: Stage, fails: bool) -> None:
+    """It commits or rolls back there, in C."""
+    gate = stage.gate()
+    connection = sqlite3.connect(":memory:", check_same_thread=False)
+    connection.execute("create table t(x)")
+
+    def stop(statement: str) -> None:
+        if statement == ("ROLLBACK" if fails else "COMMIT"):
+            gate.wait()
+
+    def body() -> None:
+        with suppress(KeyError), connection:
+            connection.execute("insert into t values (1)")
+            if fails:
+                raise KeyError
+
+    connection.set_trace_callback(stop)
+    thread = stage.at(gate, body)
+    assert told_of(thread) == ["SQLite"]
+    gate.open()
+    thread.join()
+    connection.close()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("mode", ["wb", "w"])
+def test_a_with_that_leaves_a_file_whose_buffer_is_full(stage: Stage, mode: str, fails: bool) -> None:
+    ours, theirs = os.pipe()
+    file = open(theirs, mode, buffering=400_000)  # noqa: SIM115
+
+    def body() -> None:
+        with suppress(KeyError), file:
+            file.write("x" * 300_000 if mode == "w" else b"x" * 300_000)
+            if fails:
+                raise KeyError
+
+    thread = stage.start(body)
+    until(lambda: told_of(thread) == [f"BufferedWriter on descriptor {theirs}"])
+    while os.read(ours, 100_000):
+        pass
+    thread.join()
+    os.close(ours)
+
+
 class _Counting(sqlite3.Cursor):
     def execute(self, *arguments: Any) -> Any:
         return super().execute(*arguments)

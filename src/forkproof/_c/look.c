@@ -473,6 +473,19 @@ static void sight_left(Thread *t, const Place *p, PyObject *manager)
     sight_leaving(t, &left, manager, runs_exit_of(t->inner, manager) ? t->inner : NULL);
 }
 
+/* From the top of the stack, while it is called: the exit of a `with`. Its manager, or the method bound to that, is the fourth. */
+#define EXIT_BELOW (PY_AT_LEAST(3, 14) ? 5 : 4)
+
+/* An exit that the catalogue knows, as that of a database connection, which commits, or of a file. Of locks all is told already. */
+static void sight_exit_in_c(Thread *t, Place *p, int base, PyObject *exit, PyObject *manager)
+{
+    Kind kind = exit == NULL || manager == NULL ? KIND_LOCK : kind_of(manager);
+    if (kind == KIND_NONE || kind == KIND_BUFFERED) {
+        Call c = {.callable = exit, .self = manager};
+        sight_call(t, p, base, &c, 0);
+    }
+}
+
 static void sight_frame(Thread *t, Frame *frame, PyCodeObject *code, const CodeInfo *info, int c_below)
 {
     Frame *inner = t->inner;
@@ -567,14 +580,16 @@ static void sight_frame(Thread *t, Frame *frame, PyCodeObject *code, const CodeI
             manager = first_local(unbegun_frame(coroutine)); /* an __aexit__ that nothing has waited for yet */
         }
         sight_left(t, &p, manager);
+        if (c_below) {
+            sight_exit_in_c(t, &p, base, frame_slot(frame, code, u->depth - EXIT_BELOW), manager);
+        }
     }
     else if (kind == OP_WITH_EXCEPT) {
-#if PY_AT_LEAST(3, 14)
-        PyObject *manager = frame_slot(frame, code, u->depth - 4);
-#else
         PyObject *manager = manager_of(frame_slot(frame, code, u->depth - 4));
-#endif
         sight_left(t, &p, manager);
+        if (c_below) {
+            sight_exit_in_c(t, &p, base, frame_slot(frame, code, u->depth - EXIT_BELOW), manager);
+        }
     }
     else if (c_below && (kind == OP_CALL || kind == OP_CALL_KW || kind == OP_CALL_EX)) {
         Call c;
