@@ -63,7 +63,7 @@ def test_our_reader_reads_strings_arrays_and_truth():
 @pytest.mark.parametrize("call", EVERY, ids=_id)
 def test_every_family_is_well_formed(call):
     assert call.resource in ("process", "object", "stream")
-    assert call.only in (None, "host-name")
+    assert call.only in (None, "host-name", "address")
     assert {"stdin", "stdout", "stderr"}.issuperset(call.streams)
     assert not call.streams or call.resource == "stream"
     assert isinstance(call.gil_outside, bool)

@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
@@ -403,8 +404,6 @@ def test_a_hash_object_at_work_is_named_by_the_object() -> None:
 
 
 def test_calls_that_hold_nothing_are_not_reported(stage: Stage) -> None:
-    import time
-
     ours, theirs = socket.socketpair()
     listener = socket.create_server(("127.0.0.1", 0))
     seen = threading.Event()
@@ -432,6 +431,39 @@ def test_calls_that_hold_nothing_are_not_reported(stage: Stage) -> None:
         end.close()
 
 
+def test_what_is_sent_and_the_path_of_a_unix_socket_are_no_host_names(stage: Stage, tmp_path: Path) -> None:
+    full, listener, receiver = (
+        socket.socket(socket.AF_UNIX, kind)
+        for kind in (socket.SOCK_STREAM, socket.SOCK_STREAM, socket.SOCK_DGRAM)
+    )
+    listener.bind(str(tmp_path / "listener"))
+    listener.listen(0)
+    full.connect(listener.getsockname())
+    receiver.bind(str(tmp_path / "receiver"))
+    sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    sender.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        while True:
+            sender.sendto(b"jobs:1|c", receiver.getsockname())
+    sender.setblocking(True)
+    late = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    threads = [
+        stage.start(lambda: late.connect(listener.getsockname())),
+        stage.start(lambda: sender.sendto(b"jobs:1|c", receiver.getsockname())),
+        stage.start(lambda: sender.sendmsg([b"jobs:1|c"], [], 0, receiver.getsockname())),
+    ]
+    for _ in range(5):
+        for thread in threads:
+            expect(thread)
+        time.sleep(0.02)
+    listener.accept()[0].close()
+    listener.accept()[0].close()
+    while any(thread.is_alive() for thread in threads):
+        receiver.recv(100)
+    for end in (full, listener, receiver, sender, late):
+        end.close()
+
+
 SHIM = r"""
 #include <unistd.h>
 int getaddrinfo(const char *node, const char *service, const void *hints, void **result)
@@ -444,6 +476,7 @@ LOOKUP = """
 import encodings.idna, os, socket, sys, threading, time
 import forkproof
 from forkproof import _native
+UDP = socket.socket(type=socket.SOCK_DGRAM)
 def body():
     {call}
 thread = threading.Thread(target=body, daemon=True)
@@ -484,6 +517,11 @@ SOURCE = str(Path(_native.__file__).parent.parent)
         ("socket.gethostbyname('localhost')", "host name look-up", "body"),
         ("socket.socket().connect(('localhost', 80))", "look-up of a host name by a socket call", "body"),
         ("socket.socket().bind(('localhost', 0))", "look-up of a host name by a socket call", "body"),
+        ("socket.getaddrinfo('db', 80)", "getaddrinfo", "getaddrinfo"),
+        ("socket.socket().connect(*(('localhost', 80),))", "look-up of a host name by a socket call", "body"),
+        ("UDP.sendto(b'x', ('localhost', 9))", "look-up of a host name by a socket call", "body"),
+        ("UDP.sendto(b'x', 0, ('localhost', 9))", "look-up of a host name by a socket call", "body"),
+        ("UDP.sendmsg([b'x'], [], 0, ('localhost', 9))", "look-up of a host name by a socket call", "body"),
         ("look = socket.getaddrinfo; look(*('localhost', 80))", "getaddrinfo", "getaddrinfo"),
     ],
 )

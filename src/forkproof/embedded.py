@@ -13,6 +13,7 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import ModuleType
     from typing import Any
 
@@ -35,11 +36,16 @@ class _WhenThere:
 
 _waiting = _WhenThere()
 _met = False
+_unseen: Callable[[], int] = int
+_warns: Callable[[], bool] = bool
 
 
-def notice() -> None:
-    """Called once Forkproof is on: where the program is such a one, it is told so, and its hook is used."""
-    global _met
+def notice(unseen: Callable[[], int], warns: Callable[[], bool]) -> None:
+    """Called once Forkproof is on: where the program is such a one, it is told so, and its hook is used.
+
+    `unseen`: how many other threads of Python's there were when C code forked this process. `warns`: whether to say what is wrong."""
+    global _met, _unseen, _warns
+    _unseen, _warns = unseen, warns
     if _met or os.path.basename(sys.executable or "") != "uwsgi":
         return
     _met = True
@@ -71,9 +77,7 @@ def _use(uwsgi: ModuleType) -> None:
 
 def tell() -> None:
     """Says of a process that C code has forked from one with other threads what that means; once."""
-    from . import guard
-
-    threads = guard.unseen()
+    threads = _unseen()
     if threads:
         others = "another thread" if threads == 1 else f"{threads} other threads"
         say(
@@ -84,10 +88,8 @@ def tell() -> None:
 
 def say(line: str) -> None:
     """One line on stderr, by one write, for those who ask to be warned."""
-    from . import guard
-
     try:
-        if guard.warns():
+        if _warns():
             os.write(2, (line + "\n").encode())
     except OSError:  # nobody is there to read it
         pass

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .model import Assessment, Hazard
 
     Policy = Literal["observe", "wait", "raise"]
-    _Facts = tuple[int, int, bool, bool, int]
+    _Facts = tuple[int, int, int, bool, int]
 
 try:
     from . import _native
@@ -47,6 +47,7 @@ elsewhere = "main interpreter only" in _why_coarse or "in subinterpreters" in _w
 
 _RESOURCES = {"process": 0, "object": 1, "stream": 2}
 _CONSUMES = 3
+_HOSTS = {None: 0, "host-name": 1, "address": 2}
 _STREAMS = {"stdin": 1, "stdout": 2, "stderr": 4}
 _KEEPS = 8
 _OUTCOMES = ("clear", "observed", "waited", "gave-up")
@@ -187,7 +188,7 @@ def install(
     unflushed.watch(connections, _tell_doubled, _where)
     s.installed = True
     _refresh()
-    embedded.notice()
+    embedded.notice(unseen, warns)
 
 
 def uninstall() -> None:
@@ -333,12 +334,12 @@ def _refresh() -> None:
     assert _native is not None
     s = _settings
     for name, keeps in catalogue.consumers().items() if not s.known else ():
-        s.known[catalogue.resolve(name)] = (0, _CONSUMES, False, False, int(keeps))
+        s.known[catalogue.resolve(name)] = (0, _CONSUMES, 0, False, int(keeps))
     awaited = set()
     unresolved: list[tuple[str, str, str | None, _Facts]] = []
     for index, call in enumerate(s.calls):
         streams = sum(_STREAMS[name] for name in call.streams) | (_KEEPS if call.keeps else 0)
-        facts = (index, _RESOURCES[call.resource], call.only == "host-name", call.gil_outside, streams)
+        facts = (index, _RESOURCES[call.resource], _HOSTS[call.only], call.gil_outside, streams)
         for name in call.names:
             if name in s.resolved:
                 continue

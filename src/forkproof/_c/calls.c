@@ -5,20 +5,46 @@
 
 #ifndef FORKPROOF_UNKNOWN_INTERPRETER
 
+/* "db" is a name, although it is all of hexadecimal digits; "<broadcast>" is none (CPython Modules/socketmodule.c, setipaddr()). */
 static int host_is_name(PyObject *host)
 {
-    if (PyTuple_CheckExact(host)) {
-        host = PyTuple_GET_SIZE(host) ? PyTuple_GET_ITEM(host, 0) : NULL;
-    }
-    if (host == NULL || !(PyUnicode_Check(host) || PyBytes_Check(host))) {
-        return 0;
-    }
-    const char *text = PyUnicode_Check(host) ? PyUnicode_AsUTF8(host) : PyBytes_AS_STRING(host);
+    const char *text = PyUnicode_Check(host) ? PyUnicode_AsUTF8(host) : PyBytes_Check(host) ? PyBytes_AS_STRING(host) : NULL;
     if (text == NULL) {
         PyErr_Clear();
         return 0;
     }
-    return text[strspn(text, "0123456789abcdefABCDEF:.%")] != '\0';
+    if (strchr(text, ':') != NULL) { /* IPv6, and behind '%' the interface */
+        char end = text[strspn(text, "0123456789abcdefABCDEF:.")];
+        return end != '\0' && end != '%';
+    }
+    return text[strspn(text, "0123456789.")] != '\0' && strcmp(text, "<broadcast>") != 0;
+}
+
+static PyObject *argument_of(const Place *p, const Call *c, Py_ssize_t i)
+{
+    Py_ssize_t given = c->given != NULL && PyTuple_CheckExact(c->given) ? PyTuple_GET_SIZE(c->given) : 0;
+    if (i < given) {
+        return PyTuple_GET_ITEM(c->given, i);
+    }
+    return i - given < c->n_arguments ? frame_slot(p->frame, p->code, c->arguments + (int)(i - given)) : NULL;
+}
+
+#define MOST_ADDRESSED 4 /* arguments of sendmsg(), whose address is the last */
+
+/* What a socket sends, and the path of a Unix socket, are no hosts: in an address the host is the first of a tuple. */
+static int looks_a_name_up(const Place *p, const Call *c, int host)
+{
+    if (host == HOST_FIRST) {
+        PyObject *first = argument_of(p, c, 0);
+        return first != NULL && host_is_name(first);
+    }
+    for (Py_ssize_t i = 0; i < MOST_ADDRESSED; i++) {
+        PyObject *address = argument_of(p, c, i);
+        if (address != NULL && PyTuple_CheckExact(address) && PyTuple_GET_SIZE(address) > 1) {
+            return host_is_name(PyTuple_GET_ITEM(address, 0));
+        }
+    }
+    return 0;
 }
 
 /* Whether nobody but this thread's own frames refers to the object, and the C function that it is in `kept`
@@ -332,15 +358,8 @@ void sight_call(Thread *t, Place *p, int base, Call *c, int nesting)
         }
         return;
     }
-    if (call->host_name) {
-        int named = 0;
-        for (int i = 0; i < c->n_arguments && i < 2 && !named; i++) {
-            PyObject *argument = frame_slot(p->frame, p->code, c->arguments + i);
-            named = argument != NULL && host_is_name(argument);
-        }
-        if (!named) {
-            return;
-        }
+    if (call->host != HOST_ANY && !looks_a_name_up(p, c, call->host)) {
+        return;
     }
     if (call->resource == RESOURCE_STREAM) {
         PyObject *file = self;

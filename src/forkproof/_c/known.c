@@ -83,7 +83,7 @@ int set_calls(PyObject *calls)
     Py_ssize_t position = 0;
     while (PyDict_Next(calls, &position, &key, &value)) {
         Known entry = {.callable = key};
-        if (!PyArg_ParseTuple(value, "iippi", &entry.entry, &entry.resource, &entry.host_name, &entry.gil_outside,
+        if (!PyArg_ParseTuple(value, "iiipi", &entry.entry, &entry.resource, &entry.host, &entry.gil_outside,
                               &entry.streams)) {
             PyMem_RawFree(fresh);
             return -1;

@@ -87,6 +87,7 @@ int set_waits(PyObject *waits);
 /* The catalogue: dict callable -> (entry, resource, only host names, GIL retaken outside, streams) as set from Python. */
 #define STREAM_KEPT 8 /* the function has a reference of its own to the file that it is called on */
 enum { RESOURCE_PROCESS, RESOURCE_OBJECT, RESOURCE_STREAM, RESOURCE_CONSUMES };
+enum { HOST_ANY, HOST_FIRST, HOST_IN_ADDRESS }; /* where a call has to be given a name to look it up */
 int set_calls(PyObject *calls);
 
 /* Whether the thread is in a futex wait on the GIL, as /proc says; 0 where that cannot be known. */

@@ -24,7 +24,8 @@ extern PyTypeObject *text_type;
 /* Catalogued callables, by address: open addressing, never more than half full. */
 typedef struct {
     PyObject *callable;
-    int entry, resource, host_name, gil_outside;
+    int entry, resource, gil_outside;
+    int host; /* HOST_* */
     int streams; /* of RESOURCE_CONSUMES: references of its own; else a set of standard streams, and STREAM_KEPT */
 } Known;
 

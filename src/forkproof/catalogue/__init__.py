@@ -18,7 +18,8 @@ Keys of a [[call]]:
                  "stream": the buffered object that the file, the text stream or print() ends in
     streams      (optional) for functions that are given no file: which of "stdin", "stdout" and "stderr" of sys they use
     keeps        (optional) true: the function has a reference of its own to the file that it is called on
-    only         (optional) "host-name": only when an argument is a host that is a name, not a numeric address
+    only         (optional) "host-name": only when the first argument is a host's name, not a numeric address;
+                 "address": only when some argument is an address, that is a tuple, whose host is a name
     gil_outside  true: the lock has been let go before the call waits for the GIL to return, so a thread that waits
                  for the GIL at the end of the call holds nothing any more
     platforms    (optional) prefixes of sys.platform, which is taken as "linux-gnu" where the C library is glibc (musl
