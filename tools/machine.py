@@ -6,6 +6,7 @@
 `make` is for root on Debian or Ubuntu, with the packages debootstrap and, for another processor than this one, qemu-user-static
 (so that the other Debian's programs run here). `run` needs qemu-system-x86 or qemu-system-arm, and no special right. The
 processor is emulated, so that neither /dev/kvm nor this machine's processor matters: ten times slower, or more.
+Tried with amd64 on x86-64; arm64 has not been made to its end.
 
 The whole Debian is handed to its kernel as the first file system, in memory, so no device has to be found; the script and the files
 come as a second archive after it, into /try. What was written is gone when the machine ends.
