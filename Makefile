@@ -5,6 +5,7 @@
 # make flat    what a million looks and ten thousand forks leave behind
 # make innocence   other people's tests, with Forkproof and without (an hour)
 # make sanitize    the tests of the C code under AddressSanitizer and UBSan
+# make debug       the same tests on a debug build of Python (DEBUG=python3.11d), and all references counted
 #
 # Needs a C compiler and a Python 3.11+ with headers; everything else goes into .venv and .venvs.
 #   make test PYTHON=python3.14                      with another python than python3 for .venv
@@ -14,12 +15,13 @@
 PYTHON ?= python3
 PYTHONS ?=
 PYTEST ?=
+DEBUG ?= python3.11d
 VENV ?= .venv
 
 bin := $(VENV)/bin
 sources := $(shell find src -type f -not -name '*.pyc' -not -name '*.so') pyproject.toml setup.py README.md LICENSE
 
-.PHONY: demo test matrix lint format docs bench innocence sanitize flat clean
+.PHONY: demo test matrix lint format docs bench innocence sanitize debug flat clean
 
 demo: $(VENV)/lab.stamp
 	@$(bin)/forkproof demo
@@ -51,6 +53,9 @@ innocence:
 
 sanitize:
 	$(PYTHON) tools/sanitize.py
+
+debug:
+	$(PYTHON) tools/sanitize.py --plain --malloc debug --python $(DEBUG)
 
 flat: $(VENV)/cli.stamp
 	$(bin)/python benchmarks/flat.py

@@ -8,6 +8,8 @@ forks        Resident memory, blocks and descriptors of a process that forks bes
              forks on: bare, under `wait` with an events file, and under `observe`. Each in a process of its own.
 generations  The same of a child of a child of a child: each forks the next one and ends.
 
+A debug build of Python counts all references there are (sys.gettotalrefcount); then these are told and judged as well.
+
 Exit status 1 if something grew by more than it does bare. Resident memory may, by a MiB: allocators' arenas fill up by and by.
 """
 
@@ -33,16 +35,20 @@ import forkproof
 KIB = 1024
 GROWTH = 1024  # KiB
 BLOCKS = 100
+TOTAL = "references in all"
 
 
 def state() -> dict[str, int]:
     gc.collect()
     resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") // KIB
-    return {
+    found = {
         "KiB": resident,
         "blocks": sys.getallocatedblocks(),
         "descriptors": len(os.listdir("/proc/self/fd")),
     }
+    if count := getattr(sys, "gettotalrefcount", None):
+        found[TOTAL] = count()
+    return found
 
 
 class Manager:
@@ -273,8 +279,10 @@ def main() -> int:
         result = json.loads(told.stdout)
         # Vanished threads leave their frames to each child, Forkproof or not: what counts is what is more than that.
         usual = bare.get(part, result if how == "bare" else {})
-        more = {name: result[name] - usual.get(name, 0) for name in ("KiB", "blocks", "descriptors")}
-        grew = more["KiB"] > GROWTH or more["blocks"] > BLOCKS or more["descriptors"] > 0
+        more = {
+            name: result.get(name, 0) - usual.get(name, 0) for name in ("KiB", "blocks", "descriptors", TOTAL)
+        }
+        grew = more["KiB"] > GROWTH or max(more["blocks"], more[TOTAL]) > BLOCKS or more["descriptors"] > 0
         if how == "bare":
             bare[part] = result
         elif grew or result.get("references"):

@@ -1,6 +1,7 @@
 """gunicorn and Celery with a thread beside their forks: what gets lost bare and under Forkproof, and what it costs.
 
-    python benchmarks/servers.py [gunicorn] [celery] [throughput] [--requests N] [--tasks N] [--limit SECONDS] [--rounds N]
+    python benchmarks/servers.py [gunicorn] [celery] [throughput] [fork] [--requests N] [--tasks N] [--limit SECONDS] [--rounds N]
+                                 [--seconds SECONDS]
 
 Run it in an environment with `forkproof[test]`. The programs are those of examples/servers. Each table has a row without
 Forkproof and one with it, from one run on one machine:
@@ -11,13 +12,18 @@ celery      prefork, 4 children that are replaced after every task; broker and r
             started here. Counts what is done within the limit: bare, a child that hangs is never replaced. Then the same where
             the thread sleeps, so that nothing hangs: what Forkproof costs. Celery itself misses the exit of a child now and
             then and sees to it by a timer of 5 seconds, with and without Forkproof.
-throughput  the same gunicorn where the thread of the arbiter sleeps, so that nothing hangs: requests per second by Debian's
-            wrk, workers replaced after about 200 requests, bare and with Forkproof in turn; medians and their ratio.
+throughput  the same gunicorn where the thread of the arbiter sleeps, so that nothing hangs: asked by Debian's wrk, workers
+            replaced after about 200 requests; bare, with FORKPROOF=on and with a file of events in turn. Requests per second, and
+            the processor time of gunicorn and all its workers for a request, which other work on the machine disturbs
+            less; medians of the rounds, and of each round's ratio to the bare one with an interval of 95 %.
+fork        what one fork of that application costs its parent and its child: pages copied, or touched for the first time, and
+            processor time; bare, on and with a file of events in turn, in one process.
 """
 
 import argparse
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -30,7 +36,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PROGRAMS = Path(__file__).resolve().parent.parent / "examples" / "servers"
@@ -52,6 +58,37 @@ while left and time.monotonic() - (began or sent) < limit:
 print(number - sum(not job.ready() for job in left), (last or 0) - (began or 0))
 """
 
+FORK = """
+import os, resource, statistics, sys, time
+import gunicorn.app.wsgiapp, gunicorn.arbiter, gunicorn.workers.sync
+import application, forkproof
+on = {"bare": forkproof.uninstall, "on": forkproof.install, "events": lambda: forkproof.install(events=sys.argv[2])}
+
+def used(which=resource.RUSAGE_THREAD):
+    return resource.getrusage(which).ru_minflt, 1e6 * time.thread_time()
+
+def fork():
+    before = used()
+    pid = os.fork()
+    if not pid:
+        for _ in range(300):
+            [str(n) for n in range(20)]
+        os._exit(0)
+    after = used()
+    child = os.wait4(pid, 0)[2]
+    return after[0] - before[0], after[1] - before[1], child.ru_minflt, 1e6 * (child.ru_utime + child.ru_stime)
+
+found = {name: [] for name in on}
+for _ in range(int(sys.argv[1])):
+    for name, switch in on.items():
+        switch()
+        fork()
+        found[name] += [fork() for _ in range(10)]
+for name, forks in found.items():
+    medians = [statistics.median(one[i] for one in forks) for i in range(4)]
+    print("| {:6} | {:13.0f} | {:12.0f} | {:12.0f} | {:11.0f} |".format(name, *medians))
+"""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(
@@ -61,9 +98,10 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=300)
     parser.add_argument("--tasks", type=int, default=2000)
     parser.add_argument("--limit", type=float, default=900.0, help="seconds for Celery's tasks (900)")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--seconds", type=float, default=10.0, help="of one round of the throughput (10)")
     asked = parser.parse_args()
-    known = {"gunicorn": _gunicorn, "celery": _celery, "throughput": _throughput}
+    known = {"gunicorn": _gunicorn, "celery": _celery, "throughput": _throughput, "fork": _fork}
     for name in asked.what:
         if name not in known:
             parser.error(f"there is no {name!r}; there are {', '.join(known)}")
@@ -161,24 +199,79 @@ def _throughput(asked: argparse.Namespace) -> None:
     if shutil.which("wrk") is None:
         sys.exit("the throughput needs wrk (Debian's package of that name)")
     print(
-        f"\ngunicorn --preload, 4 workers replaced after about 200 requests, nothing held: {asked.rounds} rounds of 10 s\n"
+        f"\ngunicorn --preload, 4 workers replaced after about 200 requests, nothing held: {asked.rounds} rounds of "
+        f"{asked.seconds:g} s each way\n"
     )
-    options = ("--workers", "4", "--max-requests", "200", "--max-requests-jitter", "50")
-    rates: dict[str, list[float]] = {"bare": [], "forkproof": []}
+    told: dict[str, list[tuple[float, float]]] = {name: [] for name in ("bare", "on", "events")}
     for round_ in range(asked.rounds):
-        for name in sorted(rates, reverse=bool(round_ % 2)):
-            with _served(name, *options, QUIET="1") as (address, folder):
-                told = subprocess.run(
-                    ["wrk", "-t2", "-c8", "-d10s", address], capture_output=True, text=True, check=True
-                )
-            found = re.search(r"Requests/sec:\s+([\d.]+)", told.stdout)
-            assert found, told.stdout
-            rates[name].append(float(found[1]))
-            shutil.rmtree(folder)
-    bare, watched = (statistics.median(rates[name]) for name in ("bare", "forkproof"))
-    ratios = sorted(b / a for a, b in zip(rates["bare"], rates["forkproof"], strict=True))
-    print(f"requests a second, median: bare {bare:.0f}, forkproof {watched:.0f}, ratio {watched / bare:.3f}")
-    print("ratio of each round: " + ", ".join(f"{ratio:.3f}" for ratio in ratios))
+        for place in range(len(told)):  # each comes first, second and last as often as the others
+            name = list(told)[(round_ + place) % len(told)]
+            told[name].append(_under_load(name, asked.seconds))
+    print("|        | requests/s | of bare              | CPU ms a request | of bare              |")
+    print("| ------ | ---------- | -------------------- | ---------------- | -------------------- |")
+    for name, rounds in told.items():
+        cells = [f"| {name:6} |"]
+        for which, shape in ((0, "{:10.0f}"), (1, "{:16.4f}")):
+            cells.append(shape.format(statistics.median(one[which] for one in rounds)) + " |")
+            ratios = [ours[which] / bare[which] for bare, ours in zip(told["bare"], rounds, strict=True)]
+            low, high = _interval(ratios)
+            ratio = f"{statistics.median(ratios):.3f} ({low:.3f} to {high:.3f})"
+            cells.append(f"{ratio if name != 'bare' else '':20} |")
+        print(" ".join(cells), flush=True)
+
+
+def _under_load(name: str, seconds: float) -> tuple[float, float]:
+    """Requests a second on the clock, and milliseconds of processor time that a request cost gunicorn with all its workers."""
+    options = ("--workers", "4", "--max-requests", "200", "--max-requests-jitter", "50")
+    with _served(name, *options, QUIET="1") as (address, folder):
+        server = int((folder / "pid").read_text())
+        before = _processor_seconds(server)
+        wrk = subprocess.run(
+            ["wrk", "-t2", "-c8", f"-d{seconds:g}s", address], capture_output=True, text=True, check=True
+        )
+        os.kill(server, signal.SIGTERM)
+        # It waits for its workers, so what they have used is among its children's.
+        _, _, used = os.wait4(server, 0)
+    shutil.rmtree(folder)
+    rate = re.search(r"Requests/sec:\s+([\d.]+)", wrk.stdout)
+    requests = re.search(r"(\d+) requests in", wrk.stdout)
+    assert rate, wrk.stdout
+    assert requests, wrk.stdout
+    return float(rate[1]), 1e3 * (used.ru_utime + used.ru_stime - before) / int(requests[1])
+
+
+def _processor_seconds(pid: int) -> float:
+    """What a process has used itself, proc(5): its start, which no request is to pay for."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _interval(ratios: list[float]) -> tuple[float, float]:
+    """95 % for the median: a bootstrap."""
+    pick = random.Random(0).choices
+    medians = sorted(statistics.median(pick(ratios, k=len(ratios))) for _ in range(2000))
+    return medians[50], medians[1949]
+
+
+def _fork(asked: argparse.Namespace) -> None:
+    print("\nOne fork of that application where nothing is held\n")
+    print("| median | parent, pages | parent, µs   | child, pages | child, µs   |")
+    print("| ------ | ------------- | ------------ | ------------ | ----------- |")
+    with tempfile.TemporaryDirectory(prefix="forkproof-servers-") as folder:
+        command = [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-c",
+            FORK,
+            str(5 * asked.rounds),
+            f"{folder}/events.jsonl",
+        ]
+        environment = {**os.environ, "QUIET": "1", "FORKPROOF": "off"}
+        told = subprocess.run(
+            command, cwd=PROGRAMS, env=environment, capture_output=True, text=True, check=True
+        )
+    print(told.stdout, end="", flush=True)
 
 
 @contextmanager
@@ -195,6 +288,8 @@ def _served(name: str, *options: str, **variables: str) -> Iterator[tuple[str, P
                 "--preload",
                 "-b",
                 f"127.0.0.1:{port}",
+                "--pid",
+                folder / "pid",
                 *options,
                 "application:app",
             ],
@@ -209,12 +304,14 @@ def _served(name: str, *options: str, **variables: str) -> Iterator[tuple[str, P
             time.sleep(0.05)
         yield f"http://127.0.0.1:{port}/", folder
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
 def _switch(name: str, folder: Path) -> dict[str, str]:
-    return {"FORKPROOF": f"events={folder}/events.jsonl,hang_after=inf" if name == "forkproof" else "off"}
+    events = f"events={folder}/events.jsonl,hang_after=inf"
+    return {"FORKPROOF": {"bare": "off", "on": "on", "forkproof": events, "events": events}[name]}
 
 
 def _asks(address: str) -> bool:

@@ -101,6 +101,35 @@ def test_a_return_of_a_value_traced_where_it_comes_back_to_the_with(stage: Stage
     expect(stage.at(gate, traced), holds(outer), leaving(inner))
 
 
+@pytest.mark.parametrize("lines", [[1, 2, 3, 2], [1, 2, 3, 2, 1]])
+def test_an_exception_traced_where_it_comes_to_the_with(stage: Stage, lines: list[int]) -> None:
+    """Its `__exit__` has not been called, and the exception table leads to no `with` but the outer one any more."""
+    outer, inner, gate = threading.Lock(), threading.Lock(), stage.gate()
+    passed: list[int] = []
+
+    def body() -> None:
+        with outer:
+            with inner:
+                raise KeyError
+
+    def stop(frame: FrameType, event: str, argument: object) -> Callable[..., object] | None:
+        if frame.f_code is not body.__code__:
+            return None
+        if event == "line":
+            passed.append(frame.f_lineno - body.__code__.co_firstlineno)
+            if passed == lines:
+                gate.wait()
+        return stop
+
+    def traced() -> None:
+        sys.settrace(stop)
+        with suppress(KeyError):
+            body()
+
+    thread = stage.at(gate, traced)
+    expect(thread, *([leaving(outer)] if lines[-1] == 1 else [holds(outer), leaving(inner)]))
+
+
 def test_the_enclosing_with_is_held_while_the_inner_one_is_left(stage: Stage) -> None:
     outer, lock, before, after = threading.Lock(), threading.Lock(), stage.gate(), stage.gate()
 

@@ -292,6 +292,59 @@ def test_a_class_that_locks_through_a_second_class(stage: Stage) -> None:
     held_by(stage, outer, holds(outer.inner._lock))
 
 
+class Several:
+    """A lock that is made of others, as xarray's for files is."""
+
+    def __init__(self, locks: Any) -> None:
+        self.locks = locks
+
+    def __enter__(self) -> None:
+        for lock in self.locks:
+            lock.__enter__()
+
+    def __exit__(self, *exception: object) -> None:
+        for lock in self.locks:
+            lock.__exit__(*exception)
+
+
+class Acquires(Several):
+    def __enter__(self) -> None:
+        for lock in self.locks:
+            lock.acquire()
+
+    def __exit__(self, *exception: object) -> None:
+        for lock in reversed(self.locks):
+            lock.release()
+
+
+class TakesTheFirst(Several):
+    """Only what a `for` goes through whole is meant."""
+
+    def __enter__(self) -> None:
+        for lock in self.locks[:1]:
+            lock.acquire()
+
+    def __exit__(self, *exception: object) -> None:
+        for lock in self.locks[:1]:
+            lock.release()
+
+
+@pytest.mark.parametrize("kind", [Several, Acquires])
+@pytest.mark.parametrize("container", [tuple, list])
+def test_a_class_whose_enter_takes_all_of_its_locks(stage: Stage, kind: Any, container: Any) -> None:
+    first, second = threading.Lock(), threading.RLock()
+    held_by(stage, kind(container([first, second])), holds(first), holds(second))
+
+
+def test_a_class_whose_enter_enters_others_that_lock(stage: Stage) -> None:
+    first, second = Guarded(), Guarded()
+    held_by(stage, Several((first, second)), holds(first._lock), holds(second._lock))
+
+
+def test_a_class_whose_enter_takes_some_of_its_locks_is_not_claimed(stage: Stage) -> None:
+    held_by(stage, TakesTheFirst([threading.Lock(), threading.Lock()]))
+
+
 def test_a_class_whose_enter_uses_with_is_not_claimed(stage: Stage) -> None:
     """`with self._lock:` in __enter__ has let go of it again when the block begins."""
 

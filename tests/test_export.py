@@ -288,17 +288,51 @@ def test_what_cannot_be_read_is_one_line(run: Run, tmp_path: Path) -> None:
     )
 
 
-def test_a_watch_sends_what_it_finds(run: Run, start: Start) -> None:
+def test_a_watch_sends_what_it_finds_and_says_of_which_program(
+    run: Run, start: Start, tmp_path: Path
+) -> None:
     pytest.importorskip("pystack")
-    code = HANGS.replace("pid = os.fork()\n", "pid = os.fork()\nif pid: print(os.getpid(), flush=True)\n")
-    with start("-W", "ignore", "-c", code, limit=90) as service, receiving.sentry() as ingest:
+    script, events = tmp_path / "shop.py", tmp_path / "events.jsonl"
+    script.write_text(
+        HANGS.replace("pid = os.fork()\n", "pid = os.fork()\nif pid: print(os.getpid(), flush=True)\n")
+    )
+    options = ("watch", "--once", "--hang-after", "1", "--otel", "--sentry", "--events", str(events))
+    with (
+        start("-W", "ignore", str(script), limit=90) as service,
+        receiving.otlp() as collector,
+        receiving.sentry() as ingest,
+    ):
         service.line()
-        options = ("watch", "--once", "--hang-after", "1", "--sentry", str(service.pid))
-        status, _, said = _forkproof(run, *options, env=ingest.environment, limit=90)
+        where = {**collector.environment, **ingest.environment}
+        status, _, said = _forkproof(run, *options, str(service.pid), env=where, limit=90)
     assert status == 1, said
     (event,) = ingest.events()
     assert event["contexts"]["forkproof"]["process.parent_pid"] == service.pid
-    assert event["server_name"] == os.uname().nodename
+    assert (event["server_name"], event["transaction"]) == (os.uname().nodename, "shop.py")
+    ((of, hangs),) = collector.points("forkproof.hangs")
+    assert (of["forkproof.program"], hangs) == ("shop.py", 1)
+    assert {resource["service.name"] for resource, _ in collector.metrics()} == {"shop.py"}
+    assert json.loads(events.read_text())["program"] == "shop.py"
+
+
+@pytest.mark.parametrize(
+    ("words", "program"),
+    [
+        ([sys.executable, "-W", "ignore", "waits.py", "--password", "x"], "waits.py"),
+        (["/usr/bin/uwsgi", "-"], "uwsgi"),
+        (["gunicorn: worker [shop:app]"], "gunicorn"),
+        (["[celeryd: celery@web1:MainProcess] -active- (worker)"], "celeryd"),
+    ],
+)
+def test_a_program_is_called_by_its_script_or_by_the_title_that_it_has_given_itself(
+    words: list[str], program: str, tmp_path: Path
+) -> None:
+    from forkproof.doctor.process import program_of
+
+    (tmp_path / "waits.py").write_text("import sys; sys.stdin.read()")
+    with subprocess.Popen(words, executable=sys.executable, stdin=subprocess.PIPE, cwd=tmp_path) as process:
+        _wait(lambda: Path(f"/proc/{process.pid}/cmdline").read_bytes() != b"")  # a moment after the exec
+        assert program_of(process.pid) == program
 
 
 def test_prometheus_scrapes_a_service_that_forks(run: Run, tmp_path: Path) -> None:

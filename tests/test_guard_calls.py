@@ -66,6 +66,29 @@ def test_an_object_that_is_used_ceaselessly(run: Run, make: str) -> None:
     assert _answers(run, body) == "{0}\n"
 
 
+def test_a_type_that_its_module_hides_is_known_at_the_first_fork_after_the_import(run: Run) -> None:
+    ended = run(
+        "-c",
+        dedent("""
+            import os, sys, threading, forkproof
+            forkproof.install(policy="observe")
+            assert "zlib" not in sys.modules
+            import zlib
+            shared, data, begun = zlib.compressobj(9), os.urandom(20_000_000), threading.Event()
+            def work():
+                begun.set()
+                while True: shared.compress(data)
+            threading.Thread(target=work, daemon=True).start()
+            begun.wait()
+            if os.fork() == 0: os._exit(0)
+            os.wait()
+            os._exit(0)
+        """),
+        limit=120,
+    )
+    assert "is inside compressor or decompressor" in ended.stderr
+
+
 def test_an_object_that_three_threads_use(run: Run) -> None:
     body = """
         data = os.urandom(20_000)

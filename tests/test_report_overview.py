@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from conftest import Run
 
-from forkproof._events import _program
+from forkproof._events import program_of
 
 OVERVIEW = ("-m", "forkproof", "report", "--overview")
 
@@ -234,4 +234,4 @@ def test_a_real_run_says_whose_it_is(run: Run, tmp_path: Path) -> None:
     ],
 )
 def test_a_program_goes_by_its_name_without_its_arguments(line: str, name: str) -> None:
-    assert _program(line.split()) == name
+    assert program_of(line.split()) == name

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from textwrap import dedent
 
+import pytest
 from conftest import Run
 from watching import watched
 
@@ -19,6 +20,10 @@ from multiprocessing.pool import ThreadPool
 
 full, roomy = ThreadPoolExecutor(1), ThreadPoolExecutor(4)
 full.submit(int).result()
+simple = queue.SimpleQueue()
+def do(get):
+    while True: get()()
+thread(do, simple.get)
 roomy.submit(int).result()
 gate, begun = threading.Event(), threading.Event()
 busy = ThreadPoolExecutor(1)
@@ -52,10 +57,14 @@ processes.submit(int).result()
 server = socketserver.TCPServer(("127.0.0.1", 0), socketserver.BaseRequestHandler)
 thread(server.serve_forever, 0.01)
 mended = ThreadPoolExecutor(1)
+rung = threading.Event()
+timer = threading.Timer(3600, rung.set)
+timer.daemon = True
+timer.start()
 
 def wanted():
     return sorted(h.what.partition(" (")[0] for h in forkproof.assess().hazards)
-until(lambda: sum("consumer" in what for what in wanted()) == 4 and "socketserver" in wanted())
+until(lambda: sum("consumer" in what for what in wanted()) == 5 and "socketserver" in wanted())
 
 def sleeper():
     "So that the world is not closed: it may do anything, any time."
@@ -143,6 +152,26 @@ HANGS = {
     "something that a callback of the loop would set": (
         "sleeper(); e = threading.Event(); loop.call_soon_threadsafe(lambda: e.set()); e.wait()",
         "likely|None|a threading.Event to be set|asyncio event loop",
+    ),
+    "something that a consumer of a simple queue would set": (
+        "sleeper(); e = threading.Event(); simple.put(e.set); e.wait()",
+        "likely|None|a threading.Event to be set|consumer of a queue.SimpleQueue",
+    ),
+    "something that an attribute of the job would set": (
+        "sleeper(); e = threading.Event(); job = lambda: job.then(); job.then = e.set; simple.put(job); e.wait()",
+        "likely|None|a threading.Event to be set|consumer of a queue.SimpleQueue",
+    ),
+    "the same of a consumer, and there is no other thread": (
+        "e = threading.Event(); simple.put(e.set); e.wait()",
+        "proven|closed-world|a threading.Event to be set|consumer of a queue.SimpleQueue",
+    ),
+    "what a timer would have done": (
+        "sleeper(); rung.wait()",
+        "likely|None|a threading.Event to be set|threading.Timer",
+    ),
+    "the end of a timer": (
+        "sleeper(); timer.finished.wait()",
+        "likely|None|a threading.Event to be set|threading.Timer",
     ),
     "an item that a job would put": (
         "sleeper(); q = queue.SimpleQueue(); full.submit(q.put, 1); q.get()",
@@ -240,6 +269,20 @@ HEALTHY = {
         full.submit(lambda: e.set())
         thread(lambda: (time.sleep(3600), e.set()))
         e.wait()
+    """,
+    "a job behind another, in a queue that a thread of its own serves": """
+        e, begun = threading.Event(), threading.Event()
+        thread(do, simple.get)
+        simple.put(lambda: (begun.set(), time.sleep(3600)))
+        begun.wait()
+        simple.put(e.set)
+        e.wait()
+    """,
+    "what a timer of its own does as well": """
+        t = threading.Timer(3600, rung.set)
+        t.daemon = True
+        t.start()
+        rung.wait()
     """,
     "a pool of its own": "ThreadPool(1).apply(time.sleep, (3600,))",
     "the server, which it serves itself": """
@@ -342,9 +385,27 @@ def test_a_child_of_the_child_is_watched_for_it_as_well(run: Run, tmp_path: Path
     ], ended.stdout + ended.stderr
 
 
+def test_who_looks_now_and_then_for_what_a_vanished_worker_was_to_do_is_reported(
+    run: Run, tmp_path: Path
+) -> None:
+    """As joblib does, in a loop with time.sleep()."""
+    pytest.importorskip("joblib")
+    body = """
+    from joblib import Parallel, delayed
+    parallel = Parallel(n_jobs=2, backend="threading").__enter__()
+    parallel(delayed(int)() for _ in range(2))
+    pid = child_of(lambda: parallel(delayed(int)() for _ in range(2)))
+    until(lambda: events("hang"), 20)
+    end(pid)
+    (event,) = events("hang")
+    print(event["waits_for"]["what"], event["verdict"], event["hazard"]["what"], sep="|")
+    leave()
+    """
+    ended = run("-c", watched(tmp_path / "events", body))
+    assert ended.stdout == "a result of joblib's Parallel|likely|multiprocessing.Pool\n", ended.stderr
+
+
 LEFT = {
-    "a timer, for which nobody waits": "t = threading.Timer(3600, int); t.daemon = True; t.start()",
-    "a consumer whose queue is one of the interpreter's own": "import queue; thread(queue.SimpleQueue().get)",
     "threads that nobody relies on": "thread(threading.Event().wait)",
     "an executor that is mended": POOL,
 }

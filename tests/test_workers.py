@@ -381,6 +381,13 @@ def consume():
         q.task_done()
 thread(consume)
 """,
+    "consumer of a queue.SimpleQueue": """
+import queue
+q = queue.SimpleQueue()
+def consume():
+    while True: q.get()
+thread(consume)
+""",
     "logging.handlers.QueueListener": """
 import logging.handlers, queue
 listener = logging.handlers.QueueListener(queue.Queue())
@@ -433,8 +440,13 @@ def waiting(n): return lambda: sum("consumer" in h.what for h in forkproof.asses
 thread(one, queue.Queue()); until(waiting(1)); forked(int)
 thread(two, queue.Queue()); until(waiting(2)); forked(int)
 thread(one, queue.Queue()); until(waiting(3)); forked(int)
+def three(q):
+    while True: q.get()
+thread(three, queue.SimpleQueue()); until(waiting(4)); forked(int)
+thread(queue.SimpleQueue().get); until(waiting(5)); forked(int)
+thread(queue.SimpleQueue().get); until(waiting(6)); forked(int)
 """
-    assert [len(workers(fork)) for fork in observed(body, run, tmp_path)] == [1, 1, 0]
+    assert [len(workers(fork)) for fork in observed(body, run, tmp_path)] == [1, 1, 0, 1, 1, 0]
 
 
 def test_what_waits_in_the_queue_is_counted(run: Run, tmp_path: Path) -> None:
@@ -490,7 +502,13 @@ print(forked(child))
 
 def test_each_worker_says_how_it_is_known_and_what_to_do() -> None:
     for worker in catalogue.all_workers():
-        assert worker.what and worker.run and worker.child and worker.advice and worker.source
+        assert (
+            worker.what
+            and (worker.run or worker.methods)
+            and worker.child
+            and worker.advice
+            and worker.source
+        )
         assert all(name.count(":") == 1 for name in worker.run)
         assert worker.mended is None or worker.distribution
 

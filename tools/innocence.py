@@ -1,6 +1,6 @@
 """Other people's tests, with Forkproof and without it: the same result, test by test?
 
-    innocence.py [--python PYTHON]... [--suites cpython,gunicorn,billiard,celery] [--json FILE] [--markdown FILE [JSON...]]
+    innocence.py [--python PYTHON]... [--suites cpython,gunicorn,...] [--json FILE] [--markdown FILE [JSON...]]
 
 For each PYTHON (default: the one that runs this) two environments are made that differ in one thing: in one of them every
 interpreter does as it starts what `FORKPROOF=on` asks for, whatever its options and environment are (a .pth file; `-S` alone does
@@ -8,8 +8,7 @@ without). In both, every interpreter that starts and every child of a fork leave
 believed, that Forkproof was there. Then the suites run in both at the same time:
 
     cpython    CPython's own tests of what forks, has threads, or is about starting (needs the `test` package)
-    gunicorn, billiard, celery
-               the tests in their source archives; of celery's, those of its pools and its worker
+    others     what tools/innocence.toml lists: the tests in the source archives of libraries that fork
 
 A file of CPython's that crashed or did not end is run again whole, and the page says so. A test whose results differ is run
 again, alone, several times in both: what differs then as well is a difference, unless it
@@ -28,6 +27,7 @@ import os
 import platform
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tarfile
@@ -36,7 +36,9 @@ import threading
 import time
 import tomllib
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,18 +51,7 @@ CPYTHON = (
     "test_fork1", "test_threading", "test_thread", "test_logging", "test_os", "test_pty", "test_wait3", "test_wait4",
     "test_multiprocessing_fork", "test_concurrent_futures", "test_subprocess", "test_import",
 )  # fmt: skip
-# Where the tests are in the archive, and what they need.
-ARCHIVES = {
-    "gunicorn": (["tests"], ["pytest", "pytest-asyncio", "pytest-cov"]),
-    "billiard": (["t/unit"], ["pytest", "psutil"]),
-    "celery": (
-        ["t/unit/concurrency", "t/unit/worker"],
-        [
-            "pytest", "pytest-celery", "pytest-subtests", "pytest-timeout", "pytest-click", "pytest-order",
-            "moto", "cryptography", "eventlet", "gevent",
-        ],
-    ),
-}  # fmt: skip
+KNOWN: dict[str, Any] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())
 # Takes for ever, with Forkproof or without, where the two threads that it has share a busy processor.
 ENDLESS = "test_print_exception_gh_102056"
 WORST = ("passed", "skipped", "failed", "error")
@@ -106,7 +97,7 @@ class Environment:
     """A virtual environment whose interpreters count themselves, and have Forkproof or not."""
 
     def __init__(self, python: str, version: str, arm: str) -> None:
-        self.arm = arm
+        self.version, self.arm = version, arm
         self.folder = ROOT / ".venvs" / f"innocence-{version}-{arm}"
         self.python = self.folder / "bin" / "python"
         self.count = self.folder / "count"
@@ -141,12 +132,22 @@ class Environment:
             "watched": letters["w"],
         }
 
-    def run(self, command: list[str | Path], folder: Path, limit: float) -> str:
+    def run(
+        self,
+        command: list[str | Path],
+        folder: Path,
+        limit: float,
+        variables: Mapping[str, str] | None = None,
+    ) -> str:
         """What it printed. Its lines of progress are passed on."""
         env = {
             name: value
             for name, value in os.environ.items()
             if not name.startswith(("PYTHON", "FORKPROOF", "_FORKPROOF", "PYTEST", "CI"))
+        }
+        env |= {
+            "PATH": f"{self.folder / 'bin'}{os.pathsep}{env.get('PATH', os.defpath)}",
+            **(variables or {}),
         }
         told: list[str] = []
         with subprocess.Popen(
@@ -269,51 +270,107 @@ class CPythonSuite(Suite):
             return results, told
 
 
+@dataclass(frozen=True)
+class Archive:
+    """A table `[suite.NAME]` of tools/innocence.toml, which says what its keys mean."""
+
+    requirement: str
+    tests: list[str]
+    needs: list[str] = field(default_factory=list)
+    options: list[str] = field(default_factory=list)
+    service: list[str] = field(default_factory=list)
+    variables: dict[str, str] = field(default_factory=dict)
+    limit: float = 1800
+
+
+@contextmanager
+def serving(command: list[str], folder: Path) -> Iterator[str]:
+    """A server on the loopback, `{port}` in its command standing for its port, which this gives once it listens.
+
+    Raises OSError if it is not installed and CalledProcessError if it ends or does not listen within a minute.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    filled = [word.format(port=port) for word in command]
+    process = subprocess.Popen(filled, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(600):
+            with socket.socket() as client:
+                if client.connect_ex(("127.0.0.1", int(port))) == 0:
+                    break
+            if process.poll() is not None:
+                raise subprocess.CalledProcessError(process.returncode, filled)
+            time.sleep(0.1)
+        else:
+            raise subprocess.CalledProcessError(1, filled)
+        yield port
+    finally:
+        process.terminate()
+        process.wait()
+
+
 class ArchiveSuite(Suite):
     """pytest, in a copy of the project's source archive for each environment."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
-        self._files: dict[str, str] = {}
+        self._archive = Archive(**KNOWN["suite"][name])
+        self._project, _, self.version = self._archive.requirement.partition("==")
+        self._ids: dict[tuple[str, str], str] = {}  # an environment's and a test's names: how pytest calls it
 
     def prepare(self, environments: Iterable[Environment], scratch: Path) -> None:
-        _, needs = ARCHIVES[self.name]
         for environment in environments:
             folder = scratch / f"{self.name}-{environment.arm}"
-            environment.pip(
-                "download", "--no-deps", "--no-binary", self.name, "--dest", folder / "archive", self.name
-            )
+            fetch: list[str | Path] = [
+                "download",
+                "--no-deps",
+                "--no-binary",
+                self._project,
+                "--dest",
+                folder / "archive",
+            ]
+            environment.pip(*fetch, self._archive.requirement)
             (archive,) = (folder / "archive").iterdir()
             with tarfile.open(archive) as tar:
                 tar.extractall(folder, filter="data")
             shutil.rmtree(folder / "archive")
-            (source,) = folder.iterdir()
-            self.version = source.name.rpartition("-")[2]
-            environment.pip("install", f"{self.name}=={self.version}", *needs)
+            environment.pip("install", self._archive.requirement, *self._archive.needs)
 
     def whole(self, environment: Environment, scratch: Path) -> dict[str, str]:
-        return self._run(environment, scratch, ARCHIVES[self.name][0], 1800)
+        series = ".".join(environment.version.split(".")[:2])
+        tests = [test.format(series=series) for test in self._archive.tests]
+        results = self._run(environment, scratch, tests, self._archive.limit)
+        if not results:
+            raise subprocess.CalledProcessError(1, ["pytest", *tests])
+        return results
 
     def once(self, environment: Environment, test: str, scratch: Path) -> str:
-        return self._run(environment, scratch, [self._files[test]], 600).get(test, "absent")
+        return self._run(environment, scratch, [self._ids.get((environment.arm, test), test)], 600).get(
+            test, "absent"
+        )
 
-    def _run(
-        self, environment: Environment, scratch: Path, arguments: list[str], limit: float
-    ) -> dict[str, str]:
+    def _run(self, environment: Environment, scratch: Path, tests: list[str], limit: float) -> dict[str, str]:
         (source,) = (scratch / f"{self.name}-{environment.arm}").iterdir()
         file = scratch / f"{self.name}-{environment.arm}.xml"
         file.unlink(missing_ok=True)
-        told = environment.run(
-            ["-m", "pytest", "-p", "no:cacheprovider", "-o", "addopts=", f"--junit-xml={file}", *arguments],
-            source, limit,
-        )  # fmt: skip
-        (scratch / f"{self.name}-{environment.arm}.log").write_text(told)
-        results = read_junit(file)
-        self._files |= {name: self._file_of(source, name) for name in results}
+        options = ["-p", "no:cacheprovider", "-o", "addopts=", f"--junit-xml={file}", *self._archive.options]
+        service = self._archive.service
+        with serving(service, scratch) if service else nullcontext("") as port:
+            variables = {name: value.format(port=port) for name, value in self._archive.variables.items()}
+            told = environment.run(["-m", "pytest", *options, *tests], source, limit, variables)
+        with (scratch / f"{self.name}-{environment.arm}.log").open("a") as log:
+            log.write(told)
+        results: dict[str, str] = {}
+        for told_name, result in read_junit(file).items():
+            name = told_name.replace(
+                f"{source}{os.sep}", ""
+            )  # among the parameters: it is another one in each
+            self._ids[environment.arm, name] = self._id_of(source, told_name)
+            results[name] = result
         return results
 
     @staticmethod
-    def _file_of(source: Path, name: str) -> str:
+    def _id_of(source: Path, name: str) -> str:
         """pytest's id of a test of its junit file: its dotted name is that of a file, perhaps a class, and the test."""
         plain, bracket, parameters = name.partition("[")
         words = plain.split(".")
@@ -379,8 +436,7 @@ def left(difference: dict[str, Any]) -> bool:
 
 
 def explained(difference: dict[str, Any]) -> str:
-    known = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())["difference"]
-    for entry in known:
+    for entry in KNOWN["difference"]:
         if fnmatch.fnmatchcase(difference["test"], entry["test"]):
             return " ".join(entry["why"].split())
     return ""
@@ -474,7 +530,7 @@ def write_page(file: Path, runs: list[dict[str, Any]]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--python", action="append", default=[], metavar="PYTHON", help="may be repeated")
-    parser.add_argument("--suites", default="cpython,gunicorn,billiard,celery", metavar="NAMES")
+    parser.add_argument("--suites", default=",".join(["cpython", *KNOWN["suite"]]), metavar="NAMES")
     parser.add_argument(
         "--tests", default=",".join(CPYTHON), metavar="NAMES", help="of CPython's, only these"
     )
@@ -513,8 +569,8 @@ def main() -> int:
                 try:
                     suite.prepare(environments.values(), scratch)
                     found = compare(suite, environments, scratch)
-                except subprocess.CalledProcessError as error:
-                    say(f"{name} could not be set up: {error}")
+                except (OSError, subprocess.CalledProcessError) as error:
+                    say(f"{name} could not be run: {error}")
                     status = 2
                     continue
                 finally:

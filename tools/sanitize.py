@@ -6,7 +6,8 @@ The extension reads frames of threads that it has stopped in the middle of somet
 reads what has been freed. Python is as it is; under `--malloc malloc` its objects come from the C library's allocator, and so
 from AddressSanitizer's, which keeps freed memory out of use and sees each read of it by the extension. Under
 `debug` Python itself fills freed memory with a pattern and checks the ends of each block. `--plain`: without the sanitizers, for a PYTHON
-that is a debug build. Leaks are not looked for: Python leaves much at its end. Left out is what tools/sanitize.toml lists: tests to
+that is a debug build: its own assertions are what is asked, with `-X dev`, and benchmarks/flat.py then counts all references there
+are beside looks and forks. Leaks are not looked for: Python leaves much at its end. Left out is what tools/sanitize.toml lists: tests to
 which the sanitizers' own doing looks like a fault.
 
 Exit status: pytest's, or 1 if a sanitizer reported anything.
@@ -29,6 +30,7 @@ FILES = (
     "test_evidence_*.py", "test_guard_*.py", "test_ground_truth.py", "test_connections.py", "test_watch.py",
     "test_workers.py", "test_pools.py",
 )  # fmt: skip
+FLAT = ("--looks", "20000", "--forks", "1000", "--generations", "100")
 NEEDS = ("pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "jsonschema>=4.20")
 
 
@@ -59,7 +61,9 @@ def environment(python: str, plain: bool) -> Path:
 
 def settings(plain: bool, malloc: str, reports: Path) -> dict[str, str]:
     found = {"PYTHONMALLOC": malloc}
-    if not plain:
+    if plain:
+        found["PYTHONDEVMODE"] = "1"
+    else:
         found["LD_PRELOAD"] = library("libasan.so")
         # A child of a fork has its own report.
         common = f"log_path={reports}/report"
@@ -99,6 +103,9 @@ def main() -> int:
                 print(f"== {report.name}\n{report.read_text(errors='replace')}")
             print(f"== PYTHONMALLOC={malloc}: {len(reports)} reports of sanitizers", flush=True)
             status = status or bool(reports)
+    if asked.plain:
+        counted = subprocess.run([python, ROOT / "benchmarks" / "flat.py", *FLAT])
+        status = status or counted.returncode
     return status
 
 

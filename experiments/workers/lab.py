@@ -37,11 +37,23 @@ def until(done, limit=3.0):
         time.sleep(0.005)
     return True
 
-def main():
+async def answer():
+    "What work() answers, which may be a coroutine function."
+    got = work()
+    return await got if hasattr(got, "__await__") else got
+
+def run(main):
+    "Replaced by a row that is to fork inside a loop."
+    try:
+        main().send(None)
+    except StopIteration:
+        pass
+
+async def main():
     if POLICY:
         import forkproof
         forkproof.install(POLICY, events=EVENTS, warn=False)
-    assert work(), "it does not work in the parent"
+    assert await answer(), "it does not work in the parent"
     time.sleep(0.2)
     threads = sorted(t.name for t in threading.enumerate() if t is not threading.main_thread())
     known = {t.native_id for t in threading.enumerate()}
@@ -51,7 +63,7 @@ def main():
     if pid == 0:
         status = 1
         try:
-            status = 0 if work() else 3
+            status = 0 if await answer() else 3
         except BaseException as error:
             os.write(2, f"child: {type(error).__name__}: {error}\\n".encode())
             status = 4
@@ -75,7 +87,7 @@ def main():
 def run(code, policy):
     with tempfile.TemporaryDirectory() as folder:
         events = os.path.join(folder, "events.jsonl")
-        text = PROGRAM.replace("LIMIT", str(LIMIT)) + code + "\nmain()\n"
+        text = PROGRAM.replace("LIMIT", str(LIMIT)) + code + "\nrun(main)\n"
         out, err = os.path.join(folder, "out"), os.path.join(folder, "err")
         with (
             open(out, "w") as stdout,

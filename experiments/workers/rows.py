@@ -1,5 +1,12 @@
 """The rows: (distribution, "" for Python's own; what the child asks; the program's part that defines work())."""
 
+GRPC_SERVER = """
+import subprocess
+SERVER = "import grpc, sys; from concurrent.futures import ThreadPoolExecutor as T; H = type('H', (grpc.GenericRpcHandler,), {'service': lambda self, d: (grpc.stream_stream_rpc_method_handler(lambda r, c: r) if d.method == '/a/stream' else grpc.unary_unary_rpc_method_handler(lambda r, c: r))}); s = grpc.server(T(4), handlers=[H()]); print(s.add_insecure_port('127.0.0.1:0'), flush=True); s.start(); sys.stdin.read()"
+server = subprocess.Popen([sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+target = f"127.0.0.1:{int(server.stdout.readline())}"
+"""
+
 ROWS = [
     (
         "",
@@ -562,5 +569,312 @@ channel = grpc.insecure_channel(f"127.0.0.1:{port}")
 ask = channel.unary_unary("/a/b")
 def work(): return ask.future(b"x").result(timeout=4) == b"x"
 """,
+    ),
+    (
+        "",
+        "an item for a thread that takes from a queue.SimpleQueue, and its answer",
+        """
+import queue
+q = queue.SimpleQueue()
+def consume():
+    while True: q.get().set()
+thread(consume)
+def work():
+    e = threading.Event(); q.put(e)
+    return e.wait()
+""",
+    ),
+    (
+        "anyio",
+        "anyio.to_thread.run_sync() of the loop in which the fork was (asyncio)",
+        """
+import anyio
+run = anyio.run
+async def work(): return await anyio.to_thread.run_sync(lambda: 1) == 1
+""",
+    ),
+    (
+        "trio",
+        "trio.to_thread.run_sync() of the loop in which the fork was",
+        """
+import trio
+run = trio.run
+async def work(): return await trio.to_thread.run_sync(lambda: 1) == 1
+""",
+    ),
+    (
+        "starlette",
+        "run_in_threadpool(), used before",
+        """
+import anyio
+from starlette.concurrency import run_in_threadpool
+def work(): return anyio.run(run_in_threadpool, lambda: 1) == 1
+""",
+    ),
+    (
+        "starlette",
+        "a request of a TestClient that was entered before",
+        """
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
+client = TestClient(Starlette(routes=[Route("/", lambda request: PlainTextResponse("x"))])).__enter__()
+def work(): return client.get("/").text == "x"
+""",
+    ),
+    (
+        "asgiref",
+        "sync_to_async(thread_sensitive=True) of the loop in which the fork was",
+        """
+import asyncio
+from asgiref.sync import sync_to_async
+run = lambda main: asyncio.run(main())
+async def work(): return await sync_to_async(lambda: 1)() == 1
+""",
+    ),
+    (
+        "eventlet",
+        "tpool.execute(), used before",
+        """
+from eventlet import tpool
+def work(): return tpool.execute(abs, -1) == 1
+""",
+    ),
+    (
+        "gevent",
+        "a job for the hub's threadpool, plain os.fork()",
+        """
+import gevent
+def work(): return gevent.get_hub().threadpool.apply(abs, (-1,)) == 1
+""",
+    ),
+    (
+        "gevent",
+        "a job for the hub's threadpool, gevent.os.fork()",
+        """
+import gevent.os
+os.fork = gevent.os.fork
+def work(): return gevent.get_hub().threadpool.apply(abs, (-1,)) == 1
+""",
+    ),
+    (
+        "Twisted",
+        "callInThread() of a ThreadPool",
+        """
+from twisted.python.threadpool import ThreadPool
+pool = ThreadPool(1, 1); pool.start()
+def work():
+    e = threading.Event(); pool.callInThread(e.set)
+    return e.wait()
+""",
+    ),
+    (
+        "Twisted",
+        "deferToThread() through a reactor in a thread",
+        """
+from twisted.internet import reactor, threads
+thread(reactor.run, False)
+def work(): return threads.blockingCallFromThread(reactor, threads.deferToThread, abs, -1) == 1
+""",
+    ),
+    (
+        "tornado",
+        "IOLoop.run_in_executor(), used before",
+        """
+from tornado.ioloop import IOLoop
+loop = IOLoop()
+async def use(): return await IOLoop.current().run_in_executor(None, abs, -1)
+def work(): return loop.run_sync(use) == 1
+""",
+    ),
+    (
+        "tornado",
+        "a function under @run_on_executor of a loop, used before",
+        """
+from concurrent.futures import ThreadPoolExecutor
+from tornado.concurrent import run_on_executor
+from tornado.ioloop import IOLoop
+class Thing:
+    executor = ThreadPoolExecutor(1)
+    @run_on_executor
+    def f(self): return 1
+thing, loop = Thing(), IOLoop()
+async def use(): return await thing.f()
+def work(): return loop.run_sync(use) == 1
+""",
+    ),
+    (
+        "tornado",
+        "a name from a ThreadedResolver",
+        """
+from tornado.ioloop import IOLoop
+from tornado.netutil import ThreadedResolver
+loop = IOLoop()
+async def use(): return await ThreadedResolver().resolve("127.0.0.1", 1)
+def work(): return bool(loop.run_sync(use))
+""",
+    ),
+    (
+        "tornado",
+        "add_callback() to a loop in a thread",
+        """
+import asyncio
+from tornado.ioloop import IOLoop
+loops = []
+def serve():
+    asyncio.set_event_loop(asyncio.new_event_loop()); loops.append(IOLoop.current()); loops[0].start()
+thread(serve); until(lambda: loops)
+def work():
+    e = threading.Event(); loops[0].add_callback(e.set)
+    return e.wait()
+""",
+    ),
+    (
+        "curio",
+        "run_in_thread() of one Kernel, used before",
+        """
+import curio
+kernel = curio.Kernel()
+async def use(): return await curio.run_in_thread(abs, -1)
+def work(): return kernel.run(use) == 1
+""",
+    ),
+    (
+        "tensorboardX",
+        "flush() of a SummaryWriter",
+        """
+import tempfile
+from tensorboardX import SummaryWriter
+writer = SummaryWriter(tempfile.mkdtemp(), flush_secs=1)
+def work():
+    writer.add_scalar("x", 1, 1); writer.flush()
+    return True
+""",
+    ),
+    (
+        "tensorboardX",
+        "a scalar for a SummaryWriter, not flushed",
+        """
+import tempfile
+from tensorboardX import SummaryWriter
+folder = tempfile.mkdtemp()
+writer = SummaryWriter(folder, flush_secs=0.1)
+size = lambda: sum(os.path.getsize(os.path.join(folder, name)) for name in os.listdir(folder))
+def work():
+    before = size(); writer.add_scalar("x", 1, 1)
+    return until(lambda: size() > before)
+""",
+    ),
+    (
+        "tensorboard",
+        "flush() of an EventFileWriter, as PyTorch's SummaryWriter has",
+        """
+import tempfile
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+writer = EventFileWriter(tempfile.mkdtemp())
+def work():
+    writer.add_event(Event(wall_time=1.0)); writer.flush()
+    return True
+""",
+    ),
+    (
+        "influxdb-client",
+        "close() of a batching WriteApi (no server)",
+        """
+import logging; logging.disable(50)
+import influxdb_client
+client = influxdb_client.InfluxDBClient("http://127.0.0.1:1", token="t", org="o")
+api = client.write_api(write_options=influxdb_client.WriteOptions(batch_size=10, flush_interval=100, max_retries=0))
+me = os.getpid()
+def work():
+    api.write("b", "o", "m f=1"); time.sleep(0.3)
+    if os.getpid() != me: api.close()
+    return True
+""",
+    ),
+    (
+        "influxdb-client",
+        "a point for a batching WriteApi (a server of its own)",
+        """
+import logging; logging.disable(50)
+import http.server, influxdb_client, subprocess
+SERVER = "import http.server, os; H = type('H', (http.server.BaseHTTPRequestHandler,), {'do_POST': lambda self: (os.write(1, b'x'), self.send_response(204), self.end_headers()), 'log_message': lambda *a: None}); s = http.server.HTTPServer(('127.0.0.1', 0), H); os.write(1, b'%d ' % s.server_port); s.serve_forever()"
+server = subprocess.Popen([sys.executable, "-c", SERVER], stdout=subprocess.PIPE)
+port = b"".join(iter(lambda: os.read(server.stdout.fileno(), 1).strip(), b""))
+client = influxdb_client.InfluxDBClient(f"http://127.0.0.1:{int(port)}", token="t", org="o")
+api = client.write_api(write_options=influxdb_client.WriteOptions(batch_size=1, flush_interval=50, max_retries=0))
+def work():
+    import select
+    api.write("b", "o", "m f=1")
+    return bool(select.select([server.stdout], [], [], 3)[0] and os.read(server.stdout.fileno(), 1))
+""",
+    ),
+    *(
+        ("grpcio", f"{what} (a server of its own){title}", setting + GRPC_SERVER + code)
+        for setting, title in (
+            ("", ""),
+            ('os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"\n', ", GRPC_ENABLE_FORK_SUPPORT=0"),
+        )
+        for what, code in (
+            (
+                "a call of the parent's channel",
+                """
+import grpc
+call = grpc.insecure_channel(target).unary_unary("/a/b")
+def work(): return call(b"x") == b"x"
+""",
+            ),
+            (
+                "the result of a call in the background",
+                """
+import grpc
+call = grpc.insecure_channel(target).unary_unary("/a/b")
+def work(): return call.future(b"x").result() == b"x"
+""",
+            ),
+            (
+                "the next message of a stream that was open at the fork",
+                """
+import grpc, queue
+asked = queue.SimpleQueue()
+answers = grpc.insecure_channel(target).stream_stream("/a/stream")(iter(asked.get, None))
+def work():
+    asked.put(b"x")
+    return next(answers) == b"x"
+""",
+            ),
+            (
+                "channel_ready_future() of the parent's channel",
+                """
+import grpc
+channel = grpc.insecure_channel(target)
+def work():
+    grpc.channel_ready_future(channel).result()
+    return True
+""",
+            ),
+            (
+                "a call of a grpc.aio channel, its loop run again",
+                """
+import asyncio, grpc.aio
+loop = asyncio.new_event_loop(); asyncio.set_event_loop(loop)
+async def make(): return grpc.aio.insecure_channel(target).unary_unary("/a/b")
+call = loop.run_until_complete(make())
+async def use(): return await call(b"x")
+def work(): return loop.run_until_complete(use()) == b"x"
+""",
+            ),
+            (
+                "a call of a new grpc.aio channel in a new loop",
+                """
+import asyncio, grpc.aio
+async def use():
+    async with grpc.aio.insecure_channel(target) as channel: return await channel.unary_unary("/a/b")(b"x")
+def work(): return asyncio.run(use()) == b"x"
+""",
+            ),
+        )
     ),
 ]

@@ -14,6 +14,7 @@ from _json import encode_basestring as _quoted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 
@@ -29,14 +30,16 @@ class Writer:
     """
 
     def __init__(self, path: str | os.PathLike[str], program: str | None = None) -> None:
-        """`program` is whose events these are; None: this process's. Raises OSError where the file cannot be opened for
+        """`program` is whose events these are that do not say it; None: this process's. Raises OSError where the file cannot be opened for
         appending."""
-        self._origin = {"host": os.uname().nodename, "program": program or _program(sys.orig_argv)}
+        self._origin = {"host": os.uname().nodename, "program": program or program_of(sys.orig_argv)}
         self.path = os.path.abspath(os.fspath(path))
         self.lost = 0
         self._fd = -1
         self._identity: tuple[int, int] | None = None
         self._torn = False  # the disk was full in the middle of a line
+        self.on_change: Callable[[], None] | None = None
+        """Called when the file is open under another number, or there is half a line in it."""
         self._open()
 
     def _open(self) -> None:
@@ -60,18 +63,40 @@ class Writer:
 
     def write(self, event: dict[str, Any]) -> None:
         if event.get("event") in _SAY_WHENCE:
-            event = {**event, **self._origin}
+            event = {**event, **self._origin, **event}
         line = (_encoded(event) + "\n").encode("utf-8", "backslashreplace")
         try:
             if not self._is_still_ours():
                 self._open()
+                self._changed()
             if self._torn:
                 line = b"\n" + line  # what came of the last one ends here, and this one is whole
             written = os.write(self._fd, line)
-            self._torn = 0 < written < len(line)
-            self.lost += written != len(line)
+            self._torn = False
+            if 0 < written < len(line):
+                self.tear()
+            else:
+                self.lost += written != len(line)
         except OSError:
             self.lost += 1
+
+    def tear(self) -> None:
+        """Half a line was written: the next one begins with an end of line."""
+        self._torn = True
+        self.lost += 1
+        self._changed()
+
+    def _changed(self) -> None:
+        if self.on_change is not None:
+            self.on_change()
+
+    def plainly(self, end: dict[str, Any]) -> tuple[int, int, int, bytes, Callable[[], None]] | None:
+        """For the extension (`set_lines`): the file, and with `end` what stands at the end of each fork's line. None if there is
+        half a line in it."""
+        if self._torn or self._identity is None:
+            return None
+        text = _encoded({**end, **self._origin})[1:] + "\n"
+        return self._fd, *self._identity, text.encode("utf-8", "backslashreplace"), self.tear
 
     def close(self) -> None:
         if self._is_still_ours():
@@ -79,7 +104,7 @@ class Writer:
         self._fd = -1
 
 
-def _program(line: list[str]) -> str:
+def program_of(line: list[str]) -> str:
     """What a person would call the program that python was started with by `line`; none of its arguments."""
     rest = iter(line[1:])
     for argument in rest:

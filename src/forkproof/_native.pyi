@@ -68,6 +68,10 @@ def install(
     """Registers the hooks. `policy` is 0 to observe, 1 to wait; `wait` in seconds."""
 
 def uninstall() -> None: ...
+def set_lines(file: tuple[int, int, int, bytes, Callable[[], object]] | None, /) -> None:
+    """Writes the lines of forks at which there is nothing to say but that they were: to (descriptor, device, inode, the end of a
+    fork's line, what to call when half a line was written), while that is the same file. None: Python is asked to."""
+
 def look() -> list[Sighting]:
     """Every other thread, whatever matters or not."""
 
@@ -78,22 +82,24 @@ def waiters() -> list[tuple[Any, Any]]:
     """(condition, waiter) for each thread that stands in a Condition.wait."""
 
 def set_calls(
-    calls: dict[Any, tuple[int, int, bool, bool, int]],
-    unresolved: list[tuple[str, str, str | None, tuple[int, int, bool, bool, int]]],
+    calls: dict[Any, tuple[int, int, int, bool, int]],
+    unresolved: list[tuple[str, str, str | None, tuple[int, int, int, bool, int]]],
     locks: list[tuple[str, tuple[str, ...]]],
     awaited: tuple[str, ...],
 ) -> None:
-    """callable -> (entry, resource, only host names, GIL retaken outside, streams). Resource: 0 process, 1 object, 2 stream,
+    """callable -> (entry, resource, only, GIL retaken outside, streams). Only: 0 always, 1 with a host's name first, 2 with an
+    address whose host is a name. Resource: 0 process, 1 object, 2 stream,
     3 the iterator that is the first argument. Streams, for a call that is given none: 1 stdin + 2 stdout + 4 stderr; for
-    resource 3: how many references it has of its own.
+    resource 3: how many references it has of its own. Of resource 4 the entry is one of the workers.
 
     `unresolved`: (module, name, method, facts) of what could not be found yet. `locks`: (marker, path) of what `add_foreign`
     could not be called for. `awaited`: modules whose import makes
     a refresh due.
     """
 
-def set_workers(table: dict[str, tuple[tuple[str, int, bool], ...]]) -> None:
-    """Qualified name -> (end of the file name without ".py", entry, told for each caller) of the functions of that name.
+def set_workers(table: dict[str, tuple[tuple[str, int], ...]], each: list[bool], /) -> None:
+    """Qualified name -> (end of the file name without ".py", entry) of the functions of that name; of each entry, whether it is told
+    for each caller.
 
     To be called before anything is looked at: a code object is asked once.
     """
@@ -228,7 +234,7 @@ def watch_start(
 
 def watch_stop() -> None: ...
 def set_waits(methods: dict[Any, tuple[int, int]], /) -> None:
-    """Methods in C that wait: method descriptor -> (kind, position of the time-out among the arguments)."""
+    """What waits in C: callable -> (kind, position of the time-out among the arguments; -1: it always has one)."""
 
 def futex_of(native_id: int, /) -> tuple[bool, int, int] | None:
     """What a thread of this process sleeps on: (without time-out, native id of the mutex's owner or 0, address); None if

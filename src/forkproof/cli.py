@@ -480,9 +480,11 @@ def watch_command(pid: int | None, pid_file: str | None, **options: Any) -> int:
         if pid < 1:
             raise click.UsageError(f"{pid_file} has no process id in it.")
     assert pid is not None
+    from forkproof.doctor.process import program_of
     from forkproof.doctor.service import watch
 
-    exports = Exports(sys.stderr, sinks("forkproof", otel=options.pop("otel"), sentry=options.pop("sentry")))
+    service = program_of(pid) or "forkproof"
+    exports = Exports(sys.stderr, sinks(service, otel=options.pop("otel"), sentry=options.pop("sentry")))
     return watch(pid, exports=exports, **options)
 
 

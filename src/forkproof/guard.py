@@ -24,7 +24,7 @@ from .repair import break_executors, drop_imports, mend_executors
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import FrameType
     from typing import Any, Literal
 
@@ -47,6 +47,7 @@ elsewhere = "main interpreter only" in _why_coarse or "in subinterpreters" in _w
 
 _RESOURCES = {"process": 0, "object": 1, "stream": 2}
 _CONSUMES = 3
+_WORKER = 4
 _HOSTS = {None: 0, "host-name": 1, "address": 2}
 _STREAMS = {"stdin": 1, "stdout": 2, "stderr": 4}
 _KEEPS = 8
@@ -141,6 +142,8 @@ def install(
         raise OSError("this system has no fork(); there is nothing to watch")
     writer = None if events is None else Writer(events)
     s = _settings
+    if _native is not None:
+        _native.set_lines(None)
     if s.writer is not None:
         s.writer.close()
     s.policy, s.wait, s.repair, s.hang_after, s.on_hang = policy, wait, repair, hang_after, on_hang
@@ -186,6 +189,9 @@ def install(
     )
     sharing.watch(connections, None if writer is None else writer.path)
     unflushed.watch(connections, _tell_doubled, _where)
+    if writer is not None and not (watch_all or connections):
+        writer.on_change = lambda: _native.set_lines(None)
+        _native.set_lines(writer.plainly({"policy": policy, "outcome": _OUTCOMES[0]}))
     s.installed = True
     _refresh()
     embedded.notice(unseen, warns)
@@ -197,6 +203,7 @@ def uninstall() -> None:
     s.installed = False
     if _native is not None:
         _native.uninstall()
+        _native.set_lines(None)
         _native.watch_stop()
         sharing.watch(False, None)
         unflushed.watch(False, _tell_doubled, _where)
@@ -280,7 +287,7 @@ def _know_workers() -> None:
         assert _native is not None
         s.workers, s.pools = catalogue.all_workers(), catalogue.all_pools()
         s.waits = asking.table(catalogue.all_waits())
-        _native.set_workers(workers.table(s.workers))
+        _native.set_workers(workers.table(s.workers), [worker.each for worker in s.workers])
 
 
 def declare_safe(lock_or_thread: Any, reason: str = "") -> None:
@@ -337,10 +344,8 @@ def _refresh() -> None:
         s.known[catalogue.resolve(name)] = (0, _CONSUMES, 0, False, int(keeps))
     awaited = set()
     unresolved: list[tuple[str, str, str | None, _Facts]] = []
-    for index, call in enumerate(s.calls):
-        streams = sum(_STREAMS[name] for name in call.streams) | (_KEEPS if call.keeps else 0)
-        facts = (index, _RESOURCES[call.resource], _HOSTS[call.only], call.gil_outside, streams)
-        for name in call.names:
+    for names, facts in _catalogued():
+        for name in names:
             if name in s.resolved:
                 continue
             parts = name.split(".")
@@ -374,6 +379,18 @@ def _refresh() -> None:
             filters[:] = [*s.filters, *_others(filters)]
             _filters_changed()
             _native.leave_warnings()
+
+
+def _catalogued() -> Iterator[tuple[tuple[str, ...], _Facts]]:
+    """What is known of functions in C, by their dotted names."""
+    for index, call in enumerate(_settings.calls):
+        streams = sum(_STREAMS[name] for name in call.streams) | (_KEEPS if call.keeps else 0)
+        yield (
+            call.names,
+            (index, _RESOURCES[call.resource], _HOSTS[call.only], call.gil_outside, streams),
+        )
+    for index, worker in enumerate(_settings.workers):
+        yield worker.methods, (index, _WORKER, 0, False, 0)
 
 
 def _is_imported(name: str) -> bool:
@@ -492,6 +509,8 @@ def _verb(state: str | None) -> str:
 
 def _told(sightings: list[tuple[Sighting, bool]]) -> list[dict[str, Any]]:
     """The hazards that they are; with each whether it is cleared."""
+    if not sightings:
+        return []
     _find_replaced()
     return naming.hazards(sightings, _settings.calls, _settings.foreign)
 
@@ -507,6 +526,8 @@ def _hazards(seen: list[Sighting] | None, left: list[Sighting] | None) -> list[d
 
 def _sorted(seen: list[Sighting] | None, left: list[Sighting] | None) -> list[tuple[Sighting, bool]]:
     """What remained and what was cleared, without what is exempt."""
+    if not (seen or left):
+        return []
     _find_replaced()
     remaining = [s for s in left or () if _concerns(s)]
     keys = {_key(s) for s in remaining}

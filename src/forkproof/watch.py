@@ -25,8 +25,10 @@ import os
 import stat
 import sys
 import threading
+import time
 import weakref
 
+from . import catalogue
 from ._events import _encoded, now
 from .evidence import asking, naming, pools, workers
 
@@ -43,8 +45,15 @@ try:
 except ImportError:
     _native = None  # type: ignore[assignment]
 
-NONE, CONDITION, THREAD, QUEUE = 7, 8, 9, 10
-_KINDS = {**naming.KINDS, NONE: "native-call", CONDITION: "condition", THREAD: "thread", QUEUE: "queue"}
+NONE, CONDITION, THREAD, QUEUE, POLL = 7, 8, 9, 10, 11
+_KINDS = {
+    **naming.KINDS,
+    NONE: "native-call",
+    CONDITION: "condition",
+    THREAD: "thread",
+    QUEUE: "queue",
+    POLL: "native-call",
+}
 _LOCKS = (naming.LOCK, naming.RLOCK)
 _KEPT = (
     naming.LOCK,
@@ -132,7 +141,7 @@ _watched = _Watched()
 
 
 def prepare() -> None:
-    """Tell the extension of the methods in C that wait for other threads, by where their time-out stands."""
+    """Tell the extension what waits in C for other threads, by where its time-out stands."""
     assert _native is not None
     waits: dict[Any, tuple[int, int]] = {}
     handle = getattr(sys.modules["_thread"], "_ThreadHandle", None)  # 3.13 on
@@ -141,6 +150,10 @@ def prepare() -> None:
     queue = getattr(sys.modules.get("_queue"), "SimpleQueue", None)
     if queue is not None:
         waits[queue.get] = (QUEUE, 1)
+    waits[time.sleep] = (POLL, -1)
+    for name in asking.polls(_watched.settings.waits):
+        waits[catalogue.resolve(name)] = (POLL, -1)
+    waits.pop(None, None)  # of a library that is not loaded
     _native.set_waits(waits)
 
 
@@ -278,9 +291,11 @@ def _reason(
         for orphan in _watched.orphans:
             if orphan.condition is subject and orphan.permits == 0 and id(orphan.subject()) not in holders:
                 return _Reason("likely", None, orphan.hazard)
-        return _unanswered(wait, waits)
+        return _without_pool(wait) or _unanswered(wait, waits)
     if kind == QUEUE:
         return _left_undone(wait, [subject], waits)
+    if kind == POLL:
+        return _polled(wait, waits)
     if kind == naming.IMPORT:
         owner = getattr(subject, "owner", None) or 0
     if kind == naming.BUFFERED and not owner and matching and still >= _watched.hang_after:
@@ -350,10 +365,25 @@ def _left_undone(wait: Waiting, things: list[object], waits: list[Waiting]) -> _
         if (
             worker is not None
             and not workers.is_taken_on(thing, living, _watched.settings.workers)
-            and not any(_may_be_seen_to(other, waits) for other in (thing, *around))
+            and not any(_may_be_seen_to(other, waits) for other in (thing, *around, *worker.sources()))
         ):
             return _Reason("likely", None, worker.hazard())
     return None
+
+
+def _polled(wait: Waiting, waits: list[Waiting]) -> _Reason | None:
+    """It looks now and then for what they were to do: it may give up some day, so that this is never proven."""
+    if not asking.asked(wait, _watched.settings.waits):
+        return _without_pool(wait)
+    reason = _unanswered(wait, waits)
+    return reason and _Reason("likely", None, reason.hazard)
+
+
+def _without_pool(wait: Waiting) -> _Reason | None:
+    """It waits for native threads of a library that are not here, and has none in their place."""
+    entry = asking.outermost(wait[5][14], _watched.settings.waits)
+    hazard = pools.left_without(entry.pool, _watched.settings.pools) if entry and entry.pool else None
+    return _Reason("likely", None, hazard) if hazard else None
 
 
 def _is_seen_to(things: list[object]) -> bool:
@@ -523,7 +553,7 @@ def _report(wait: Waiting, reason: _Reason) -> None:
     thread, seconds, _still, _forever, _owner, sighting = wait
     w = _watched
     kind = _KINDS[sighting[3]]
-    if reason.hazard is not None and sighting[3] in (NONE, CONDITION):
+    if reason.hazard is not None and sighting[3] in (NONE, CONDITION, POLL):
         kind = reason.hazard["kind"]
     who = {"name": naming.holder_name(sighting), "ident": sighting[0], "native_id": sighting[1]}
     event: dict[str, Any] = {
@@ -577,7 +607,7 @@ def _resolved(thread: int) -> None:
 
 def _what(sighting: Sighting) -> str:
     kind, subject, stack = sighting[3], sighting[7], sighting[14]
-    entry = asking.outermost(stack, _watched.settings.waits) if kind in (CONDITION, NONE) else None
+    entry = asking.outermost(stack, _watched.settings.waits) if kind in (CONDITION, NONE, POLL) else None
     if entry is not None:
         return entry.what
     if kind == CONDITION:

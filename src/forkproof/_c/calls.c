@@ -311,6 +311,9 @@ void sight_call(Thread *t, Place *p, int base, Call *c, int nesting)
             }
             return;
         }
+        else if ((call = known_method(callable)) != NULL) {
+            self = PyMethod_GET_SELF(callable);
+        }
         else if ((call = known_instance(callable)) != NULL) {
             self = callable;
         }
@@ -343,6 +346,13 @@ void sight_call(Thread *t, Place *p, int base, Call *c, int nesting)
         return;
     }
     if (call == NULL) {
+        return;
+    }
+    if (call->resource == RESOURCE_WORKER) {
+        if (t->inner == NULL && self != NULL) {
+            t->works_in = call;
+            t->works_on = self;
+        }
         return;
     }
     if (call->resource == RESOURCE_CONSUMES) {

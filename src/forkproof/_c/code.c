@@ -18,7 +18,7 @@ static uint8_t harmless[256]; /* never raises an exception */
 
 /* Opcode numbers by name; -1 where this version has none. */
 static int PRECALL, CALL, CALL_KW, CALL_FUNCTION_EX, BEFORE_WITH, BEFORE_ASYNC_WITH, WITH_EXCEPT_START, PUSH_EXC_INFO,
-    LOAD_SPECIAL, FOR_ITER, SEND, EXTENDED_ARG, RETURN_VALUE, RETURN_CONST, RERAISE, RAISE_VARARGS, JUMP_FORWARD,
+    LOAD_SPECIAL, FOR_ITER, GET_ITER, SEND, EXTENDED_ARG, RETURN_VALUE, RETURN_CONST, RERAISE, RAISE_VARARGS, JUMP_FORWARD,
     JUMP_BACKWARD, JUMP_BACKWARD_NO_INTERRUPT, PUSH_NULL, LOAD_FAST, LOAD_FAST_CHECK, LOAD_FAST_BORROW, LOAD_DEREF,
     LOAD_CLASSDEREF, LOAD_FROM_DICT_OR_DEREF, LOAD_LOCALS, LOAD_GLOBAL, LOAD_NAME, LOAD_ATTR, LOAD_METHOD, LOAD_SUPER_ATTR, LOAD_CONST, LOAD_COMMON_CONSTANT,
     LOAD_FAST_LOAD_FAST, LOAD_FAST_BORROW_LOAD_FAST_BORROW, STORE_FAST_LOAD_FAST, STORE_FAST_STORE_FAST, STORE_FAST, STORE_DEREF, CHECK_EXC_MATCH, RETURN_GENERATOR, CACHE, KW_NAMES,
@@ -30,7 +30,7 @@ static const struct {
 } opcode_names[] = {
 #define OP(name) {#name, &name}
     OP(PRECALL), OP(CALL), OP(CALL_KW), OP(CALL_FUNCTION_EX), OP(BEFORE_WITH), OP(BEFORE_ASYNC_WITH),
-    OP(WITH_EXCEPT_START), OP(PUSH_EXC_INFO), OP(LOAD_SPECIAL), OP(FOR_ITER), OP(SEND), OP(EXTENDED_ARG),
+    OP(WITH_EXCEPT_START), OP(PUSH_EXC_INFO), OP(LOAD_SPECIAL), OP(FOR_ITER), OP(GET_ITER), OP(SEND), OP(EXTENDED_ARG),
     OP(RETURN_VALUE), OP(RETURN_CONST), OP(RERAISE), OP(RAISE_VARARGS), OP(JUMP_FORWARD), OP(JUMP_BACKWARD),
     OP(JUMP_BACKWARD_NO_INTERRUPT), OP(PUSH_NULL), OP(LOAD_FAST), OP(LOAD_FAST_CHECK), OP(LOAD_FAST_BORROW),
     OP(LOAD_DEREF), OP(LOAD_CLASSDEREF), OP(LOAD_FROM_DICT_OR_DEREF), OP(LOAD_LOCALS), OP(LOAD_GLOBAL), OP(LOAD_NAME), OP(LOAD_ATTR), OP(LOAD_METHOD), OP(LOAD_SUPER_ATTR),
@@ -213,7 +213,7 @@ static CallRole role_of(PyObject *name)
 static int parse_base(const Unit *u, int second, Expression *e)
 {
     int op = u->op;
-    e->n = e->super = 0;
+    e->n = e->super = e->each = 0;
     if (op == LOAD_FAST || op == LOAD_FAST_CHECK || op == LOAD_FAST_BORROW) {
         e->base = BASE_LOCAL;
         e->index = (int)u->arg;
@@ -539,7 +539,7 @@ static int add_region(Reader *r, int slot, int outer)
     return info->n_regions++;
 }
 
-static int handler_is_with(const CodeInfo *info, int target)
+int handler_is_with(const CodeInfo *info, int target)
 {
     const Unit *units = info->units;
     if (units[target].op != PUSH_EXC_INFO) {
@@ -1696,16 +1696,51 @@ int called_local(const CodeInfo *info, PyCodeObject *code, int local, int *pops)
     return calls;
 }
 
+static int past_extensions(const CodeInfo *info, int unit)
+{
+    while (unit < info->n_units && info->units[unit].op == EXTENDED_ARG) {
+        unit++;
+    }
+    return unit;
+}
+
+/* Whether the local is bound by one `for`, over a name with attributes, and by nothing else: that is `e` then. */
+static int gone_through(const CodeInfo *info, int local, Expression *e)
+{
+    int loops = 0, stores = 0;
+    for (int at = 0; at < info->n_units; at = next_unit(info, at)) {
+        const Unit *u = &info->units[at];
+        int pair = STORE_FAST_STORE_FAST >= 0 && u->op == STORE_FAST_STORE_FAST;
+        stores += stores_local(u) == local || (pair && (int)(u->arg & 15) == local);
+        if (u->op != GET_ITER || u->depth < 0) {
+            continue;
+        }
+        int loop = past_extensions(info, next_unit(info, at)), rest;
+        int store = loop < info->n_units && info->units[loop].op == FOR_ITER ? past_extensions(info, next_unit(info, loop)) : -1;
+        if (store >= 0 && store < info->n_units && stores_local(&info->units[store]) == local) {
+            loops += parse_operand(info, at, u->depth - 1, e, &rest) == 0 && rest == REST_NONE;
+        }
+    }
+    e->each = 1;
+    return loops == 1 && stores == 1;
+}
+
 int code_self_calls(PyCodeObject *code, CallVisitor visitor, void *context)
 {
     const CodeInfo *info = code_calls(code);
     for (int i = 0; i < info->n_calls; i++) {
         const NamedCall *call = &info->calls[i];
-        if (call->method < 0 || call->expression.index != 0 ||
-            (call->expression.base != BASE_LOCAL && call->expression.base != BASE_CELL)) {
+        Expression e = call->expression, all;
+        if (call->method < 0) {
             continue;
         }
-        int stop = visitor(context, code, &call->expression, code_name(code, call->method), call->unit);
+        if (e.base == BASE_LOCAL && e.index != 0 && e.n == 0 && gone_through(info, e.index, &all)) {
+            e = all;
+        }
+        if (e.index != 0 || (e.base != BASE_LOCAL && e.base != BASE_CELL)) {
+            continue;
+        }
+        int stop = visitor(context, code, &e, code_name(code, call->method), call->unit);
         if (stop) {
             return stop;
         }

@@ -15,6 +15,7 @@ typedef struct {
     enum { BASE_NONE, BASE_LOCAL, BASE_CELL, BASE_GLOBAL, BASE_NAME } base;
     int index;                            /* of the local, or of the name in co_names */
     int super;                            /* the base is super(), and a method is looked up behind this code's class */
+    int each;                             /* a `for` goes through what it is, and what is meant is each of its elements */
     int n;
     uint16_t attributes[MAX_ATTRIBUTES];  /* indexes into co_names */
 } Expression;
@@ -133,7 +134,8 @@ int called_local(const CodeInfo *info, PyCodeObject *code, int local, int *pops)
 
 /* All of them, once looked for. */
 CodeInfo *code_calls(PyCodeObject *code);
-/* Calls `visit` for each call `first_parameter.a.b.method(...)` in the code until it returns nonzero. */
+/* Calls `visit` for each call `first_parameter.a.b.method(...)` in the code, and each `x.method(...)` where `for x in
+ * first_parameter.a.b`, until it returns nonzero. */
 typedef int (*CallVisitor)(void *context, PyCodeObject *code, const Expression *expression, PyObject *method, int unit);
 int code_self_calls(PyCodeObject *code, CallVisitor visit, void *context);
 /* Whether the code names methods that take locks, or let go of them. */
@@ -169,6 +171,8 @@ int answer_local(const CodeInfo *info, int unit);
 int is_enter_call(const CodeInfo *info, int unit);
 /* Whether the call at `unit` passes three times None, as a `with` that ends without exception calls `__exit__`. */
 int is_exit_call(const CodeInfo *info, int unit);
+/* Whether what stands at `target` begins the part of a `with` that calls `__exit__` with an exception. */
+int handler_is_with(const CodeInfo *info, int target);
 /* The unit of that call when nothing but its arguments, and what a `return` has evaluated, is still to be put in its place between
  * `unit` and it; else -1. Only a trace function makes a thread stop there. `manager`, `exit`: where both lie, from the bottom of
  * the value stack; up to 3.13 that is one slot. */

@@ -11,6 +11,7 @@
 #include "buffers.h"
 #include "connections.h"
 #include "follow.h"
+#include "lines.h"
 #include "pools.h"
 #include "watch.h"
 #include "watchdog.h"
@@ -363,7 +364,11 @@ static PyObject *after_parent(PyObject *module, PyObject *unused)
         g.refresh_due = 0;
         call_python(g.refresh, NULL, "refresh");
     }
-    if (g.on && (something_to_say() || g.report_all) && g.after_parent != NULL) {
+    if (g.on && g.report_all && !something_to_say() && g.outcome == OUTCOME_CLEAR && g.waited == 0 &&
+        tell_fork(g.forks, g.polls)) {
+        forget_report();
+    }
+    else if (g.on && (something_to_say() || g.report_all) && g.after_parent != NULL) {
         PyObject *argument = report();
         forget_report();
         if (argument == NULL) {
@@ -429,6 +434,9 @@ static void hand_over_workers(void)
     Py_DECREF(argument);
 }
 
+/* Whether Python has been asked, at this fork, what this child was left without. */
+static int begun;
+
 static PyObject *child_first(PyObject *module, PyObject *unused)
 {
     (void)module;
@@ -445,7 +453,8 @@ static PyObject *child_first(PyObject *module, PyObject *unused)
     int left_behind = watch_inherited() || (g.left != NULL && PyList_GET_SIZE(g.left)) || g.look.workers ||
                       g.pools != NULL || g.pools_expected;
     g.pools_expected = 0;
-    if (g.on && g.in_child && left_behind && g.after_child != NULL) {
+    begun = g.on && g.in_child && left_behind;
+    if (begun && g.after_child != NULL) {
         PyObject *argument = Py_BuildValue("(iN)", 0, report());
         if (argument == NULL) {
             turn_off("child");
@@ -468,7 +477,12 @@ static PyObject *child_last(PyObject *module, PyObject *unused)
     }
     g.in_child = 0;
     g.look.n = 0;
-    if (g.on && ours && (watched || something_to_say() || g.report_all) && g.after_child != NULL) {
+    int only_born = g.report_all && !watched && !begun && !something_to_say() && !watchdog_is_reset();
+    begun = 0;
+    if (g.on && ours && only_born && tell_born(g.forks)) {
+        forget_report();
+    }
+    else if (g.on && ours && (watched || something_to_say() || g.report_all) && g.after_child != NULL) {
         PyObject *argument = Py_BuildValue("(iN)", 1, report());
         forget_report();
         if (argument == NULL) {
@@ -953,11 +967,12 @@ static PyObject *code_units(PyObject *module, PyObject *code)
 PyMethodDef guard_methods[] = {
     {"install", (PyCFunction)(void (*)(void))install, METH_VARARGS | METH_KEYWORDS, NULL},
     {"uninstall", uninstall, METH_NOARGS, NULL},
+    {"set_lines", set_lines, METH_O, NULL},
     {"look", look_now, METH_NOARGS, NULL},
     {"assess", assess, METH_VARARGS, NULL},
     {"waiters", waiters, METH_NOARGS, NULL},
     {"set_calls", set_catalogue, METH_VARARGS, NULL},
-    {"set_workers", set_workers, METH_O, NULL},
+    {"set_workers", set_workers, METH_VARARGS, NULL},
     {"workers", workers_now, METH_NOARGS, NULL},
     {"variables_of", variables_of, METH_VARARGS, NULL},
     {"users_of", users_of, METH_O, NULL},

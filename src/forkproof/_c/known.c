@@ -4,7 +4,7 @@
 
 #ifndef FORKPROOF_UNKNOWN_INTERPRETER
 
-#define MAX_WAITS 8
+#define MAX_WAITS 16
 static WaitingMethod waits[MAX_WAITS];
 static int n_waits;
 
@@ -65,6 +65,12 @@ PyObject *descriptor_of(PyCFunctionObject *bound, PyTypeObject *type)
     PyErr_Clear();
     Py_XDECREF(name);
     return found;
+}
+
+/* A bound method whose function is no Python code: Cython's. */
+const Known *known_method(PyObject *callable)
+{
+    return PyMethod_Check(callable) ? known_call(PyMethod_GET_FUNCTION(callable)) : NULL;
 }
 
 int set_calls(PyObject *calls)

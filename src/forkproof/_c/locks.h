@@ -17,6 +17,7 @@ typedef enum {
     KIND_CONDITION,  /* a notification, by what Condition.wait is called on */
     KIND_THREAD,     /* the end of another thread */
     KIND_QUEUE,      /* an item of a queue written in C */
+    KIND_POLL,       /* something that it looks for now and then; the subject is whose loop that is */
 } Kind;
 
 /* -> 0 or -1 with an exception set: also when a probe shows that a struct is not as expected. */

@@ -613,8 +613,8 @@ static void sight_frame(Thread *t, Frame *frame, PyCodeObject *code, const CodeI
         sight_next(t, &p, iterator, 0);
     }
     else if (kind == OP_OTHER) {
-        int manager_at, exit_at;
-        if (exit_call_after(info, base, &manager_at, &exit_at) >= 0) {
+        int manager_at = u->depth - 3, exit_at = manager_at - PY_AT_LEAST(3, 14); /* where an exception leads to its exit */
+        if (handler_is_with(info, base) || exit_call_after(info, base, &manager_at, &exit_at) >= 0) {
             t->look->firm = 0;
             PyObject *manager = manager_of(frame_slot(frame, code, manager_at));
             PyObject *slot = frame_slot(frame, code, exit_at);
@@ -654,12 +654,13 @@ void look_at_thread(Look *l, PyThreadState *ts)
     t.n_waiting = t.n_let_go = t.n_judged = t.importing = t.steps = t.wide = 0;
     t.returned = t.left = t.entered = NULL;
     t.inner = t.exiting = NULL;
+    t.works_in = NULL;
+    t.works_on = NULL;
     Frame *frame = thread_top(ts);
     while (frame != NULL && frame_is_shim(frame)) {
         frame = frame->previous;
     }
-    const CodeInfo *worker = NULL;
-    Frame *worker_at = NULL;
+    AtWork worker = {ts, NULL, 0, NULL};
     int c_below = 1;
     while (frame != NULL) {
         PyCodeObject *code = (PyCodeObject *)frame_executable(frame);
@@ -675,19 +676,21 @@ void look_at_thread(Look *l, PyThreadState *ts)
             t.steps = 0;
             sight_frame(&t, frame, code, info, c_below);
         }
+        if (t.works_in != NULL && t.inner == NULL) {
+            worker = (AtWork){ts, frame, t.works_in->entry, t.works_on};
+        }
         if (info != NULL && info->worker) {
-            worker = info;
-            worker_at = frame;
+            worker = (AtWork){ts, frame, info->worker - 1, NULL};
         }
         t.inner = frame;
         frame = frame_outer(frame, &c_below);
     }
-    if (worker != NULL) {
+    if (worker.frame != NULL) {
         if (l->workers < l->room_at_work) {
-            l->at_work[l->workers] = (AtWork){ts, worker_at};
+            l->at_work[l->workers] = worker;
         }
         l->workers++;
-        l->news += worker_is_news(worker, worker_at);
+        l->news += worker_is_news(&worker);
     }
 }
 

@@ -36,10 +36,12 @@ typedef struct {
     PyObject *condition, *waiter;
 } Waiter;
 
-/* A thread that others rely on, and its outermost frame that says so. */
+/* A thread that others rely on, and its outermost frame that says so: by its function, or by a method in C that it calls. */
 typedef struct {
     PyThreadState *thread;
     Frame *frame;
+    int entry;           /* of the catalogue */
+    PyObject *called_on; /* borrowed: of that method; NULL: it is the frame's function */
 } AtWork;
 
 typedef struct {
@@ -81,12 +83,12 @@ void look_at(Look *l, PyThreadState *self);
 uint64_t position_of(PyThreadState *thread);
 /* What `thread` waits for. Overwrites `l`; as `look` otherwise. */
 void stand(Look *l, PyThreadState *thread, Standing *standing);
-/* Methods in C that wait: dict method descriptor -> (kind, position of the time-out among the arguments). */
+/* What waits in C: dict callable -> (kind, position of the time-out among the arguments; -1: it always has one). */
 int set_waits(PyObject *waits);
 
 /* The catalogue: dict callable -> (entry, resource, only host names, GIL retaken outside, streams) as set from Python. */
 #define STREAM_KEPT 8 /* the function has a reference of its own to the file that it is called on */
-enum { RESOURCE_PROCESS, RESOURCE_OBJECT, RESOURCE_STREAM, RESOURCE_CONSUMES };
+enum { RESOURCE_PROCESS, RESOURCE_OBJECT, RESOURCE_STREAM, RESOURCE_CONSUMES, RESOURCE_WORKER };
 enum { HOST_ANY, HOST_FIRST, HOST_IN_ADDRESS }; /* where a call has to be given a name to look it up */
 int set_calls(PyObject *calls);
 

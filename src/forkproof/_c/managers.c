@@ -83,6 +83,40 @@ PyObject *function_behind(PyObject *object, PyCodeObject *code, PyObject *method
     return NULL;
 }
 
+#define MOST_IN_ONE 64 /* locks in one that is made of several */
+
+static void visit_target(Resolve *r, PyObject *target, PyObject *method)
+{
+    const char *name = PyUnicode_AsUTF8(method);
+    if (name == NULL || target == NULL) {
+        PyErr_Clear();
+        return;
+    }
+    Kind kind = kind_of(target);
+    if (kind == KIND_LOCK || kind == KIND_RLOCK) {
+        LockMethod role = lock_method_named(name);
+        if ((r->want == CALL_ACQUIRE && (role == METHOD_ACQUIRE || role == METHOD_ENTER)) ||
+            (r->want == CALL_RELEASE && role == METHOD_RELEASE)) {
+            found_lock(r, target, kind);
+        }
+        return;
+    }
+    if (kind == KIND_SEMAPHORE) {
+        LockMethod role = lock_method_named(name);
+        if ((r->want == CALL_RELEASE) == (role == METHOD_RELEASE) && role != METHOD_NONE) {
+            found_permit(r, target);
+        }
+        return;
+    }
+    if (kind == KIND_NONE && r->nesting < 3) {
+        PyObject *outer = r->object;
+        r->nesting++;
+        resolve_method(r, target, method);
+        r->nesting--;
+        r->object = outer;
+    }
+}
+
 static int visit_call(void *context, PyCodeObject *code, const Expression *e, PyObject *method, int unit)
 {
     Resolve *r = context;
@@ -100,36 +134,13 @@ static int visit_call(void *context, PyCodeObject *code, const Expression *e, Py
         return 0;
     }
     PyObject *target = evaluate_on(e, code, r->object, NULL, NULL);
-    if (target == NULL) {
+    if (target == NULL || !e->each) {
+        visit_target(r, target, method);
         return 0;
     }
-    const char *name = PyUnicode_AsUTF8(method);
-    if (name == NULL) {
-        PyErr_Clear();
-        return 0;
-    }
-    Kind kind = kind_of(target);
-    if (kind == KIND_LOCK || kind == KIND_RLOCK) {
-        LockMethod role = lock_method_named(name);
-        if ((r->want == CALL_ACQUIRE && (role == METHOD_ACQUIRE || role == METHOD_ENTER)) ||
-            (r->want == CALL_RELEASE && role == METHOD_RELEASE)) {
-            found_lock(r, target, kind);
-        }
-        return 0;
-    }
-    if (kind == KIND_SEMAPHORE) {
-        LockMethod role = lock_method_named(name);
-        if ((r->want == CALL_RELEASE) == (role == METHOD_RELEASE) && role != METHOD_NONE) {
-            found_permit(r, target);
-        }
-        return 0;
-    }
-    if (kind == KIND_NONE && r->nesting < 3) {
-        PyObject *outer = r->object;
-        r->nesting++;
-        resolve_method(r, target, method);
-        r->nesting--;
-        r->object = outer;
+    Py_ssize_t n = PyTuple_CheckExact(target) || PyList_CheckExact(target) ? PySequence_Fast_GET_SIZE(target) : 0;
+    for (Py_ssize_t i = 0; i < Py_MIN(n, MOST_IN_ONE); i++) {
+        visit_target(r, PySequence_Fast_GET_ITEM(target, i), method);
     }
     return 0;
 }

@@ -86,9 +86,35 @@ static void resolve_locks(void)
     }
 }
 
+/* A C type that its module does not expose (`zlib.Compress`), as catalogue._hidden_type() finds it; NULL, without an error, where
+ * there is none. `kinds` is filled at the first call: all types that derive from object alone. No Python code runs: the list is
+ * made by a method in C, with the collector off. New reference. */
+static PyObject *hidden_type(PyObject *module, PyObject *name, PyObject **kinds)
+{
+    if (*kinds == NULL) {
+        int collects = PyGC_Disable();
+        *kinds = PyObject_CallMethod((PyObject *)&PyType_Type, "__subclasses__", "O", &PyBaseObject_Type);
+        if (collects) {
+            PyGC_Enable();
+        }
+    }
+    const char *in = PyUnicode_AsUTF8(module), *called = PyUnicode_AsUTF8(name);
+    if (*kinds == NULL || !PyList_Check(*kinds) || in == NULL || called == NULL) {
+        PyErr_Clear();
+        return NULL;
+    }
+    size_t length = strlen(in);
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(*kinds); i++) {
+        const char *full = ((PyTypeObject *)PyList_GET_ITEM(*kinds, i))->tp_name; /* of a class in Python: no module */
+        if (strncmp(full, in, length) == 0 && full[length] == '.' && strcmp(full + length + 1, called) == 0) {
+            return Py_NewRef(PyList_GET_ITEM(*kinds, i));
+        }
+    }
+    return NULL;
+}
+
 /* The catalogued functions of libraries that have been imported since the last refresh, found without running Python code:
- * between the program's call of fork() and the look no other thread is to get a turn that it would not have had. What is
- * not found so (types that their module hides) waits for the refresh after the fork. */
+ * between the program's call of fork() and the look no other thread is to get a turn that it would not have had. */
 void resolve_awaited(void)
 {
     if (g.unresolved == NULL || g.calls == NULL || PyDict_GET_SIZE(g.modules) == g.modules_resolved) {
@@ -97,6 +123,7 @@ void resolve_awaited(void)
     g.modules_resolved = PyDict_GET_SIZE(g.modules);
     resolve_locks();
     int found = 0;
+    PyObject *kinds = NULL;
     for (Py_ssize_t i = PyList_GET_SIZE(g.unresolved); i-- > 0;) {
         PyObject *entry = PyList_GET_ITEM(g.unresolved, i); /* (module, name, method or None, facts) */
         PyObject *library = PyDict_GetItemWithError(g.modules, PyTuple_GET_ITEM(entry, 0));
@@ -107,13 +134,21 @@ void resolve_awaited(void)
             g.modules_resolved = -1; /* again at the next fork */
         }
         PyObject *object = PyDict_GetItemWithError(PyModule_GetDict(library), PyTuple_GET_ITEM(entry, 1));
-        if (object != NULL && PyTuple_GET_ITEM(entry, 2) != Py_None) {
-            object = PyType_Check(object) ? _PyType_Lookup((PyTypeObject *)object, PyTuple_GET_ITEM(entry, 2)) : NULL;
+        PyObject *hidden = NULL;
+        if (PyTuple_GET_ITEM(entry, 2) != Py_None) {
+            if (object == NULL) {
+                object = hidden = hidden_type(PyTuple_GET_ITEM(entry, 0), PyTuple_GET_ITEM(entry, 1), &kinds);
+            }
+            object = object != NULL && PyType_Check(object)
+                         ? _PyType_Lookup((PyTypeObject *)object, PyTuple_GET_ITEM(entry, 2))
+                         : NULL;
         }
         if (object != NULL && PyDict_SetItem(g.calls, object, PyTuple_GET_ITEM(entry, 3)) == 0) {
             found = 1;
         }
+        Py_XDECREF(hidden);
     }
+    Py_XDECREF(kinds);
     if (found) {
         g.look.firm = 0;
         if (set_calls(g.calls) < 0) {

@@ -24,15 +24,16 @@ extern PyTypeObject *text_type;
 /* Catalogued callables, by address: open addressing, never more than half full. */
 typedef struct {
     PyObject *callable;
-    int entry, resource, gil_outside;
+    int entry, resource, gil_outside; /* `entry` of RESOURCE_WORKER: among the workers */
     int host; /* HOST_* */
     int streams; /* of RESOURCE_CONSUMES: references of its own; else a set of standard streams, and STREAM_KEPT */
 } Known;
 
-/* A method that waits for other threads without a lock that a frame shows: of thread handles and of queues in C. */
+/* What waits for other threads without a lock that a frame shows: methods of thread handles and of queues in C; and functions
+ * with which code looks now and then whether something has come about. */
 typedef struct {
     PyObject *method;
-    int kind, timeout; /* which of the arguments is the time-out */
+    int kind, timeout; /* which of the arguments is the time-out; -1: it always has one */
 } WaitingMethod;
 
 typedef struct {
@@ -56,6 +57,8 @@ typedef struct {
     Frame *exiting;                 /* the frame of that __exit__, while what it leaves is looked up */
     PyObject *left, *entered;       /* the manager that an __exit__, or an __enter__, further in was found to be of */
     PyObject *returned;             /* semaphore whose release(), further in, has given the permit back already */
+    const Known *works_in;          /* the method in C, if it is in one, by which others rely on the thread, and ... */
+    PyObject *works_on;             /* ... the object whose method it is */
     int importing;
     int wide;                       /* calls of whatever the frame can name are read, not only those of its first parameter */
     int steps;                      /* of resolving managers in one frame, against pathological objects */
@@ -107,6 +110,7 @@ typedef struct {
 /* known.c: what is known of a callable, or NULL */
 const Known *known_call(PyObject *callable);
 const Known *known_instance(PyObject *callable);
+const Known *known_method(PyObject *callable);
 PyObject *descriptor_of(PyCFunctionObject *bound, PyTypeObject *type);
 const WaitingMethod *known_wait(PyObject *callable);
 

@@ -98,11 +98,11 @@ void stand(Look *l, PyThreadState *thread, Standing *standing)
         return;
     }
     const WaitingMethod *wait = calls ? known_wait(c.callable) : NULL;
-    if (wait != NULL && c.self != NULL) {
+    if (wait != NULL && (c.self != NULL || wait->timeout < 0)) {
         at->state = STATE_ACQUIRING;
         at->kind = (Kind)wait->kind;
-        at->subject = c.self;
-        standing->forever = is_forever(&p, base, &c, wait->timeout);
+        at->subject = c.self != NULL ? c.self : (PyObject *)code; /* who polls: one loop, however often it looks */
+        standing->forever = wait->timeout >= 0 && is_forever(&p, base, &c, wait->timeout);
         return;
     }
     for (int i = 0; i < l->n; i++) {

@@ -102,6 +102,11 @@ void watchdog_in_child(int mend)
     }
 }
 
+int watchdog_is_reset(void)
+{
+    return was_reset;
+}
+
 PyObject *watchdog_was_reset(PyObject *module, PyObject *unused)
 {
     (void)module;

@@ -10,7 +10,8 @@ void watchdog_seen(uintptr_t futex);
 /* In the child, inside a fork() with the GIL held: let go of the lock that the watchdog had, if `mend`. */
 void watchdog_in_child(int mend);
 
-/* -> True if that was done in this process. */
+/* Whether that was done in this process. */
+int watchdog_is_reset(void);
 PyObject *watchdog_was_reset(PyObject *module, PyObject *unused);
 
 #endif

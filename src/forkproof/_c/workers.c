@@ -21,6 +21,7 @@ static struct {
     int entry, n;
     unsigned long ident, native_id;
     PyCodeObject *code;            /* strong */
+    PyObject *called_on;           /* strong, see AtWork */
     PyObject *locals[MAX_LOCALS];  /* strong, NULL where unbound */
 } kept[MAX_KEPT];
 static int n_kept;
@@ -57,47 +58,43 @@ int worker_of(PyCodeObject *code)
     return 0;
 }
 
-/* Who runs the catalogued function: told of for each of them where that function says too little by itself. */
-static CodeInfo *user_of(Frame *frame)
+/* Whose code has the thread work so: told of for each of them where the catalogued function says too little by itself. */
+static CodeInfo *user_of(const AtWork *at)
 {
     int through_c;
-    Frame *outer = frame_outer(frame, &through_c);
-    PyCodeObject *code = outer == NULL ? NULL : frame_code(outer);
+    Frame *frame = at->called_on != NULL ? at->frame : frame_outer(at->frame, &through_c);
+    PyCodeObject *code = frame == NULL ? NULL : frame_code(frame);
     return code == NULL ? NULL : (CodeInfo *)code_info(code);
 }
 
-int worker_is_news(const CodeInfo *info, Frame *frame)
+int worker_is_news(const AtWork *at)
 {
-    if (!each_user[info->worker - 1]) {
-        return !told[info->worker - 1];
+    if (!each_user[at->entry]) {
+        return !told[at->entry];
     }
-    const CodeInfo *user = user_of(frame);
+    const CodeInfo *user = user_of(at);
     return user != NULL && !user->told;
 }
 
-static void tell(const CodeInfo *info, Frame *frame)
+static void tell(const AtWork *at)
 {
-    told[info->worker - 1] = 1;
-    CodeInfo *user = each_user[info->worker - 1] ? user_of(frame) : NULL;
+    told[at->entry] = 1;
+    CodeInfo *user = each_user[at->entry] ? user_of(at) : NULL;
     if (user != NULL && user->code != NULL) {
         user->told = 1;
     }
 }
 
-/* The outermost catalogued frame of a thread, and what its code says; NULL where there is none. */
-static Frame *worker_frame(PyThreadState *thread, const CodeInfo **info)
+/* What others rely on the thread for; no frame where they do not. */
+static AtWork work_of(PyThreadState *thread)
 {
-    Frame *found = NULL;
-    int through_c;
-    for (Frame *f = thread_top(thread); f != NULL; f = frame_outer(f, &through_c)) {
-        PyCodeObject *code = frame_is_shim(f) ? NULL : frame_code(f);
-        const CodeInfo *here = code == NULL ? NULL : code_info(code);
-        if (here != NULL && here->worker) {
-            found = f;
-            *info = here;
-        }
-    }
-    return found;
+    static Look l;
+    AtWork at = {thread, NULL, 0, NULL};
+    l.n = l.n_waiters = l.workers = l.news = 0;
+    l.at_work = &at;
+    l.room_at_work = 1;
+    look_at(&l, thread);
+    return at;
 }
 
 /* The variables of a frame by name, cells opened. */
@@ -125,44 +122,48 @@ static int read_locals(Frame *frame, PyCodeObject *code, PyObject **locals)
     return n;
 }
 
+/* What the catalogue's paths begin with: the variables of the function, or `self` of the method. */
+static PyObject *variables_at(const AtWork *at, PyCodeObject *code)
+{
+    PyObject *first[MAX_LOCALS];
+    return at->called_on != NULL ? Py_BuildValue("{sO}", "self", at->called_on)
+                                 : named(code, first, read_locals(at->frame, code, first));
+}
+
 PyObject *list_of_workers(PyThreadState *self, int all)
 {
     PyObject *list = PyList_New(0);
     PyThreadState *ts = PyInterpreterState_ThreadHead(PyThreadState_GetInterpreter(self));
-    PyObject *first[MAX_LOCALS];
-    struct {
-        const CodeInfo *info;
-        Frame *frame;
-    } newly[MAX_KEPT];
+    AtWork newly[MAX_KEPT];
     int n_newly = 0;
     for (; list != NULL && ts != NULL; ts = PyThreadState_Next(ts)) {
-        const CodeInfo *info = NULL;
-        Frame *frame = ts == self ? NULL : worker_frame(ts, &info);
-        if (frame == NULL || (!all && (n_newly == MAX_KEPT || !worker_is_news(info, frame)))) {
+        AtWork at = {ts, NULL, 0, NULL};
+        if (ts != self) {
+            at = work_of(ts);
+        }
+        PyCodeObject *code = at.frame == NULL ? NULL : frame_code(at.frame);
+        if (code == NULL || (!all && (n_newly == MAX_KEPT || !worker_is_news(&at)))) {
             continue;
         }
-        PyCodeObject *code = frame_code(frame);
-        int unit = frame_unit(frame, code);
-        PyObject *stack = stack_of(ts);
-        PyObject *locals = named(code, first, read_locals(frame, code, first));
-        PyObject *item = stack == NULL || locals == NULL
+        int unit = frame_unit(at.frame, code);
+        PyObject *stack = stack_of(ts), *variables = variables_at(&at, code);
+        PyObject *item = stack == NULL || variables == NULL
                              ? NULL
-                             : Py_BuildValue("(ikkOiOO)", info->worker - 1, (unsigned long)ts->thread_id,
+                             : Py_BuildValue("(ikkOiOO)", at.entry, (unsigned long)ts->thread_id,
                                              (unsigned long)ts->native_thread_id, code, unit < 0 ? 0 : unit * 2,
-                                             locals, stack);
+                                             variables, stack);
         Py_XDECREF(stack);
-        Py_XDECREF(locals);
+        Py_XDECREF(variables);
         if (item == NULL || PyList_Append(list, item) < 0) {
             Py_CLEAR(list);
         }
         Py_XDECREF(item);
         if (!all) {
-            newly[n_newly].info = info;
-            newly[n_newly++].frame = frame;
+            newly[n_newly++] = at;
         }
     }
     for (int i = 0; i < n_newly; i++) {
-        tell(newly[i].info, newly[i].frame); /* only now: several threads of one sort are told of together */
+        tell(&newly[i]); /* only now: several threads of one sort are told of together */
     }
     return list;
 }
@@ -170,18 +171,17 @@ PyObject *list_of_workers(PyThreadState *self, int all)
 void keep_workers(const Look *l)
 {
     for (int i = 0; i < Py_MIN(l->workers, l->room_at_work) && n_kept < MAX_KEPT; i++) {
-        const PyThreadState *ts = l->at_work[i].thread;
-        Frame *frame = l->at_work[i].frame;
-        PyCodeObject *code = frame_code(frame);
-        const CodeInfo *info = code == NULL ? NULL : code_info(code);
-        if (info == NULL || !info->worker) {
+        const AtWork *at = &l->at_work[i];
+        PyCodeObject *code = frame_code(at->frame);
+        if (code == NULL) {
             continue;
         }
-        kept[n_kept].entry = info->worker - 1;
-        kept[n_kept].ident = (unsigned long)ts->thread_id;
-        kept[n_kept].native_id = (unsigned long)ts->native_thread_id;
+        kept[n_kept].entry = at->entry;
+        kept[n_kept].ident = (unsigned long)at->thread->thread_id;
+        kept[n_kept].native_id = (unsigned long)at->thread->native_thread_id;
         kept[n_kept].code = (PyCodeObject *)Py_NewRef(code);
-        kept[n_kept].n = read_locals(frame, code, kept[n_kept].locals);
+        kept[n_kept].called_on = Py_XNewRef(at->called_on);
+        kept[n_kept].n = at->called_on != NULL ? 0 : read_locals(at->frame, code, kept[n_kept].locals);
         for (int k = 0; k < kept[n_kept].n; k++) {
             Py_XINCREF(kept[n_kept].locals[k]);
         }
@@ -194,7 +194,8 @@ PyObject *kept_workers(void)
     PyObject *list = PyList_New(0);
     while (n_kept) {
         n_kept--;
-        PyObject *locals = named(kept[n_kept].code, kept[n_kept].locals, kept[n_kept].n);
+        PyObject *locals = kept[n_kept].called_on != NULL ? Py_BuildValue("{sO}", "self", kept[n_kept].called_on)
+                                                          : named(kept[n_kept].code, kept[n_kept].locals, kept[n_kept].n);
         PyObject *item = list == NULL || locals == NULL
                              ? NULL
                              : Py_BuildValue("(ikkO)", kept[n_kept].entry, kept[n_kept].ident, kept[n_kept].native_id,
@@ -207,6 +208,7 @@ PyObject *kept_workers(void)
         for (int i = 0; i < kept[n_kept].n; i++) {
             Py_XDECREF(kept[n_kept].locals[i]);
         }
+        Py_CLEAR(kept[n_kept].called_on);
         Py_DECREF(kept[n_kept].code);
     }
     return list;
@@ -248,11 +250,15 @@ PyObject *variables_of(PyObject *module, PyObject *args)
     Py_RETURN_NONE;
 }
 
-/* Whether `object` is `thing` or has it as an attribute that the code names. */
+/* Whether `object` is `thing`, a method of it, or has it as an attribute that the code names. */
 static int leads_to(PyObject *object, PyCodeObject *code, PyObject *thing)
 {
     if (object == thing || object == NULL) {
         return object != NULL;
+    }
+    if ((PyMethod_Check(object) && PyMethod_GET_SELF(object) == thing) ||
+        (PyCFunction_Check(object) && PyCFunction_GET_SELF(object) == thing)) {
+        return 1;
     }
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(code->co_names); i++) {
         if (plain_attribute(object, PyTuple_GET_ITEM(code->co_names, i)) == thing) {
@@ -285,8 +291,8 @@ static int frame_knows(Frame *frame, PyCodeObject *code, PyObject *thing)
     return 0;
 }
 
-/* The threads, one of whose frames has `thing` in a variable, in a global that its code names, or in an attribute of one of
- * these that its code names. Runs no Python code and keeps nothing. */
+/* The threads, one of whose frames has `thing`, or a method of it, in a variable, in a global that its code names, or in an
+ * attribute of one of these that its code names. Runs no Python code and keeps nothing. */
 PyObject *users_of(PyObject *module, PyObject *thing)
 {
     int through_c;
@@ -308,28 +314,19 @@ PyObject *users_of(PyObject *module, PyObject *thing)
     return list;
 }
 
-PyObject *set_workers(PyObject *module, PyObject *fresh)
+PyObject *set_workers(PyObject *module, PyObject *args)
 {
+    PyObject *fresh, *each;
     (void)module;
-    if (!PyDict_CheckExact(fresh)) {
-        PyErr_SetString(PyExc_TypeError, "a dict is needed");
+    if (!PyArg_ParseTuple(args, "O!O!", &PyDict_Type, &fresh, &PyList_Type, &each)) {
         return NULL;
     }
-    PyObject *key, *value;
-    Py_ssize_t position = 0;
-    while (PyDict_Next(fresh, &position, &key, &value)) {
-        for (Py_ssize_t i = 0; PyTuple_Check(value) && i < PyTuple_GET_SIZE(value); i++) {
-            PyObject *file;
-            int entry, each;
-            if (!PyArg_ParseTuple(PyTuple_GET_ITEM(value, i), "Uip", &file, &entry, &each)) {
-                return NULL;
-            }
-            if (entry < 0 || entry >= MAX_ENTRIES) {
-                PyErr_SetString(PyExc_ValueError, "too many workers");
-                return NULL;
-            }
-            each_user[entry] = (uint8_t)each;
-        }
+    if (PyList_GET_SIZE(each) > MAX_ENTRIES) {
+        PyErr_SetString(PyExc_ValueError, "too many workers");
+        return NULL;
+    }
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(each); i++) {
+        each_user[i] = PyList_GET_ITEM(each, i) == Py_True;
     }
     Py_XSETREF(table, Py_NewRef(fresh));
     Py_RETURN_NONE;

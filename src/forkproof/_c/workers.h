@@ -7,8 +7,8 @@
 /* What the catalogue calls the function that `code` is, from 1; 0 where it does not know it. Asked once for each code. */
 int worker_of(PyCodeObject *code);
 
-/* Whether the thread whose outermost catalogued frame is `frame` is of a sort that no fork has told of yet. */
-int worker_is_news(const CodeInfo *info, Frame *frame);
+/* Whether it is of a sort that no fork has told of yet. */
+int worker_is_news(const AtWork *at);
 
 /* List of (entry, ident, native id, code, offset, {local: object}, stack) of the threads that are news, which they are then
  * no more; with `all` set, of every worker, and nothing changes. NULL with an exception set. */
@@ -25,7 +25,8 @@ PyObject *kept_workers(void);
 PyObject *variables_of(PyObject *module, PyObject *args);
 PyObject *users_of(PyObject *module, PyObject *thing);
 
-/* dict: qualified name -> tuple of (end of the file name without ".py", entry, told for each user); from Python. */
-PyObject *set_workers(PyObject *module, PyObject *table);
+/* (dict: qualified name -> tuple of (end of the file name without ".py", entry), list: of each entry, whether it is told for each
+ * user) from Python. */
+PyObject *set_workers(PyObject *module, PyObject *args);
 
 #endif

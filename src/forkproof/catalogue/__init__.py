@@ -185,7 +185,8 @@ class Worker:
     """A function that threads run on which others rely; a child of a fork does not have them. Keys of a [[worker]]:
 
     what          what a report calls such a thread
-    run           the functions, each as module and qualified name (`queue.Queue.get`)
+    run           the functions, each as module and qualified name (`queue:Queue.get`)
+    methods       (optional) methods in C that do it, each dotted; what one is called on is its variable `self`
     child         what happens in a child that needs it
     each          (optional) the function says little by itself: told of for each function that calls it
     executor      (optional) the variable that has a weak reference to the executor whose jobs are done
@@ -217,6 +218,7 @@ class Worker:
         "jobs",
         "last",
         "mended",
+        "methods",
         "queue",
         "run",
         "source",
@@ -225,6 +227,7 @@ class Worker:
 
     what: str
     run: tuple[str, ...]
+    methods: tuple[str, ...]
     child: str
     each: bool
     executor: str
@@ -244,7 +247,7 @@ class Worker:
         _check_keys(self, entry)
         self.what, self.child = entry["what"], entry["child"]
         self.source, self.advice = entry["source"], entry["advice"]
-        self.run = tuple(entry["run"])
+        self.run, self.methods = tuple(entry["run"]), tuple(entry.get("methods", ()))
         self.each = entry.get("each", False)
         self.executor, self.queue, self.job = (entry.get(key, "") for key in ("executor", "queue", "job"))
         self.awaited, self.jobs = (tuple(entry.get(key, ())) for key in ("awaited", "jobs"))
@@ -268,21 +271,26 @@ class Wait:
     run      the functions, each as module and qualified name
     things   (optional) paths from their variables to the objects of which one has to answer
     by       (optional) paths from such an object to others that answer for it
+    polls    (optional) functions in C, dotted, that it calls again and again; `time.sleep` always is one
+    pool     (optional) the native threads (`what` of a [[pool]]) without which nothing that it waits for comes about
     idle     (optional) a program may wait so on purpose, until a signal ends it
     """
 
-    __slots__ = ("by", "idle", "run", "things", "what")
+    __slots__ = ("by", "idle", "polls", "pool", "run", "things", "what")
 
     what: str
     run: tuple[str, ...]
     things: tuple[str, ...]
     by: tuple[str, ...]
+    polls: tuple[str, ...]
+    pool: str
     idle: bool
 
     def __init__(self, entry: dict[str, Any]) -> None:
         _check_keys(self, entry)
         self.what, self.run = entry["what"], tuple(entry["run"])
-        self.things, self.by = (tuple(entry.get(key, ())) for key in ("things", "by"))
+        self.things, self.by, self.polls = (tuple(entry.get(key, ())) for key in ("things", "by", "polls"))
+        self.pool = entry.get("pool", "")
         self.idle = entry.get("idle", False)
 
     def __repr__(self) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import re
 import socket
 import struct
 import sys
@@ -21,6 +22,7 @@ from functools import cache, cached_property
 from importlib.resources import files
 from typing import Any
 
+from forkproof._events import program_of as _program_of_python
 from forkproof._secrets import redacted_command
 from forkproof.doctor.errors import DoctorError, Forbidden, Gone
 
@@ -32,6 +34,7 @@ _FUTEX_WAITS = {0, 6, 9, 11, 13}  # WAIT, LOCK_PI, WAIT_BITSET, WAIT_REQUEUE_PI,
 # Of glibc (cancelling, setuid), of faults of the program's own (faulthandler), and Ctrl-C.
 _NO_HANDLER_OF_PYTHON_CODE = frozenset({2, 4, 5, 6, 7, 8, 11, 32, 33})
 _LISTENS = "0A"  # TCP_LISTEN of net/tcp_states.h
+_INTERPRETER = re.compile(r"(python|pypy)[\d.]*t?d?$")
 _GET_ROBUST_LIST = {"x86_64": 274, "aarch64": 100}
 
 
@@ -377,6 +380,19 @@ def children_of() -> dict[int, list[int]]:
         with suppress(OSError):
             found.setdefault(fields(read(f"/proc/{pid}/stat"))[1], []).append(pid)
     return found
+
+
+def program_of(pid: int) -> str | None:
+    """What a person would call the program that runs as `pid`, as its events do; None where that cannot be seen. A process that
+    has given itself a title ("gunicorn: worker [shop]") is called by the title's first word."""
+    try:
+        words = read(f"/proc/{pid}/cmdline").rstrip("\0").split("\0")
+    except OSError:
+        return None
+    name = os.path.basename(words[0])
+    if _INTERPRETER.match(name) and len(words) > 1:
+        return _program_of_python(words)
+    return re.split(r"[\s:@]", name.lstrip("[("), maxsplit=1)[0].rstrip("])") or None
 
 
 def family(pid: int) -> list[int]:

@@ -21,7 +21,7 @@ from forkproof.doctor.command import DEADLOCK, FAILED, FINE, show
 from forkproof.doctor.errors import DoctorError, Gone
 from forkproof.doctor.examine import hangs
 from forkproof.doctor.lookout import Alarm, Lookout
-from forkproof.doctor.process import Process, family
+from forkproof.doctor.process import Process, family, program_of
 from forkproof.report import Renderer
 
 _EVERY = 1.0
@@ -91,6 +91,7 @@ class _Service:
         self._end = end
         self._as_json = as_json
         self._exports = exports
+        self._program = program_of(pid)
         self._writer = None if events is None else Writer(events)
         self._handles: dict[int, int] = {}
         self._dying: list[_Dying] = []
@@ -155,10 +156,12 @@ class _Service:
     def _alarm(self, alarm: Alarm) -> None:
         found = alarm.diagnosis
         show([found], self._as_json)
+        program = program_of(found.pid) or self._program
         for hang in hangs(found, alarm.seconds):
+            hang = replace(hang, host=os.uname().nodename, program=program)
             if self._writer is not None:
                 self._writer.write(hang.to_json())
-            self._exports.show(replace(hang, host=os.uname().nodename))
+            self._exports.show(hang)
         handle = self._handles.get(found.pid)
         if handle is None or not found.origin.forked or found.pid == self._pid:
             return

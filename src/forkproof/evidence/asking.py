@@ -29,6 +29,11 @@ def table(waits: list[Wait]) -> Table:
     return found
 
 
+def polls(known: Table) -> set[str]:
+    """The functions in C in which they look again and again, dotted."""
+    return {name for entries in known.values() for _, wait in entries for name in wait.polls}
+
+
 def _entries(stack: list[tuple[CodeType, int]], known: Table) -> Iterator[tuple[Wait, CodeType]]:
     for code, _ in stack:
         names = known.get(code.co_qualname, ())

@@ -159,6 +159,19 @@ def explains(native_id: int, threads: Sequence[int] = ()) -> dict[str, Any] | No
     return None if any(not o or not inside.isdisjoint(o) for o in others) else hazard
 
 
+def left_without(what: str, pools: list[Pool]) -> dict[str, Any] | None:
+    """In a child: the hazard of the pool that the catalogue calls `what`, if it was left behind and this process has no native
+    thread that may be one of that library's."""
+    from .. import _native
+
+    for path, hazard in _gone.items():
+        pool = entry(path, "", pools)
+        if pool is not None and pool.what == what:
+            others = [libraries for _, _, libraries in _native.native_threads()]
+            return None if any(not libraries or path in libraries for libraries in others) else hazard
+    return None
+
+
 def _runs(native_id: int) -> bool:
     """Whether a thread is at work; the caller has the GIL, so that it is at work in native code."""
     try:

@@ -40,7 +40,7 @@ def _inside(thing: object) -> Iterable[object]:
     if isinstance(thing, _COMMON) or (type(thing) is dict and "__spec__" in thing):
         return ()
     if type(thing) is FunctionType:
-        return (*(thing.__closure__ or ()), *(thing.__defaults__ or ()))
+        return (*(thing.__closure__ or ()), *(thing.__defaults__ or ()), *thing.__dict__.values())
     if type(thing) is BuiltinFunctionType:
         return () if isinstance(thing.__self__, ModuleType) else (thing.__self__,)
     return gc.get_referents(thing)

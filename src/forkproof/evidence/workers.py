@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     Kept = tuple[int, int, int, dict[str, Any]]
 
 
-def table(workers: list[Worker]) -> dict[str, tuple[tuple[str, int, bool], ...]]:
-    """The catalogue as C wants it: qualified name -> (end of the file's name, entry, told for each user) of each."""
-    found: dict[str, tuple[tuple[str, int, bool], ...]] = {}
+def table(workers: list[Worker]) -> dict[str, tuple[tuple[str, int], ...]]:
+    """The functions of the catalogue as C wants them: qualified name -> (end of the file's name, entry) of each."""
+    found: dict[str, tuple[tuple[str, int], ...]] = {}
     for index, worker in enumerate(workers):
         for name in worker.run:
             module, _, qualified = name.partition(":")
-            found[qualified] = (*found.get(qualified, ()), (module.replace(".", "/"), index, worker.each))
+            found[qualified] = (*found.get(qualified, ()), (module.replace(".", "/"), index))
     return found
 
 
@@ -144,6 +144,10 @@ class Vanished:
     def is_to_see_to(self, thing: object) -> bool:
         """Whether a job that was left for it, and that nobody has taken, has to do with `thing`: would notify it, perhaps."""
         return leads_to(self._reached(self.worker.jobs), thing)
+
+    def sources(self) -> list[object]:
+        """From where it took its jobs: a queue, a loop. Whoever has that may take them instead."""
+        return self._reached(tuple(map(root, self.worker.jobs)))
 
     def was_last(self, thing: object) -> bool:
         """Whether nothing that has `thing` will ever start another worker to see to it."""
