@@ -28,7 +28,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from forkproof.doctor import examine
+from forkproof.doctor.examine import examine
 
 BUSY = """
 import mmap, struct, sys, threading, time

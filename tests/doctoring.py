@@ -19,7 +19,7 @@ if sys.platform != "linux":
     pytest.skip("the doctor reads /proc of Linux", allow_module_level=True)
 pytest.importorskip("pystack")
 
-from forkproof.doctor import examine
+from forkproof.doctor.examine import examine
 from forkproof.doctor.process import Process, Task
 
 # `hold(lock)` has a thread take the lock and keep it; `child(f)` forks, runs f there, and tells the test its id.

@@ -312,7 +312,7 @@ def test_idle(run: Run, start: Start, name: str) -> None:
 
 @pytest.mark.parametrize("name", BUSY)
 def test_busy(start: Start, name: str) -> None:
-    from forkproof.doctor import examine
+    from forkproof.doctor.examine import examine
 
     with looked_at(start, BUSY[name], still=False) as pid:
         for _ in range(5):

@@ -16,7 +16,7 @@ import pytest
 from conftest import Run, Start
 from doctoring import PRELUDE, examine, looked_at
 
-from forkproof.doctor import DoctorError
+from forkproof.doctor.errors import DoctorError
 from forkproof.doctor.process import Process, family
 
 

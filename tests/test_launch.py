@@ -16,6 +16,7 @@ from conftest import Ended, Run, Start
 from test_model import schema
 
 from forkproof import lab, launch
+from forkproof.launch import launcher
 from forkproof.model import Born, Event, Fork, event_from_json
 
 FORKPROOF = ("-m", "forkproof", "run")
@@ -526,6 +527,12 @@ def test_a_child_that_lives_on_does_not_hold_the_launcher(run: Run) -> None:
 def test_a_program_that_does_not_fork_is_not_spoken_about(run: Run) -> None:
     ended = run(*FORKPROOF, "-c", "pass")
     assert (ended.status, ended.stdout, ended.stderr) == (0, "", "")
+
+
+def test_what_else_goes_wrong_is_not_said_of_the_events_file(tmp_path: Path) -> None:
+    """As where /dev/fd is missing."""
+    with pytest.raises(FileNotFoundError), launcher._events_file(str(tmp_path / "events.jsonl")):
+        os.listdir(tmp_path / "not there")
 
 
 def test_the_private_events_file_goes_away(run: Run, tmp_path: Path) -> None:

@@ -14,11 +14,9 @@
     holders.py    which thread has what another waits for, and where that leads
     verdict.py    whether that is for ever, and the proof
     examine.py    all of it, in the order that costs the process least
+    errors.py     why that was not possible
+
+Nothing is imported here: the reader of stacks, a process of its own for each look, needs one of these modules only.
 
 It needs the extra `forkproof[doctor]`, in the interpreter that it runs on; that may be another than the process's.
 """
-
-from forkproof.doctor.examine import examine, hangs
-from forkproof.doctor.process import DoctorError
-
-__all__ = ["DoctorError", "examine", "hangs"]

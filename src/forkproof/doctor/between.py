@@ -21,7 +21,8 @@ from functools import cached_property
 
 from forkproof.doctor import filelocks
 from forkproof.doctor.descriptors import Descriptors, unix_peer
-from forkproof.doctor.process import DoctorError, Process, Task, children_of, status
+from forkproof.doctor.errors import DoctorError
+from forkproof.doctor.process import Process, Task, children_of, status
 from forkproof.doctor.semaphores import Shared, sharers
 
 _READS = ("read", "recvfrom", "recvmsg")

@@ -7,9 +7,10 @@ import sys
 import time
 from collections.abc import Iterable
 
+from forkproof.doctor.errors import DoctorError, Gone
 from forkproof.doctor.examine import examine
 from forkproof.doctor.lookout import Lookout
-from forkproof.doctor.process import DoctorError, Gone, family
+from forkproof.doctor.process import family
 from forkproof.model import Diagnosis
 from forkproof.report.diagnosis import Doctor
 

@@ -15,8 +15,9 @@ from typing import Any, BinaryIO
 
 from forkproof._secrets import redacted_command
 from forkproof.doctor import stacks
+from forkproof.doctor.errors import DoctorError
 from forkproof.doctor.examine import diagnose
-from forkproof.doctor.process import DoctorError, Process, Region, Task, make_call
+from forkproof.doctor.process import Process, Region, Task, make_call
 from forkproof.doctor.stacks import Stacks, Unreadable
 from forkproof.model import Diagnosis
 
@@ -34,7 +35,8 @@ def examine_core(path: str) -> Diagnosis:
         process = CoreProcess(file)
         notes = ["a core file shows one moment, and no parent"]
         try:
-            found = stacks.read_core(Path(path), Path(process.executable))
+            with stacks.Reader() as reader:
+                found = reader.read_core(Path(path), Path(process.executable))
         except Unreadable as error:
             found = Stacks({}, None)
             notes.append(f"no stacks, so what follows rests on native evidence only: {error}")

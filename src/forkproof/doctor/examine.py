@@ -14,10 +14,11 @@ from collections.abc import Mapping, Sequence
 from forkproof._events import now
 from forkproof.doctor import record, stacks
 from forkproof.doctor.between import Knot, Neighbours, in_memory
+from forkproof.doctor.errors import DoctorError
 from forkproof.doctor.native import is_c_library
 from forkproof.doctor.objects import Objects
 from forkproof.doctor.origin import lineage
-from forkproof.doctor.process import DoctorError, Process, Region, Task, supported
+from forkproof.doctor.process import Process, Region, Task, supported
 from forkproof.doctor.stacks import Native, PythonFrame, Stack, Stacks, Unreadable
 from forkproof.doctor.verdict import OUTSIDE, STRENGTHS, WATCH, Case, Finding
 from forkproof.doctor.waits import Wait, wait_of
@@ -54,13 +55,13 @@ def examine(pid: int) -> Diagnosis:
     """Look at process `pid`, which is not changed. `DoctorError` says in one line why that was not possible."""
     if problem := supported():
         raise DoctorError(problem)
-    with Process(pid) as process:
+    with Process(pid) as process, stacks.Reader() as reader:
         first = process.tasks()
         time.sleep(BETWEEN_LOOKS)
         tasks = process.tasks()
         still = {task.tid for task in tasks for before in first if task.is_as(before)}
         regions = process.regions()
-        found, notes = _stacks(process, regions, tasks, still)
+        found, notes = _stacks(process, reader, regions, tasks, still)
         # Python has written down the ids that it knew, which differ in a pid namespace of the process's own.
         outer = {task.inner: task.tid for task in tasks}
         threads = {outer[tid]: stack for tid, stack in found.threads.items() if tid in outer}
@@ -71,18 +72,22 @@ def examine(pid: int) -> Diagnosis:
 
 
 def _stacks(
-    process: Process, regions: Sequence[Region], tasks: Sequence[Task], still: set[int]
+    process: Process,
+    reader: stacks.Reader,
+    regions: Sequence[Region],
+    tasks: Sequence[Task],
+    still: set[int],
 ) -> tuple[Stacks, list[str]]:
     """The stacks, and what there is to say of them. A process that runs is read without stopping it, if it lets itself be."""
     stop = _stands_on_futex(tasks, still)
     try:
         try:
-            return stacks.read(process.pid, stop=stop), []
+            return reader.read(process.pid, stop=stop), []
         except Unreadable:
             process.tasks()  # gone? then that is why
             if stop:
                 raise
-            return stacks.read(process.pid, stop=True), []  # it changed under the reader's eyes
+            return reader.read(process.pid, stop=True), []  # it changed under the reader's eyes
     except Unreadable as error:
         process.tasks()
         if not any(_PYTHON.search(region.path) for region in regions):

@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
+from forkproof.doctor.errors import DoctorError
 from forkproof.doctor.examine import examine
-from forkproof.doctor.process import DoctorError, Process, Task
+from forkproof.doctor.process import Process, Task
 from forkproof.model import Diagnosis
 
 _LONGEST_PAUSE = 600.0

@@ -10,7 +10,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from forkproof.doctor.process import DoctorError, Process, robust_list
+from forkproof.doctor.errors import DoctorError
+from forkproof.doctor.process import Process, robust_list
 from forkproof.model import Origin, Thread
 
 

@@ -24,6 +24,7 @@ from typing import Any
 
 from forkproof._events import program_of as _program_of_python
 from forkproof._secrets import redacted_command
+from forkproof.doctor.errors import DoctorError, Forbidden, Gone
 
 _FORKED_NOT_EXECED = 0x40  # PF_FORKNOEXEC in linux/sched.h: set by fork, cleared by exec
 _KERNEL_THREAD = 0x200000  # PF_KTHREAD, there too
@@ -35,18 +36,6 @@ _NO_HANDLER_OF_PYTHON_CODE = frozenset({2, 4, 5, 6, 7, 8, 11, 32, 33})
 _LISTENS = "0A"  # TCP_LISTEN of net/tcp_states.h
 _INTERPRETER = re.compile(r"(python|pypy)[\d.]*t?d?$")
 _GET_ROBUST_LIST = {"x86_64": 274, "aarch64": 100}
-
-
-class DoctorError(Exception):
-    """The process could not be looked at: one line that says why, and what to do about it."""
-
-
-class Gone(DoctorError):
-    """There is no such process, or there is none any more."""
-
-
-class Forbidden(DoctorError):
-    """The system does not allow this process to look at that one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -518,7 +507,7 @@ def _what_to_allow(pid: int) -> str:
     if os.geteuid() != 0 and scope == 1:
         return (
             f"{begin}: Yama allows it for descendants only (kernel.yama.ptrace_scope is 1); run the doctor as root, or "
-            "allow it with: sudo sysctl kernel.yama.ptrace_scope=0, or start the program by: forkproof run"
+            "allow it with: sudo sysctl kernel.yama.ptrace_scope=0; a program that is started by `forkproof run` is watched from within"
         )
     if os.geteuid() != 0 and scope == 2:
         return f"{begin}: Yama allows it to root only (kernel.yama.ptrace_scope is 2); run the doctor as root"

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from forkproof.doctor.errors import DoctorError, Forbidden
 from forkproof.doctor.objects import Objects
-from forkproof.doctor.process import DoctorError, Forbidden, Process, Region, has_memory, pids, read
+from forkproof.doctor.process import Process, Region, has_memory, pids, read
 
 _SHARED_LOCKS = ("Lock", "RLock")
 _KIND = "_multiprocessing.SemLock"

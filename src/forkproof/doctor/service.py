@@ -18,9 +18,10 @@ from dataclasses import dataclass, replace
 
 from forkproof._events import Writer
 from forkproof.doctor.command import DEADLOCK, FAILED, FINE, show
+from forkproof.doctor.errors import DoctorError, Gone
 from forkproof.doctor.examine import hangs
 from forkproof.doctor.lookout import Alarm, Lookout
-from forkproof.doctor.process import DoctorError, Gone, Process, family, program_of
+from forkproof.doctor.process import Process, family, program_of
 from forkproof.report import Renderer
 
 _EVERY = 1.0

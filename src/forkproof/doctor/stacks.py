@@ -6,7 +6,7 @@ the address of a frame's locals, without which a lock could not be looked at. It
 
 pystack can only unwind native frames of a process that it has stopped. So it is asked to stop one only when the caller
 says that something in there stands still; a busy process is read while it runs. It has aborted on memory that changed
-under its eyes, so it has a process of its own.
+under its eyes, so it has a process of its own; which is started early, and imports pystack while /proc is looked at.
 
 Of locals only the names, types and addresses of objects are kept, never a value.
 """
@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from forkproof.doctor.process import DoctorError
+from forkproof.doctor.errors import DoctorError
 
 if TYPE_CHECKING:
     from pystack.types import NativeFrame, PyFrame, PyThread
@@ -100,51 +100,77 @@ class Stacks:
     version: tuple[int, int] | None
 
 
-def read(pid: int, *, stop: bool) -> Stacks:
-    """The stacks of process `pid`; native ones too if it is stopped for it, which takes some 20 to 200 ms.
-
-    Unreadable, with the reader's reason, where there are none.
-    """
-    return _apart("process", pid, stop)
-
-
-def read_core(core: Path, executable: Path) -> Stacks:
-    """The stacks in a core file."""
-    return _apart("core", core, executable)
-
-
-def _apart(*question: object) -> Stacks:
-    """Ask the reader in a process of its own.
+class Reader:
+    """A reader of stacks that is getting ready, in a process of its own, from when it is entered.
 
     Memory that changes while it is read, or is damaged, has made it abort; and if it takes too long, its end lets a process
     that it had stopped run on.
     """
+
+    def __enter__(self) -> Reader:
+        self._ready: subprocess.Popen[bytes] | None = _begin()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._ready:
+            _end(self._ready)
+
+    def read(self, pid: int, *, stop: bool) -> Stacks:
+        """The stacks of process `pid`; native ones too if it is stopped for it, which takes some 20 to 200 ms.
+
+        Unreadable, with the reader's reason, where there are none.
+        """
+        return self._ask("process", pid, stop)
+
+    def read_core(self, core: Path, executable: Path) -> Stacks:
+        """The stacks in a core file; Unreadable as for `read`."""
+        return self._ask("core", core, executable)
+
+    def _ask(self, *question: object) -> Stacks:
+        process, self._ready = self._ready or _begin(), None
+        try:
+            written, _ = process.communicate(pickle.dumps(question), timeout=_LIMIT)
+        except subprocess.TimeoutExpired:
+            raise Unreadable(f"the stack reader took more than {_LIMIT} s") from None
+        finally:
+            _end(process)
+        if process.returncode:
+            raise Unreadable(f"the stack reader failed (status {process.returncode})")
+        answered = pickle.loads(written)
+        if isinstance(answered, str):
+            raise Unreadable(answered)
+        assert isinstance(answered, Stacks)
+        return answered
+
+
+def read(pid: int, *, stop: bool) -> Stacks:
+    """The stacks of process `pid`, as of a `Reader` that is not at hand yet."""
+    with Reader() as reader:
+        return reader.read(pid, stop=stop)
+
+
+def _begin() -> subprocess.Popen[bytes]:
     folder = str(Path(__file__).parents[2])
     path = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), folder)))
-    command = [sys.executable, "-W", "ignore", "-c", "from forkproof.doctor.stacks import answer; answer()"]
-    try:
-        ended = subprocess.run(
-            command,
-            input=pickle.dumps(question),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=os.environ | {"PYTHONPATH": path},
-            timeout=_LIMIT,
-        )
-    except subprocess.TimeoutExpired:
-        raise Unreadable(f"the stack reader took more than {_LIMIT} s") from None
-    if ended.returncode:
-        raise Unreadable(f"the stack reader failed (status {ended.returncode})")
-    answered = pickle.loads(ended.stdout)
-    if isinstance(answered, str):
-        raise Unreadable(answered)
-    assert isinstance(answered, Stacks)
-    return answered
+    return subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", "from forkproof.doctor.stacks import answer; answer()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"PYTHONPATH": path},
+    )
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    with process:
+        process.kill()
 
 
 def answer() -> None:
     """The other side: a question on stdin, the stacks or the reason why there are none on stdout."""
     given: Stacks | str
+    with suppress(ImportError):  # before there is a question; that it is not there is the answer to one
+        import pystack.engine  # noqa: F401
     try:
         question = pickle.load(sys.stdin.buffer)
         if question[-1] is True:

@@ -350,7 +350,8 @@ def _examine(events: Path) -> None:
     """Have the doctor add what it finds to the events, of processes that have said nothing themselves."""
     try:
         from forkproof._events import Writer
-        from forkproof.doctor import DoctorError, examine, hangs
+        from forkproof.doctor.errors import DoctorError
+        from forkproof.doctor.examine import examine, hangs
     except ImportError:  # without the extra `doctor`
         return
     told = {event.pid for event in events_of(events) if isinstance(event, Hang)}

@@ -207,8 +207,9 @@ def _events_file(wanted: str | None) -> Iterator[tuple[str, BinaryIO]]:
     try:
         if os.path.exists(path) and not stat.S_ISREG(os.stat(path).st_mode):
             raise LaunchError(f"cannot write events to {wanted!r}: not an ordinary file; name another")
-        with open(path, "w+b") as file:
-            yield path, file
+        opened = open(path, "w+b")  # noqa: SIM115  # what goes wrong with the program is not the file's fault
     except OSError as error:
         why = f"cannot write events to {wanted!r}: {error.strerror}; name another file"
         raise LaunchError(why) from None
+    with opened:
+        yield path, opened

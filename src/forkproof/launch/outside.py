@@ -46,7 +46,7 @@ class Outside:
     def _watch(self) -> None:
         # Imported here: not before the program has been started, which must not wait for it.
         from forkproof._events import Writer
-        from forkproof.doctor import hangs
+        from forkproof.doctor.examine import hangs
         from forkproof.doctor.lookout import Lookout
         from forkproof.doctor.process import family
 

@@ -70,7 +70,8 @@ def _explained(pid: int, age: float) -> dict[str, object]:
     what, notes = "something for longer than forkproof_child_limit", ""
     stack: tuple[Frame, ...] = ()
     try:
-        from forkproof.doctor import DoctorError, examine, hangs
+        from forkproof.doctor.errors import DoctorError
+        from forkproof.doctor.examine import examine, hangs
     except ImportError:
         notes = "install forkproof[doctor] to be told where it stands"
     else:
