@@ -210,6 +210,22 @@ def test_a_file(run: Run, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("method", ["digest", "hexdigest", "copy"])
+def test_a_hash_object_whose_data_is_being_taken_in(run: Run, tmp_path: Path, method: str) -> None:
+    body = f"""
+        import hashlib
+        hash, data = hashlib.sha256(), bytes(50_000_000)
+        def feed():
+            while True: hash.update(data)
+        threading.Thread(target=feed, name="feeder", daemon=True).start()
+        until(lambda: any(h.what == "hash object" for h in forkproof.assess().hazards))
+        told(hang_of(hash.{method}))
+        leave()
+    """
+    ended = run("-c", watched(tmp_path / "events", body))
+    assert ended.stdout == "MainThread|likely|None|native-call\nfeeder|hash object\n", ended.stderr
+
+
 def test_another_librarys_hook_that_hangs_inside_fork(run: Run, tmp_path: Path) -> None:
     body = """
         os.register_at_fork(after_in_child=lambda: held.acquire())
