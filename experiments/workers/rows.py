@@ -123,6 +123,18 @@ def work():
 """,
     ),
     (
+        "uvloop",
+        "run_coroutine_threadsafe(), the loop in a thread",
+        """
+import asyncio, uvloop
+loop = uvloop.new_event_loop()
+thread(loop.run_forever)
+def work():
+    asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result()
+    return True
+""",
+    ),
+    (
         "",
         "shutdown() of a socketserver",
         """
