@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,16 @@ def test_what_is_said_of_running_threads_is_the_truth(one: str, two: str) -> Non
 @given(truth.programs(), st.integers(0, 6))
 def test_a_thread_that_waits_for_a_lock_is_said_to(source: str, which: int) -> None:
     truth.blocking([source], which, 2)
+
+
+@pytest.mark.skipif(
+    sys.version_info >= (3, 12),
+    reason="from 3.12 on a fork stops threads where the interpreter may switch them",
+)
+@pytest.mark.parametrize("first", range(0, 80, 20))
+def test_what_is_said_of_a_thread_that_a_fork_has_stopped_at_a_line_is_the_truth(first: int) -> None:
+    for seed in range(first, first + 20):
+        truth.stepping(truth.random_program(seed), seed, lines=True)
 
 
 @pytest.mark.parametrize("policy", ["observe", "wait"])

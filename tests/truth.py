@@ -5,10 +5,11 @@ thread can move (a `map` over C functions, which lets the GIL go nowhere): the w
 not get the thread has; what it gets it holds while it looks, so that a claim that the thread has it is a false one, however
 that claim came about.
 
-A program is watched in one of four ways:
+A program is watched in one of five ways:
 
 * `stepping`: stopped before every bytecode by a trace function, on its own. A lock that is had at one stop and was
   not at the one before must have been announced there as being acquired; and what was announced must come.
+* `lines`: the same at each line and at the beginning of each function, where a fork that waits stops threads on CPython 3.11;
 * `running`: several threads run on and are interrupted where the interpreter interrupts threads.
 * `blocking`: the same, and the watcher has one of the locks: the thread that comes to it must be seen to wait for it, and to
   hold or still be acquiring it at the very moment when it is let go;
@@ -650,11 +651,17 @@ def report(
 TRACED = (ways.__file__, threading.__file__, contextlib.__file__)
 
 
-class Stepper:
-    """Runs a thread, stopped before each bytecode of the program and of what it uses of the library."""
+def begins(frame: FrameType) -> bool:
+    """Whether a `call` event is one of a function that begins, or of a generator that goes on after `yield`, as CPython 3.11's
+    RESUME says: not after `yield from` or `await`."""
+    return frame.f_code.co_code[frame.f_lasti + 1] < 2
 
-    def __init__(self, instance: Instance, number: int, stops: int) -> None:
-        self.instance, self.number, self.left = instance, number, stops
+
+class Stepper:
+    """Runs a thread, stopped before each bytecode of the program and of what it uses of the library, or at each line."""
+
+    def __init__(self, instance: Instance, number: int, stops: int, lines: bool) -> None:
+        self.instance, self.number, self.left, self.lines = instance, number, stops, lines
         self.here, self.on = threading.Lock(), threading.Lock()
         self.here.acquire()
         self.on.acquire()
@@ -668,9 +675,9 @@ class Stepper:
         name = frame.f_code.co_filename
         if name != self.instance.file and name not in TRACED:
             return None
-        frame.f_trace_opcodes = True
-        frame.f_trace_lines = False
-        if self.rehearsing:
+        frame.f_trace_opcodes = not self.lines
+        frame.f_trace_lines = self.lines
+        if self.rehearsing or (self.lines and event != "line" and not (event == "call" and begins(frame))):
             return self.trace
         if self.left <= 0:
             return None
@@ -702,10 +709,10 @@ def frames_of(frame: FrameType | None) -> list[tuple[CodeType, int]]:
     return found
 
 
-def stepping(source: str, number: int, stops: int = 600) -> int:
+def stepping(source: str, number: int, stops: int = 600, lines: bool = False) -> int:
     """-> number of instants."""
     instance = Instance(source)
-    stepper = Stepper(instance, number, stops)
+    stepper = Stepper(instance, number, stops, lines)
     thread = instance.thread = threading.Thread(target=stepper.run, daemon=True)
     thread.start()
     previous: Seen | None = None
@@ -727,7 +734,7 @@ def stepping(source: str, number: int, stops: int = 600) -> int:
                 failure = report(
                     instance, f"stepping {number}, {stepper.event}", wrong, seen, frames_of(frame)
                 )
-            elif previous is not None:
+            elif previous is not None and not lines:
                 wrong = list(surprises(previous, seen))
                 if wrong:
                     failure = report(

@@ -1,6 +1,6 @@
 """Random programs by the thousand: is what evidence says of their threads the truth?
 
-    python tools/ground_truth.py [--examples N] [--seed N] [--way running|blocking|forking|stepping] [--policy observe|wait]
+    python tools/ground_truth.py [--examples N] [--seed N] [--way running|blocking|forking|lines|stepping] [--policy observe|wait]
 
 `running` and `blocking` look at interrupted and waiting threads, `forking` at children, `stepping` before every bytecode, as
 only a trace function that waits can stop a thread (see docs/ground-truth.md). Needs the `test` extra. Exit status 1 if anything said
@@ -21,7 +21,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--examples", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--way", choices=["running", "blocking", "forking", "stepping"], default="running")
+    parser.add_argument(
+        "--way", choices=["running", "blocking", "forking", "lines", "stepping"], default="running"
+    )
     parser.add_argument("--policy", choices=["observe", "wait"], default="observe")
     asked = parser.parse_args()
 
@@ -42,7 +44,7 @@ def main() -> int:
             elif asked.way == "forking":
                 instants += truth.forking([one, two])[0]
             else:
-                instants += truth.stepping(one, seed)
+                instants += truth.stepping(one, seed, lines=asked.way == "lines")
         except AssertionError as error:
             lies += 1
             print(f"-- program {seed}\n{error}\n", flush=True)

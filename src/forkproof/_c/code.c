@@ -249,6 +249,14 @@ static inline int next_unit(const CodeInfo *info, int unit)
     return unit + 1 + caches[info->units[unit].op];
 }
 
+static int past_extensions(const CodeInfo *info, int unit)
+{
+    while (unit < info->n_units && info->units[unit].op == EXTENDED_ARG) {
+        unit++;
+    }
+    return unit;
+}
+
 #define BARE (-2) /* a callee that is a variable and no attribute of one */
 
 static int parse_attributes(const CodeInfo *info, PyCodeObject *code, int at, int end, Expression *e);
@@ -635,7 +643,9 @@ static void flow(Reader *r)
         if (effect == PY_INVALID_STACK_EFFECT) {
             continue;
         }
-        if (op == FOR_ITER || (GET_ANEXT >= 0 && op == GET_ANEXT)) {
+        int whole = past_extensions(info, at), goes_on = whole < info->n_units ? info->units[whole].op : -1;
+        int known = iterator && info->regions[iterator].slot == depth - 1;
+        if (!known && (goes_on == FOR_ITER || (GET_ANEXT >= 0 && goes_on == GET_ANEXT))) {
             u->iterator = iterator = add_region(r, depth - 1, iterator); /* from here on: a thread is stopped before it too */
         }
         visit(r, next, depth + effect, iterator);
@@ -1694,14 +1704,6 @@ int called_local(const CodeInfo *info, PyCodeObject *code, int local, int *pops)
         }
     }
     return calls;
-}
-
-static int past_extensions(const CodeInfo *info, int unit)
-{
-    while (unit < info->n_units && info->units[unit].op == EXTENDED_ARG) {
-        unit++;
-    }
-    return unit;
 }
 
 /* Whether the local is bound by one `for`, over a name with attributes, and by nothing else: that is `e` then. */

@@ -633,7 +633,8 @@ static void sight_frame(Thread *t, Frame *frame, PyCodeObject *code, const CodeI
             t->look->firm = 0;
             PyObject *manager = manager_of(frame_slot(frame, code, manager_at));
             PyObject *slot = frame_slot(frame, code, exit_at);
-            if (is_exit_of(slot, manager)) {
+            int entered = u->with && info->regions[u->with].slot == exit_at; /* it is told below then: an exception leads there */
+            if (!entered && is_exit_of(slot, manager)) {
                 Place left = p;
                 left.named_at = entered_at(&p, manager);
                 sight_manager(t, &left, STATE_LEAVING, manager, 0);

@@ -175,10 +175,11 @@ static void trace(PyThreadState *thread, Py_tracefunc function)
 static int stop_here(PyObject *unused, PyFrameObject *frame, int what, PyObject *argument)
 {
     (void)unused;
-    (void)frame;
-    /* A frame that an exception leaves has its stack freed already, and after RERAISE stands where the exception came from,
-     * perhaps in a `with`: what the look would find there is gone. */
-    if (what == PyTrace_RETURN && argument == NULL) {
+    (void)argument;
+    /* A frame that is left has its stack freed already; one where an exception is raised, or that goes on with what it delegates
+     * to, does not tell what it has there. */
+    int begins = what == PyTrace_CALL && _Py_OPARG(*frame->f_frame->prev_instr) < 2; /* RESUME of no `yield from`, no `await` */
+    if (!begins && what != PyTrace_LINE) {
         return 0;
     }
     PyThreadState *thread = PyThreadState_Get();

@@ -29,20 +29,12 @@ int is_exit_of(PyObject *slot, PyObject *manager)
     if (slot == NULL || manager == NULL) {
         return 0;
     }
-    PyObject *exit = _PyType_Lookup(Py_TYPE(manager), name_exit);
-    if (exit == NULL) {
-        return 0;
-    }
-    if (slot == exit) {
-        return 1;
-    }
-    if (PyMethod_Check(slot)) {
-        return PyMethod_GET_FUNCTION(slot) == exit;
-    }
     if (PyCFunction_Check(slot)) {
         return strcmp(((PyCFunctionObject *)slot)->m_ml->ml_name, "__exit__") == 0;
     }
-    return 0;
+    PyObject *exit = _PyType_Lookup(Py_TYPE(manager), name_exit), *aexit = _PyType_Lookup(Py_TYPE(manager), name_aexit);
+    PyObject *function = PyMethod_Check(slot) ? PyMethod_GET_FUNCTION(slot) : slot;
+    return function == exit || function == aexit;
 }
 
 /* Whether `frame` is one of the __exit__ of `manager`'s class, a function of Python. */
