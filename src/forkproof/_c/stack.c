@@ -84,7 +84,8 @@ int call_of(const Place *p, int base, Call *c)
     PyObject *callable = c->callable;
     if (callable == NULL || !(known_call(callable) != NULL || lock_method(callable) != METHOD_NONE ||
                               PyCFunction_Check(callable) || known_instance(callable) != NULL ||
-                              known_wait(callable) != NULL || known_method(callable) != NULL || strcmp(Py_TYPE(callable)->tp_name, "functools.partial") == 0)) {
+                              known_wait(callable) != NULL || known_method(callable) != NULL ||
+                              strcmp(Py_TYPE(callable)->tp_name, "functools.partial") == 0)) {
         return 0;
     }
 #endif
