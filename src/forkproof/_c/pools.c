@@ -108,20 +108,6 @@ static int find_range(struct dl_phdr_info *info, size_t size, void *data)
     return 0;
 }
 
-ssize_t read_memory(uintptr_t address, void *into, size_t size)
-{
-    int memory = open("/proc/self/mem", O_RDONLY | O_CLOEXEC);
-    if (memory < 0) {
-        return -1;
-    }
-    ssize_t got = pread(memory, into, size, (off_t)address);
-    if (got < 0 && size > 4096) {
-        got = pread(memory, into, 4096 - (address & 4095), (off_t)address); /* some kernels do not answer in part */
-    }
-    close(memory);
-    return got;
-}
-
 /* Where the words of a blocked thread's stack begin; 0 for one that is running, or where the system forbids looking. `futex`:
  * the address on which it sleeps until a time limit, if it does. */
 static uintptr_t stack_pointer(long native_id, uintptr_t *futex)

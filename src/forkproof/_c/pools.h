@@ -7,9 +7,6 @@
 /* How many threads there are besides `python` ones; 0 where the system does not tell. */
 int native_threads(int python);
 
-/* Copy memory of this process to `into`, without harm where there is none. -> bytes, or -1. */
-ssize_t read_memory(uintptr_t address, void *into, size_t size);
-
 /* List of (thread id, name, [paths of libraries, that of the innermost call first]) of each; an empty list of libraries
  * where the thread was running or the system forbids looking. NULL with an exception set. */
 PyObject *list_of_native_threads(void);

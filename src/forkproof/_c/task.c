@@ -22,6 +22,20 @@ ssize_t read_file(const char *path, char *text, size_t room)
     return size;
 }
 
+ssize_t read_memory(uintptr_t address, void *into, size_t size)
+{
+    int memory = open("/proc/self/mem", O_RDONLY | O_CLOEXEC);
+    if (memory < 0) {
+        return -1;
+    }
+    ssize_t got = pread(memory, into, size, (off_t)address);
+    if (got < 0 && size > 4096) {
+        got = pread(memory, into, 4096 - (address & 4095), (off_t)address); /* some kernels do not answer in part */
+    }
+    close(memory);
+    return got;
+}
+
 int blocked_in(unsigned long native_id, Blocked *blocked)
 {
     *blocked = (Blocked){0};

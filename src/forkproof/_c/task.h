@@ -1,4 +1,4 @@
-/* What the kernel says of a thread of this process. */
+/* What the kernel says of this process: a thread of it, a file, its memory. */
 #ifndef FORKPROOF_TASK_H
 #define FORKPROOF_TASK_H
 
@@ -20,5 +20,8 @@ int64_t processor_time(unsigned long native_id);
 
 /* What a small file says, as text; -> its bytes, -1 if it cannot be read. */
 ssize_t read_file(const char *path, char *text, size_t room);
+
+/* Copy memory of this process to `into`, without harm where there is none. -> bytes, or -1. */
+ssize_t read_memory(uintptr_t address, void *into, size_t size);
 
 #endif

@@ -10,7 +10,7 @@
  * around it: behind the message that it is to write and its length lies the lock on which the watchdog sleeps, and then this one.
  */
 #include "watchdog.h"
-#include "pools.h"
+#include "task.h"
 
 #ifndef FORKPROOF_UNKNOWN_INTERPRETER
 

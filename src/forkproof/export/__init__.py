@@ -5,6 +5,7 @@ on, from a process of its own: a child that hangs cannot be relied on to say so,
 are what a fork is to be protected from.
 """
 
-from forkproof.export.base import ExportError, Exports, Sink, sinks
+from forkproof.export.base import ExportError, Exports, Sink
+from forkproof.export.chosen import sinks
 
 __all__ = ["ExportError", "Exports", "Sink", "sinks"]

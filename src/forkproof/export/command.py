@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import BinaryIO
 
-from forkproof.export.base import ExportError, Exports, sinks
+from forkproof.export.base import ExportError, Exports
+from forkproof.export.chosen import sinks
 from forkproof.model import Event
 from forkproof.report import EventLines, Pairing
 
