@@ -20,6 +20,10 @@ from multiprocessing.pool import ThreadPool
 
 full, roomy = ThreadPoolExecutor(1), ThreadPoolExecutor(4)
 full.submit(int).result()
+barrier = threading.Barrier(3)
+def step():
+    while True: barrier.wait()
+thread(step)
 simple = queue.SimpleQueue()
 def do(get):
     while True: get()()
@@ -164,6 +168,10 @@ HANGS = {
     "the same of a consumer, and there is no other thread": (
         "e = threading.Event(); simple.put(e.set); e.wait()",
         "proven|closed-world|a threading.Event to be set|consumer of a queue.SimpleQueue",
+    ),
+    "the parties of a barrier": (
+        "barrier.wait()",
+        "proven|closed-world|the other threads at a threading.Barrier|party of a threading.Barrier",
     ),
     "what a timer would have done": (
         "sleeper(); rung.wait()",

@@ -388,6 +388,12 @@ def consume():
     while True: q.get()
 thread(consume)
 """,
+    "party of a threading.Barrier": """
+barrier = threading.Barrier(2)
+def step():
+    while True: barrier.wait()
+thread(step)
+""",
     "logging.handlers.QueueListener": """
 import logging.handlers, queue
 listener = logging.handlers.QueueListener(queue.Queue())

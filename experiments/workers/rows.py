@@ -44,6 +44,20 @@ def work():
     ),
     (
         "",
+        "the next steps of a threading.Barrier",
+        """
+import threading
+barrier = threading.Barrier(2)
+def step():
+    while True: barrier.wait()
+thread(step)
+def work():
+    barrier.wait(); barrier.wait()
+    return True
+""",
+    ),
+    (
+        "",
         "a record for a QueueListener",
         """
 import logging, logging.handlers, queue

@@ -341,7 +341,7 @@ def _unanswered(wait: Waiting, waits: list[Waiting]) -> _Reason | None:
             return None
     if not asked:
         return _left_undone(wait, [wait[5][7]], waits)
-    if _is_seen_to([thing for thing, _ in gone]):
+    if _is_seen_to([thing for thing, _ in gone], wait[5][0]):
         return None
     if undone is not None:
         return undone
@@ -386,10 +386,10 @@ def _without_pool(wait: Waiting) -> _Reason | None:
     return _Reason("likely", None, hazard) if hazard else None
 
 
-def _is_seen_to(things: list[object]) -> bool:
-    """Whether a worker of this process is there for one of them."""
+def _is_seen_to(things: list[object], waiting: int) -> bool:
+    """Whether a worker of this process is there for one of them: not the thread that waits (one party of a Barrier)."""
     assert _native is not None
-    living = _native.workers()
+    living = [worker for worker in _native.workers() if worker[1] != waiting]
     return any(workers.is_served(thing, living, _watched.settings.workers) for thing in things)
 
 
