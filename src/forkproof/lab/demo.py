@@ -10,8 +10,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,14 +79,14 @@ def _mongoclient(stage: Stage) -> bool:
     _say(
         "A MongoClient connects in the background. A program makes one, forks at once, and pings in the child."
     )
-    with _mongodb(stage) as env:
+    with server.mongodb() as uri:
         _say("As it is:")
-        _tell(_run([MONGOCLIENT, "unblocked"], env, limit=60))
+        _tell(_run([MONGOCLIENT, "unblocked"], {"MONGODB_URI": uri}, limit=60))
         _say(
             "With the lock, and a name server that takes 200 ms; PyMongo waits "
             + ("3 s here, 30 by default:" if stage.fast else "30 s for a server:")
         )
-        _tell(_run([*OBSERVE, *SLOW_LOCK, MONGOCLIENT, "unblocked"], env, limit=60))
+        _tell(_run([*OBSERVE, *SLOW_LOCK, MONGOCLIENT, "unblocked"], _limited(uri, stage), limit=60))
     return True
 
 
@@ -110,8 +110,8 @@ def _cure(stage: Stage) -> bool:
     _say("The same programs under `forkproof run`. Each fork waits for a moment at which nothing is held.")
     good = _play([*FORKPROOF, ARTICLE]) & _play([*FORKPROOF, *LOCK, IMPORTED])
     if _has_server():
-        with _mongodb(stage) as env:
-            good &= _play([*FORKPROOF, *SLOW_LOCK, MONGOCLIENT, "unblocked"], env)
+        with server.mongodb() as uri:
+            good &= _play([*FORKPROOF, *SLOW_LOCK, MONGOCLIENT, "unblocked"], _limited(uri, stage))
     return good
 
 
@@ -137,12 +137,10 @@ def _has_server() -> bool:
     return not lacking
 
 
-@contextmanager
-def _mongodb(stage: Stage) -> Iterator[dict[str, str]]:
-    with server.mongodb() as uri:
-        if stage.fast:
-            uri += ("&" if "?" in uri else "?") + "serverSelectionTimeoutMS=3000"
-        yield {"MONGODB_URI": uri}
+def _limited(uri: str, stage: Stage) -> dict[str, str]:
+    """The environment for a program that may run into PyMongo's time-out."""
+    soon = ("&" if "?" in uri else "?") + "serverSelectionTimeoutMS=3000" if stage.fast else ""
+    return {"MONGODB_URI": uri + soon}
 
 
 def _say(text: str) -> None:
