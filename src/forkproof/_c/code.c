@@ -1706,7 +1706,7 @@ int called_local(const CodeInfo *info, PyCodeObject *code, int local, int *pops)
     return calls;
 }
 
-/* Whether the local is bound by one `for`, over a name with attributes, and by nothing else: that is `e` then. */
+/* Whether the local is bound by one `for`, over a name with attributes, and by nothing else: that is `e` then, each element of it. */
 static int gone_through(const CodeInfo *info, int local, Expression *e)
 {
     int loops = 0, stores = 0;
@@ -1727,22 +1727,28 @@ static int gone_through(const CodeInfo *info, int local, Expression *e)
     return loops == 1 && stores == 1;
 }
 
+/* What the call is on, or, of what a `for` binds, what that goes through; worked out once. */
+static const Expression *over(const CodeInfo *info, NamedCall *call)
+{
+    if (call->over.base == BASE_NONE) {
+        const Expression *e = &call->expression;
+        if (e->base != BASE_LOCAL || e->index == 0 || e->n || !gone_through(info, e->index, &call->over)) {
+            call->over = *e;
+        }
+    }
+    return &call->over;
+}
+
 int code_self_calls(PyCodeObject *code, CallVisitor visitor, void *context)
 {
     const CodeInfo *info = code_calls(code);
     for (int i = 0; i < info->n_calls; i++) {
-        const NamedCall *call = &info->calls[i];
-        Expression e = call->expression, all;
-        if (call->method < 0) {
+        NamedCall *call = &info->calls[i];
+        const Expression *e = call->method < 0 ? NULL : over(info, call);
+        if (e == NULL || e->index != 0 || (e->base != BASE_LOCAL && e->base != BASE_CELL)) {
             continue;
         }
-        if (e.base == BASE_LOCAL && e.index != 0 && e.n == 0 && gone_through(info, e.index, &all)) {
-            e = all;
-        }
-        if (e.index != 0 || (e.base != BASE_LOCAL && e.base != BASE_CELL)) {
-            continue;
-        }
-        int stop = visitor(context, code, &e, code_name(code, call->method), call->unit);
+        int stop = visitor(context, code, e, code_name(code, call->method), call->unit);
         if (stop) {
             return stop;
         }

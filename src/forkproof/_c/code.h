@@ -62,6 +62,7 @@ typedef struct {
 typedef struct {
     int unit;
     Expression expression;
+    Expression over; /* as code_self_calls() has it, once it has been asked */
     int method; /* index into co_names; -1: the expression is itself what is called */
     enum { KEEPS_UNKNOWN, KEEPS_NOT, KEEPS_PERHAPS } keeps, gives; /* whether it may return with locks that it took; let go of some */
     enum { NAMELESS_UNKNOWN, NAMELESS_NOT, NAMELESS_TAKEN, NAMELESS_GIVEN } nameless; /* of locks that only it can name */
