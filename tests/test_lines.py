@@ -107,3 +107,70 @@ def test_a_descriptor_that_has_become_another_file_is_not_written_to(run: Run, t
     assert ended.status == 0, ended.stderr
     assert (tmp_path / "events.jsonl.other").read_text() == ""
     assert {json.loads(line)["event"] for line in events.read_text().splitlines()} == {"fork", "born"}
+
+
+FULL = """
+import json, os, sys, threading, time
+import forkproof
+from forkproof import guard
+
+def until(condition):
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+def writes(thread):
+    "To the events: it stands in a system call, whose first argument that descriptor is."
+    words = open(f"/proc/self/task/{thread.native_id}/syscall").read().split()
+    number = int(words[1], 16) if len(words) > 2 else -1
+    return os.path.realpath(f"/proc/self/fd/{number}") == sys.argv[1]
+
+def fork():
+    pid = os.fork()
+    if not pid:
+        os._exit(0)
+    os.waitpid(pid, 0)
+
+def drain():
+    while chunk := os.read(end, 65536):
+        got.append(chunk)
+
+def hold():
+    with lock:
+        held.set()
+        over.wait()
+
+os.mkfifo(sys.argv[1])
+end, got, lock, held, over = os.open(sys.argv[1], os.O_RDWR), [], threading.Lock(), threading.Event(), threading.Event()
+forkproof.install(events=sys.argv[1], policy="wait", wait=20, warn=False)
+os.set_blocking(end, False)
+try:
+    while True: os.write(end, b"\\n")
+except BlockingIOError:
+    os.set_blocking(end, True)
+one, two, holder = (threading.Thread(target=target) for target in (fork, fork, hold))
+one.start()
+until(lambda: writes(one))
+holder.start()
+held.wait()
+two.start()
+until(lambda: guard.forks() == 2)
+time.sleep(0.2)  # it waits for the lock
+threading.Thread(target=drain, daemon=True).start()
+until(lambda: not one.is_alive())
+over.set()
+two.join()
+until(lambda: got[-1:] and b"".join(got).count(b'"event":"fork"') == 2)
+for line in b"".join(got).splitlines():
+    if b'"fork":2' in line and b'"event":"fork"' in line:
+        event = json.loads(line)
+        print(event["outcome"], [(hazard["kind"], hazard["cleared"]) for hazard in event["hazards"]], flush=True)
+os._exit(0)
+"""
+
+
+def test_a_fork_whose_line_is_being_written_takes_nothing_from_the_next(run: Run, tmp_path: Path) -> None:
+    """The GIL is another's while a line is written, and the next fork may be looking."""
+    ended = run("-W", "ignore", "-c", FULL, str(tmp_path / "events"))
+    assert ended.stdout == "waited [('held-lock', True)]\n", ended.stderr

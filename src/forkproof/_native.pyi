@@ -68,9 +68,10 @@ def install(
     """Registers the hooks. `policy` is 0 to observe, 1 to wait; `wait` in seconds."""
 
 def uninstall() -> None: ...
-def set_lines(file: tuple[int, int, int, bytes, Callable[[], object]] | None, /) -> None:
+def set_lines(file: tuple[int, int, int, bytes, Callable[[], object], tuple[str, ...]] | None, /) -> None:
     """Writes the lines of forks at which there is nothing to say but that they were: to (descriptor, device, inode, the end of a
-    fork's line, what to call when half a line was written), while that is the same file. None: Python is asked to."""
+    fork's line, what to call when half a line was written, the packages behind which who asked for a fork is looked for), while
+    that is the same file. None: Python is asked to."""
 
 def look() -> list[Sighting]:
     """Every other thread, whatever matters or not."""

@@ -191,7 +191,8 @@ def install(
     unflushed.watch(connections, _tell_doubled, _where)
     if writer is not None and not (watch_all or connections):
         writer.on_change = lambda: _native.set_lines(None)
-        _native.set_lines(writer.plainly({"policy": policy, "outcome": _OUTCOMES[0]}))
+        plain = writer.plainly({"policy": policy, "outcome": _OUTCOMES[0]})
+        _native.set_lines(plain and (*plain, _PASSED))
     s.installed = True
     _refresh()
     embedded.notice(unseen, warns)

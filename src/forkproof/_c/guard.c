@@ -335,6 +335,23 @@ static PyObject *report(void)
                          g.pools ? g.pools : Py_None);
 }
 
+/* The same of a fork at which there was nothing to tell. */
+static PyObject *clear_report(unsigned long fork, int polls)
+{
+    return Py_BuildValue("(kOOdiiOOO)", fork, Py_None, Py_None, 0.0, polls, OUTCOME_CLEAR, Py_True, Py_None, Py_None);
+}
+
+/* Give the report to Python. It lets the GIL go, and `g` is the next fork's then. */
+static void hand_over(PyObject *function, PyObject *argument, const char *where, const char *what)
+{
+    if (argument == NULL) {
+        turn_off(what);
+        return;
+    }
+    call_python(function, argument, where);
+    Py_DECREF(argument);
+}
+
 /* What files have in their buffers is in both processes now. */
 static void note_buffers(int in_child)
 {
@@ -364,20 +381,17 @@ static PyObject *after_parent(PyObject *module, PyObject *unused)
         g.refresh_due = 0;
         call_python(g.refresh, NULL, "refresh");
     }
-    if (g.on && g.report_all && !something_to_say() && g.outcome == OUTCOME_CLEAR && g.waited == 0 &&
-        tell_fork(g.forks, g.polls)) {
-        forget_report();
+    if (g.on && g.report_all && !something_to_say() && g.outcome == OUTCOME_CLEAR && g.waited == 0) {
+        unsigned long fork = g.forks;
+        int polls = g.polls;
+        if (!tell_fork(fork, polls) && g.after_parent != NULL) { /* which lets the GIL go */
+            hand_over(g.after_parent, clear_report(fork, polls), "after_in_parent", "report");
+        }
     }
     else if (g.on && (something_to_say() || g.report_all) && g.after_parent != NULL) {
         PyObject *argument = report();
         forget_report();
-        if (argument == NULL) {
-            turn_off("report");
-        }
-        else {
-            call_python(g.after_parent, argument, "after_in_parent");
-            Py_DECREF(argument);
-        }
+        hand_over(g.after_parent, argument, "after_in_parent", "report");
     }
     Py_RETURN_NONE;
 }
@@ -455,14 +469,7 @@ static PyObject *child_first(PyObject *module, PyObject *unused)
     g.pools_expected = 0;
     begun = g.on && g.in_child && left_behind;
     if (begun && g.after_child != NULL) {
-        PyObject *argument = Py_BuildValue("(iN)", 0, report());
-        if (argument == NULL) {
-            turn_off("child");
-        }
-        else {
-            call_python(g.after_child, argument, "after_in_child");
-            Py_DECREF(argument);
-        }
+        hand_over(g.after_child, Py_BuildValue("(iN)", 0, report()), "after_in_child", "child");
     }
     Py_RETURN_NONE;
 }
@@ -479,19 +486,11 @@ static PyObject *child_last(PyObject *module, PyObject *unused)
     g.look.n = 0;
     int only_born = g.report_all && !watched && !begun && !something_to_say() && !watchdog_is_reset();
     begun = 0;
-    if (g.on && ours && only_born && tell_born(g.forks)) {
-        forget_report();
-    }
-    else if (g.on && ours && (watched || something_to_say() || g.report_all) && g.after_child != NULL) {
+    int told = g.on && ours && only_born && tell_born(g.forks);
+    if (!told && g.on && ours && (watched || something_to_say() || g.report_all) && g.after_child != NULL) {
         PyObject *argument = Py_BuildValue("(iN)", 1, report());
         forget_report();
-        if (argument == NULL) {
-            turn_off("child");
-        }
-        else {
-            call_python(g.after_child, argument, "after_in_child");
-            Py_DECREF(argument);
-        }
+        hand_over(g.after_child, argument, "after_in_child", "child");
     }
     Py_RETURN_NONE;
 }

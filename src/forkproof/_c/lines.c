@@ -21,7 +21,7 @@
 static struct {
     int fd;
     unsigned long long device, inode;
-    PyObject *tail, *tear;
+    PyObject *tail, *tear, *passed;
 } file = {.fd = -1};
 
 PyObject *set_lines(PyObject *module, PyObject *argument)
@@ -29,8 +29,9 @@ PyObject *set_lines(PyObject *module, PyObject *argument)
     (void)module;
     int fd = -1;
     unsigned long long device = 0, inode = 0;
-    PyObject *tail = NULL, *tear = NULL;
-    if (argument != Py_None && !PyArg_ParseTuple(argument, "iKKSO", &fd, &device, &inode, &tail, &tear)) {
+    PyObject *tail = NULL, *tear = NULL, *passed = NULL;
+    if (argument != Py_None &&
+        !PyArg_ParseTuple(argument, "iKKSOO!", &fd, &device, &inode, &tail, &tear, &PyTuple_Type, &passed)) {
         return NULL;
     }
     file.fd = fd;
@@ -38,6 +39,7 @@ PyObject *set_lines(PyObject *module, PyObject *argument)
     file.inode = inode;
     Py_XSETREF(file.tail, Py_XNewRef(tail));
     Py_XSETREF(file.tear, Py_XNewRef(tear));
+    Py_XSETREF(file.passed, Py_XNewRef(passed));
     Py_RETURN_NONE;
 }
 
@@ -84,7 +86,6 @@ static const char *plain(PyObject *name)
 /* As `_outside` of guard.py has it. */
 static int is_passed(Frame *frame)
 {
-    static const char *const passed[] = {"os", "pty", "subprocess", "multiprocessing", "concurrent", "forkproof", "threading"};
     static PyObject *key;
     if (key == NULL && (key = PyUnicode_InternFromString("__name__")) == NULL) {
         PyErr_Clear();
@@ -94,9 +95,10 @@ static int is_passed(Frame *frame)
     PyObject *name = globals == NULL || !PyDict_CheckExact(globals) ? NULL : PyDict_GetItemWithError(globals, key);
     const char *text = plain(name);
     PyErr_Clear();
-    for (size_t i = 0; text != NULL && i < Py_ARRAY_LENGTH(passed); i++) {
-        size_t n = strlen(passed[i]);
-        if (strncmp(text, passed[i], n) == 0 && (text[n] == '\0' || text[n] == '.')) {
+    for (Py_ssize_t i = 0; text != NULL && i < PyTuple_GET_SIZE(file.passed); i++) {
+        const char *package = plain(PyTuple_GET_ITEM(file.passed, i));
+        size_t n = package == NULL ? 0 : strlen(package);
+        if (n && strncmp(text, package, n) == 0 && (text[n] == '\0' || text[n] == '.')) {
             return 1;
         }
     }
