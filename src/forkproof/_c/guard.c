@@ -12,6 +12,7 @@
 #include "connections.h"
 #include "follow.h"
 #include "lines.h"
+#include "named.h"
 #include "pools.h"
 #include "watch.h"
 #include "watchdog.h"
@@ -1001,6 +1002,7 @@ PyMethodDef guard_methods[] = {
     {"lead_exit", lead_exit, METH_NOARGS, NULL},
     {"count_writer", count_writer, METH_VARARGS, NULL},
     {"environment", environment, METH_NOARGS, NULL},
+    {"name_reader", name_reader, METH_VARARGS, NULL},
     {"fail_at", fail_at, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };

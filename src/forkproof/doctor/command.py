@@ -83,6 +83,8 @@ def _watch(pid: int, as_json: bool, tree: bool, hang_after: float) -> int:
                 if looks and isinstance(lookout.refused, Gone):
                     return FINE
                 raise lookout.refused
+            for why in lookout.told_once():
+                _say(why)
             looks += 1
             if progress:
                 processes = f"{lookout.watched} process{'' if lookout.watched == 1 else 'es'}"

@@ -15,7 +15,7 @@ import socket
 import struct
 import sys
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -24,6 +24,7 @@ from typing import Any
 
 from forkproof._events import program_of as _program_of_python
 from forkproof._secrets import redacted_command
+from forkproof.doctor import yama
 from forkproof.doctor.errors import DoctorError, Forbidden, Gone
 
 _FORKED_NOT_EXECED = 0x40  # PF_FORKNOEXEC in linux/sched.h: set by fork, cleared by exec
@@ -395,12 +396,17 @@ def program_of(pid: int) -> str | None:
     return re.split(r"[\s:@]", name.lstrip("[("), maxsplit=1)[0].rstrip("])") or None
 
 
-def family(pid: int) -> list[int]:
-    """`pid` and its descendants, as far as they have not been orphaned."""
+def started(pid: int) -> int:
+    """When a process was started, in clock ticks after the machine's start. OSError where there is none."""
+    return fields(read(f"/proc/{pid}/stat"))[19]
+
+
+def family(pid: int, without: Collection[int] = ()) -> list[int]:
+    """`pid` and its descendants, as far as they have not been orphaned; without some, and theirs."""
     children = children_of()
     found = [pid]
     for one in found:
-        found += children.get(one, ())
+        found += (child for child in children.get(one, ()) if child not in without)
     return found
 
 
@@ -500,29 +506,21 @@ def _what_to_allow(pid: int) -> str:
     owner = int(status(f"/proc/{pid}/status")["Uid"].split()[0])
     if os.geteuid() not in (0, owner):
         return f"{begin}, which belongs to another user; run the doctor as root or as user {owner}"
-    try:
-        scope = int(read("/proc/sys/kernel/yama/ptrace_scope"))  # Documentation/admin-guide/LSM/Yama.rst
-    except (OSError, ValueError):
-        scope = 0
-    if os.geteuid() != 0 and scope == 1:
+    scope = yama.scope()
+    if scope == 1 and not yama.has_ptrace():
         return (
-            f"{begin}: Yama allows it for descendants only (kernel.yama.ptrace_scope is 1); run the doctor as root, or "
-            "allow it with: sudo sysctl kernel.yama.ptrace_scope=0; a program that is started by `forkproof run` is watched from within"
+            f"{begin}: Yama allows it for descendants only (kernel.yama.ptrace_scope is 1); {yama.what_to_allow()}; a program that is "
+            "started by `forkproof run` is watched from within"
         )
     if os.geteuid() != 0 and scope == 2:
         return f"{begin}: Yama allows it to root only (kernel.yama.ptrace_scope is 2); run the doctor as root"
     if scope == 3:
         return f"{begin}: kernel.yama.ptrace_scope is 3, which forbids it to everybody until the machine restarts"
-    if os.geteuid() == 0 and not _has_ptrace():
+    if os.geteuid() == 0 and not yama.has_ptrace():
         return f"{begin}: root here lacks CAP_SYS_PTRACE; start the container with --cap-add=SYS_PTRACE"
     if os.geteuid() != 0:
         return f"{begin}: it has more privileges than the doctor, or is not dumpable; run the doctor as root"
     return f"{begin}: a security module (seccomp, SELinux, AppArmor) forbids it; see its log"
-
-
-def _has_ptrace() -> bool:
-    mask = int(status("/proc/self/status").get("CapEff", "0"), 16)
-    return bool(mask >> 19 & 1)  # CAP_SYS_PTRACE
 
 
 @cache
