@@ -13,6 +13,10 @@ from textwrap import dedent
 import pytest
 from conftest import Program, Run, Start
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "experiments" / "doctor"))
+
+from healthy_programs import PRELUDE
+
 from forkproof.model import Diagnosis
 
 if sys.platform != "linux":
@@ -21,44 +25,6 @@ pytest.importorskip("pystack")
 
 from forkproof.doctor.examine import examine
 from forkproof.doctor.process import Process, Task
-
-# `hold(lock)` has a thread take the lock and keep it; `child(f)` forks, runs f there, and tells the test its id.
-PRELUDE = '''
-import os, sys, threading, time
-
-def thread(function, *args):
-    t = threading.Thread(target=function, args=args, daemon=True)
-    t.start()
-    return t
-
-def hold(lock):
-    held = threading.Event()
-    def keep():
-        with lock:
-            held.set()
-            time.sleep(1000)
-    thread(keep)
-    held.wait()
-
-def hold_among_others(lock):
-    """The first thread that the child starts gets the ident of the first or the last thread that vanished: not this one's."""
-    hold(threading.Lock())
-    hold(lock)
-    hold(threading.Lock())
-
-def tell(pid):
-    print(pid, flush=True)
-
-def child(function):
-    pid = os.fork()
-    if not pid:
-        try:
-            function()
-        finally:
-            os._exit(0)
-    tell(pid)
-    os.waitpid(pid, 0)
-'''
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from forkproof.doctor.errors import DoctorError, Gone
 from forkproof.doctor.examine import examine
 from forkproof.doctor.lookout import Lookout
-from forkproof.doctor.process import family
+from forkproof.doctor.process import Process, family
+from forkproof.doctor.stacks import check
 from forkproof.model import Diagnosis
 from forkproof.report.diagnosis import Doctor
 
@@ -67,6 +68,8 @@ def show(found: Iterable[Diagnosis], as_json: bool) -> int:
 
 
 def _watch(pid: int, as_json: bool, tree: bool, hang_after: float) -> int:
+    with Process(pid):
+        check(pid)
     lookout = Lookout(lambda: family(pid) if tree else [pid], hang_after)
     began = time.monotonic()
     progress = sys.stderr.isatty()

@@ -7,15 +7,13 @@ waits for what another is to do, the Python stacks of the process that it was fo
 
 from __future__ import annotations
 
-import errno
-import os
 import re
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 
 from forkproof._events import now
-from forkproof.doctor import record, stacks, yama
+from forkproof.doctor import record, stacks
 from forkproof.doctor.between import Knot, Neighbours, in_memory
 from forkproof.doctor.errors import DoctorError, Forbidden
 from forkproof.doctor.native import is_c_library
@@ -112,11 +110,7 @@ def _stacks(
             raise DoctorError(
                 f"process {process.pid} ({name}) is not a Python program, as far as can be seen"
             ) from None
-        if os.strerror(errno.EPERM) in str(error) and yama.keeps_helpers_out():
-            raise Forbidden(
-                f"not permitted to read the stacks of process {process.pid}: Yama allows that to its ancestors only, not to the "
-                f"process that reads for one (kernel.yama.ptrace_scope is 1); {yama.what_to_allow()}; or start the program by `forkproof run`"
-            ) from None
+        stacks.check(process.pid)
         return Stacks({}, None), [NATIVE_ONLY.format(error)]
 
 

@@ -22,6 +22,7 @@ from forkproof.doctor.errors import DoctorError, Forbidden, Gone
 from forkproof.doctor.examine import hangs
 from forkproof.doctor.lookout import Alarm, Lookout
 from forkproof.doctor.process import Process, family, program_of
+from forkproof.doctor.stacks import check
 from forkproof.report import Renderer
 
 _EVERY = 1.0
@@ -99,6 +100,7 @@ class _Service:
     def run(self, once: bool) -> int:
         with Process(self._pid) as process:
             started = process.started
+        check(self._pid)
         lookout = Lookout(self._processes, self._hang_after)
         until: float | None = None
         status = FINE

@@ -24,7 +24,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from forkproof.doctor.errors import DoctorError
+from forkproof.doctor import yama
+from forkproof.doctor.errors import DoctorError, Forbidden
 
 if TYPE_CHECKING:
     from pystack.types import NativeFrame, PyFrame, PyThread
@@ -98,6 +99,19 @@ class Stacks:
 
     threads: Mapping[int, Stack]
     version: tuple[int, int] | None
+
+
+def check(pid: int) -> None:
+    """Forbidden where Yama lets this process look at process `pid`, and not the readers that it starts."""
+    if not yama.keeps_helpers_out():
+        return
+    with helper(f"import os; os.open('/proc/{pid}/mem', os.O_RDONLY)") as process:
+        process.communicate()
+    if process.returncode and os.path.exists(f"/proc/{pid}"):
+        raise Forbidden(
+            f"not permitted to read the stacks of process {pid}: Yama allows that to its ancestors only, not to the process that reads "
+            f"for one (kernel.yama.ptrace_scope is 1); {yama.what_to_allow()}; or start the program by `forkproof run`"
+        )
 
 
 class Reads(Protocol):
