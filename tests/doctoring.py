@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import dedent
@@ -15,7 +14,7 @@ from conftest import Program, Run, Start
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "experiments" / "doctor"))
 
-from healthy_programs import PRELUDE
+from healthy_programs import PRELUDE, stands_still
 
 from forkproof.model import Diagnosis
 
@@ -24,7 +23,6 @@ if sys.platform != "linux":
 pytest.importorskip("pystack")
 
 from forkproof.doctor.examine import examine
-from forkproof.doctor.process import Process, Task
 
 
 @contextmanager
@@ -37,16 +35,6 @@ def looked_at(start: Start, program: str, *, still: bool = True, limit: float = 
         if still:
             running.until(lambda: stands_still(pid))
         yield pid
-
-
-def stands_still(pid: int, waits: Callable[[Task], bool] = lambda task: task.call is not None) -> bool:
-    """Whether no thread of the process has run within a twentieth of a second, and the main one waits so."""
-    with Process(pid) as process:
-        before = process.tasks()
-        time.sleep(0.05)
-        after = process.tasks()
-    main = after[0].is_as(before[0]) and waits(after[0])
-    return main and len(before) == len(after)
 
 
 def main_thread(found: Diagnosis) -> str:

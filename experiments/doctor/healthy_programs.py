@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
+from forkproof.doctor.process import Process, Task
+
 # `hold(lock)` has a thread take the lock and keep it; `child(f)` forks, runs f there, and tells the test its id.
 PRELUDE = '''
 import os, sys, threading, time
@@ -493,3 +498,13 @@ BUSY = {
         child(waits)
     """,
 }
+
+
+def stands_still(pid: int, waits: Callable[[Task], bool] = lambda task: task.call is not None) -> bool:
+    """Whether no thread of the process has run within a twentieth of a second, and the main one waits so."""
+    with Process(pid) as process:
+        before = process.tasks()
+        time.sleep(0.05)
+        after = process.tasks()
+    main = after[0].is_as(before[0]) and waits(after[0])
+    return main and len(before) == len(after)

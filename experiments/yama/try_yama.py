@@ -133,7 +133,7 @@ def by_parent(user: int, *options: str) -> int:
         assert process.stdout
         lines = process.stdout.read().splitlines()
     print(f"    $ (its parent) forkproof {' '.join(options)}  # by {user}, status {process.returncode}")
-    for line in lines[:4]:
+    for line in lines[-4:]:
         print("    |", line)
     return process.returncode
 
