@@ -291,3 +291,32 @@ def test_others_are_told_what_to_allow(run: Run, yama: dict[str, str], command: 
     assert ended.status == 2
     assert "Yama allows it for descendants only" in ended.stderr
     assert ADVICE in ended.stderr
+
+
+# Its main thread, with the GIL, waits for a mutex that a thread has which the fork left behind.
+TESTS = """
+import ctypes, os, threading, time
+def test_it():
+    mutex = ctypes.create_string_buffer(64)
+    held = threading.Event()
+    def keep():
+        ctypes.CDLL(None).pthread_mutex_lock(mutex)
+        held.set()
+        time.sleep(1000)
+    threading.Thread(target=keep, daemon=True).start()
+    held.wait()
+    pid = os.fork()
+    if not pid:
+        threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
+        ctypes.PyDLL(None).pthread_mutex_lock(mutex)
+    assert os.waitpid(pid, 0)[1]
+"""
+
+
+def test_the_limit_of_a_childs_life_in_tests(run: Run, tmp_path: Path, yama: dict[str, str]) -> None:
+    (tmp_path / "test_it.py").write_text(TESTS)
+    (tmp_path / "pytest.ini").write_text("[pytest]\nforkproof_child_limit = 3\nforkproof_policy = observe\n")
+    options = ("-m", "pytest", "-p", "no:cacheprovider", "--forkproof")
+    ended = run("-c", ORDINARY, *options, cwd=tmp_path, env=yama, limit=60)
+    assert "waits for: a normal mutex" in ended.stdout
+    assert "proven (by owner)" in ended.stdout

@@ -11,9 +11,11 @@ when its main thread stands still, a busy one when it has begun. `stopped`: the 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,13 +61,9 @@ def main(pythons: list[str]) -> int:
         if not rows:
             continue
         hung += sum(row.verdict in ("proven", "likely") for row in rows)
-        stopped = sorted(f"{row.stopped:.2f}" for row in rows)
-        print(
-            f"| {name} | {each([(row.python, row.does) for row in rows])} | "
-            f"{each([(row.python, row.verdict) for row in rows])} | "
-            f"{stopped[0] if stopped[0] == stopped[-1] else f'{stopped[0]} to {stopped[-1]}'} |",
-            flush=True,
-        )
+        does = each([(row.python, row.does) for row in rows])
+        verdict = each([(row.python, row.verdict) for row in rows])
+        print(f"| {name} | {does} | {verdict} | {seconds([row.stopped for row in rows])} |", flush=True)
     print(f"\n{len(programs)} programs, {hung} called hung", file=sys.stderr)
     return 1 if hung else 0
 
@@ -88,7 +86,9 @@ def look(python: str, program: str, still: bool) -> Row:
 def started(python: str, program: str) -> Iterator[int]:
     """The process to look at."""
     command = [python, "-W", "ignore", "-c", PRELUDE + dedent(program)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
+    ) as process:
         assert process.stdout
         try:
             yield int(process.stdout.readline())
@@ -107,16 +107,25 @@ def has(python: str, module: str) -> bool:
 
 
 def each(said: list[tuple[str, str]]) -> str:
-    """What was said, once where it is the same on all interpreters but for numbers of processes, ports and threads."""
-    kinds: dict[str, list[str]] = {}
-    texts: dict[str, str] = {}
+    """What was said, once where it is the same on all interpreters."""
+    pythons: dict[str, list[str]] = {}
     for python, text in said:
-        key = "".join(letter for letter in text if not letter.isdigit())
-        kinds.setdefault(key, []).append(python)
-        texts.setdefault(key, text)
-    if len(kinds) == 1:
-        return said[0][1]
-    return "; ".join(f"{', '.join(kinds[key])}: {text}" for key, text in texts.items())
+        pythons.setdefault(without_names(text), []).append(python)
+    if len(pythons) == 1:
+        return next(iter(pythons))
+    return "; ".join(f"{', '.join(those)}: {text}" for text, those in pythons.items())
+
+
+def without_names(text: str) -> str:
+    """Without what differs from run to run: ids of processes, ports, temporary files."""
+    text = re.sub(r"(process |127\.0\.0\.1:)\d+", r"\1N", text)
+    return re.sub(re.escape(tempfile.gettempdir()) + r"/\S+", "a temporary file", text)
+
+
+def seconds(stopped: list[float]) -> str:
+    """The least and the most, in words."""
+    least, most = (f"{value:.2f}".replace("0.00", "0") for value in (min(stopped), max(stopped)))
+    return least if least == most else f"{least} to {most}"
 
 
 if __name__ == "__main__":
