@@ -61,8 +61,9 @@ def main(pythons: list[str]) -> int:
         if not rows:
             continue
         hung += sum(row.verdict in ("proven", "likely") for row in rows)
-        does = each([(row.python, row.does) for row in rows])
-        verdict = each([(row.python, row.verdict) for row in rows])
+        # Which worker of a pool has the lock, or where a thread is that runs, is chance.
+        does = " or ".join(dict.fromkeys(without_names(row.does) for row in rows))
+        verdict = by_python([(row.python, row.verdict) for row in rows])
         print(f"| {name} | {does} | {verdict} | {seconds([row.stopped for row in rows])} |", flush=True)
     print(f"\n{len(programs)} programs, {hung} called hung", file=sys.stderr)
     return 1 if hung else 0
@@ -106,13 +107,13 @@ def has(python: str, module: str) -> bool:
     return not subprocess.run([python, "-c", f"import {module}"], stderr=subprocess.DEVNULL).returncode
 
 
-def each(said: list[tuple[str, str]]) -> str:
+def by_python(said: list[tuple[str, str]]) -> str:
     """What was said, once where it is the same on all interpreters."""
     pythons: dict[str, list[str]] = {}
     for python, text in said:
-        pythons.setdefault(without_names(text), []).append(python)
+        pythons.setdefault(text, []).append(python)
     if len(pythons) == 1:
-        return next(iter(pythons))
+        return said[0][1]
     return "; ".join(f"{', '.join(those)}: {text}" for text, those in pythons.items())
 
 
