@@ -34,7 +34,7 @@ _FUTEX_CLOCK_REALTIME, _FUTEX_PRIVATE = 0x100, 0x80
 _FUTEX_WAITS = {0, 6, 9, 11, 13}  # WAIT, LOCK_PI, WAIT_BITSET, WAIT_REQUEUE_PI, LOCK_PI2 of linux/futex.h
 # Of glibc (cancelling, setuid), of faults of the program's own (faulthandler), and Ctrl-C.
 _NO_HANDLER_OF_PYTHON_CODE = frozenset({2, 4, 5, 6, 7, 8, 11, 32, 33})
-_LISTENS = "0A"  # TCP_LISTEN of net/tcp_states.h
+_LISTENS = 10  # TCP_LISTEN of net/tcp_states.h
 _INTERPRETER = re.compile(r"(python|pypy)[\d.]*t?d?$")
 _GET_ROBUST_LIST = {"x86_64": 274, "aarch64": 100}
 
@@ -290,8 +290,8 @@ class Process:
             return f"descriptor {number}"
         kind, colon, _ = target.partition(":[")
         if colon:
-            inode = target[len(kind) + 2 : -1]
-            return (kind == "socket" and _connection(f"{self._folder}/net", inode)) or f"a {kind}"
+            inode = int(target[len(kind) + 2 : -1])
+            return (kind == "socket" and _connection(self.pid, inode)) or f"a {kind}"
         kind, colon, rest = target.partition("anon_inode:")
         return f"a terminal ({target})" if target.startswith("/dev/pts/") else rest.strip("[]") or target
 
@@ -428,20 +428,47 @@ def status(path: str) -> dict[str, str]:
     return {name: value.strip() for name, _, value in lines}
 
 
-def _connection(folder: str, inode: str) -> str:
-    """What a TCP socket is connected to, or listens on (proc(5), /proc/net/tcp); "" where that is not seen."""
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """A TCP socket as the kernel lists it (proc(5), /proc/net/tcp; net/ipv4/tcp_ipv4.c, get_tcp4_sock)."""
+
+    inode: int
+    """0 while no process has accepted it."""
+    local: str
+    remote: str
+    state: int
+    """Of net/tcp_states.h."""
+    unacknowledged: int
+    """Bytes that were written to it and that the other end's kernel has not confirmed."""
+    unread: int
+    timer: int
+    """What the kernel waits for: 0 nothing, 4 room in the other end's buffer."""
+
+
+def connections(pid: int) -> Iterator[Connection]:
+    """The TCP sockets of the network namespace that a process is in."""
     for name in ("tcp", "tcp6"):
         with suppress(OSError):
-            for line in read(f"{folder}/{name}").splitlines()[1:]:
+            for line in read(f"/proc/{pid}/net/{name}").splitlines()[1:]:
                 words = line.split()
-                if words[9] == inode:
-                    listens = words[3] == _LISTENS
-                    return (
-                        f"TCP {_address(words[1])}"
-                        if listens
-                        else f"a TCP connection to {_address(words[2])}"
-                    )
-    return ""
+                sent, _, received = words[4].partition(":")
+                yield Connection(
+                    inode=int(words[9]),
+                    local=_address(words[1]),
+                    remote=_address(words[2]),
+                    state=int(words[3], 16),
+                    unacknowledged=int(sent, 16),
+                    unread=int(received, 16),
+                    timer=int(words[5].partition(":")[0], 16),
+                )
+
+
+def _connection(pid: int, inode: int) -> str:
+    """What a TCP socket is connected to, or listens on; "" where that is not seen."""
+    found = next((one for one in connections(pid) if one.inode == inode), None)
+    if found is None:
+        return ""
+    return f"TCP {found.local}" if found.state == _LISTENS else f"a TCP connection to {found.remote}"
 
 
 def _address(word: str) -> str:
