@@ -129,7 +129,11 @@ def tcp_peer(pid: int, inode: int) -> int | None:
     ends = _plain(mine.local), _plain(mine.remote)
     if not all(end.startswith(_LOOPBACK) for end in ends):
         return None
-    others = [one for one in found if (_plain(one.remote), _plain(one.local)) == ends]
+    others = [
+        one
+        for one in found
+        if one.may_be_other_end_of(mine) and (_plain(one.remote), _plain(one.local)) == ends
+    ]
     if len(others) != 1:
         return None
     both = mine, others[0]

@@ -432,17 +432,40 @@ def status(path: str) -> dict[str, str]:
 class Connection:
     """A TCP socket as the kernel lists it (proc(5), /proc/net/tcp; net/ipv4/tcp_ipv4.c, get_tcp4_sock)."""
 
-    inode: int
-    """0 while no process has accepted it."""
-    local: str
-    remote: str
-    state: int
-    """Of net/tcp_states.h."""
-    unacknowledged: int
-    """Bytes that were written to it and that the other end's kernel has not confirmed."""
-    unread: int
-    timer: int
-    """What the kernel waits for: 0 nothing, 4 room in the other end's buffer."""
+    words: Sequence[str]
+    """Of its line: there may be a hundred thousand, of which one is looked for."""
+
+    @property
+    def inode(self) -> int:
+        """0 while no process has accepted it."""
+        return int(self.words[9])
+
+    @property
+    def local(self) -> str:
+        return _address(self.words[1])
+
+    @property
+    def remote(self) -> str:
+        return _address(self.words[2])
+
+    @property
+    def state(self) -> int:
+        """Of net/tcp_states.h."""
+        return int(self.words[3], 16)
+
+    @property
+    def unacknowledged(self) -> int:
+        """Bytes that were written to it and that the other end's kernel has not confirmed."""
+        return int(self.words[4].partition(":")[0], 16)
+
+    @property
+    def timer(self) -> int:
+        """What the kernel waits for: 0 nothing, 4 room in the other end's buffer."""
+        return int(self.words[5].partition(":")[0], 16)
+
+    def may_be_other_end_of(self, other: Connection) -> bool:
+        """Whether the ports are the other's, the other way round."""
+        return self.words[1][-4:] == other.words[2][-4:] and self.words[2][-4:] == other.words[1][-4:]
 
 
 def connections(pid: int) -> Iterator[Connection]:
@@ -450,17 +473,7 @@ def connections(pid: int) -> Iterator[Connection]:
     for name in ("tcp", "tcp6"):
         with suppress(OSError):
             for line in read(f"/proc/{pid}/net/{name}").splitlines()[1:]:
-                words = line.split()
-                sent, _, received = words[4].partition(":")
-                yield Connection(
-                    inode=int(words[9]),
-                    local=_address(words[1]),
-                    remote=_address(words[2]),
-                    state=int(words[3], 16),
-                    unacknowledged=int(sent, 16),
-                    unread=int(received, 16),
-                    timer=int(words[5].partition(":")[0], 16),
-                )
+                yield Connection(line.split())
 
 
 def _connection(pid: int, inode: int) -> str:
