@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -282,9 +285,42 @@ def test_a_program_that_lets_everybody_look(run: Run, tmp_path: Path, yama: dict
     assert "waits for the lock 'lock'" in ended.stdout
 
 
+# Its child names nobody.
+LETS_IN = """
+import ctypes, os, time
+if os.fork():
+    ctypes.CDLL(None).prctl(0x59616d61, os.getppid(), 0, 0, 0)
+    print(flush=True)
+time.sleep(1000)
+"""
+
+
+@pytest.mark.parametrize("command", [("doctor", "--tree", "--watch"), ("watch",)])
+def test_a_process_that_may_not_be_looked_at_is_told_once_and_the_others_go_on_being_watched(
+    yama: dict[str, str], command: tuple[str, ...]
+) -> None:
+    environment = os.environ | yama
+    beside = [sys.executable, "-c", ORDINARY, "-c", LETS_IN]
+    with subprocess.Popen(beside, stdout=subprocess.PIPE, env=environment, start_new_session=True) as program:
+        assert program.stdout
+        program.stdout.readline()
+        line = [sys.executable, "-c", ORDINARY, "-m", "forkproof", *command, str(program.pid)]
+        with subprocess.Popen(line, stderr=subprocess.PIPE, env=environment, text=True) as watch:
+            assert watch.stderr
+            told = ""
+            while "Yama" not in told and (more := watch.stderr.readline()):
+                told += more
+            time.sleep(2.5)  # for more looks
+            os.killpg(program.pid, signal.SIGKILL)
+            told += watch.communicate(timeout=30)[1]
+    assert watch.returncode == 0, told
+    assert told.count("Yama allows it for descendants only") == 1
+
+
 @pytest.mark.parametrize("command", [("doctor",), ("doctor", "--tree", "--watch"), ("watch",)])
 def test_others_are_told_what_to_allow(run: Run, yama: dict[str, str], command: tuple[str, ...]) -> None:
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as program:
+    beside = [sys.executable, "-c", ORDINARY, "-c", "import sys; sys.stdin.read()"]
+    with subprocess.Popen(beside, stdin=subprocess.PIPE) as program:
         ended = run("-c", ORDINARY, "-m", "forkproof", *command, str(program.pid), env=yama)
         assert program.stdin
         program.stdin.close()

@@ -1,9 +1,10 @@
 """Between processes: who can end a wait that a process is to end, what those do, and whether any of them ever will.
 
-A thread that waits for a file's lock, for the other end of a pipe, of a unix socket or of a TCP connection inside of the machine, for a child's end or for a lock of
-multiprocessing's waits for certain processes, which the kernel tells; one that waits on memory of its own, for its own. A set of
-processes in which each thread waits without a limit for processes of the set, and for nobody else, is a closed world: nothing in
-it happens again. Of such a set only those are in a deadlock that wait for one another in a circle; the others are behind it.
+A thread that waits for a file's lock, for the other end of a pipe, of a unix socket or of a TCP connection by the loopback, for a
+child's end or for a lock of multiprocessing's waits for certain processes, which the kernel tells; one that waits on memory of its
+own, for its own. A set of processes in which each thread waits without a limit for processes of the set, and for nobody else, is a
+closed world: nothing in it happens again. Of such a set only those are in a deadlock that wait for one another in a circle; the
+others are behind it.
 
 It is read while the processes run. So each must have stood still from before to after, and where a process may have a hand
 in it that was not seen (`hole`), nothing is proven. A descriptor of a device, a network or a named pipe leads out of the world.

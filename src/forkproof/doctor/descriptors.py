@@ -1,6 +1,6 @@
 """Who has what open: the descriptors of all processes at one moment, and what is at the other end of each.
 
-Only links and `fdinfo` files of /proc are read, which asks no file system and no process. A pipe's two ends have one name there;
+Only links and small files of /proc are read, which asks no file system and no process. A pipe's two ends have one name there;
 which socket a unix socket is connected to is asked of the kernel (sock_diag(7)), and a TCP socket's is the one with its addresses the
 other way round. Where somebody may have a thing open who is not
 seen, `hole` says who that is, and nothing can be proven from it.

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 from forkproof._events import Writer
 from forkproof.doctor.command import DEADLOCK, FAILED, FINE, show
-from forkproof.doctor.errors import DoctorError, Forbidden, Gone
+from forkproof.doctor.errors import DoctorError, Gone
 from forkproof.doctor.examine import hangs
 from forkproof.doctor.lookout import Alarm, Lookout
 from forkproof.doctor.process import Process, family, program_of
@@ -114,7 +114,7 @@ class _Service:
                     self._alarm(alarm)
                 for why in lookout.told_once():
                     _say(why)
-                if isinstance(lookout.refused, Forbidden) and not lookout.watched:
+                if not lookout.watched and not isinstance(lookout.refused, Gone):
                     return FAILED
                 if last:
                     self._settle()
