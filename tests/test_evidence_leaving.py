@@ -3,10 +3,13 @@
 # ruff: noqa: F811
 from __future__ import annotations
 
+import gc
+import inspect
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -664,3 +667,45 @@ def test_a_generator_that_has_let_go_already(stage: Stage, style: str) -> None:
         expect(thread)
         after.open()
         thread.join(20)
+
+
+class _Collected(deque[Any]):
+    """Callbacks of an ExitStack: the next collection is due when one has been taken from it, and not before."""
+
+    def __bool__(self) -> bool:
+        more = len(self) > 0
+        self.made = [{0}, {1}, {2}]  # no free lists are kept of sets
+        return more
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="it collects where something is allocated")
+def test_an_exit_stack_that_has_taken_a_callback_and_collects_garbage(stage: Stage) -> None:
+    lock, gate = threading.Lock(), stage.gate()
+    lines, first = inspect.getsourcelines(ExitStack.__exit__)
+    taking = {first + at for at, line in enumerate(lines) if "_exit_callbacks.pop()" in line}
+
+    def note(phase: str, info: dict[str, int]) -> None:
+        frame = sys._getframe().f_back
+        if (
+            frame
+            and frame.f_code is ExitStack.__exit__.__code__
+            and frame.f_lineno in taking
+            and phase == "start"
+        ):
+            gc.callbacks.remove(note)
+            gate.wait()
+
+    def body() -> None:
+        stack = ExitStack()
+        with stack:
+            stack.enter_context(lock)
+            stack._exit_callbacks = _Collected(stack._exit_callbacks)  # type: ignore[attr-defined]
+            gc.callbacks.append(note)
+            gc.set_threshold(1)
+
+    thresholds = gc.get_threshold()
+    try:
+        thread = stage.at(gate, body)
+        expect(thread, leaving(lock))
+    finally:
+        gc.set_threshold(*thresholds)

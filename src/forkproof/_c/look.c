@@ -143,7 +143,8 @@ static void sight_next_callback(Thread *t, const Place *p, int base)
     base = call_unit(info, base);
     Frame *inner = inner_of(t, p->frame, &through_c);
     if (base == pops) {
-        PyObject *item = inner == NULL && call_answered(p, base) ? frame_slot(p->frame, p->code, code_answer_slot(info, base)) : NULL;
+        /* What runs further in then is no part of it: the collector's callbacks, say, at the end of the call. */
+        PyObject *item = call_answered(p, base) ? frame_slot(p->frame, p->code, code_answer_slot(info, base)) : NULL;
         callback = item != NULL && PyTuple_CheckExact(item) && PyTuple_GET_SIZE(item) == 2 ? PyTuple_GET_ITEM(item, 1) : NULL;
     }
     else {
