@@ -51,7 +51,7 @@ typedef struct {
 /* What every fork writes to lies in one page: after a fork, the first write to a page costs a fault (in a virtual machine
  * several microseconds), and a bare fork would not have had it. What only the slow way writes to comes after. */
 typedef struct {
-    int on, policy, repair, report_all;
+    int on, policy, repair, report_all, watch_idle;
     double wait;
     PyObject *consider, *after_parent, *after_child, *refresh, *fault;
     PyObject *calls, *unresolved; /* the catalogue: dict of what is resolved, list of what is not */
