@@ -13,7 +13,7 @@ from conftest import Run
 from watching import LONG_ENOUGH, SIDE_BY_SIDE, UNTIL_TOLD, children_of, watched
 
 WORKERS = """
-import asyncio, queue, socketserver
+import asyncio, queue, socketserver, weakref
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed, wait
 from multiprocessing.pool import ThreadPool
 
@@ -170,6 +170,10 @@ HANGS = {
     "an item that a job would put": (
         "sleeper(); q = queue.SimpleQueue(); full.submit(q.put, 1); q.get()",
         "likely|None|an item of a queue.SimpleQueue|worker of a ThreadPoolExecutor",
+    ),
+    "an item for which a job has a weak reference": (
+        "sleeper(); q = queue.Queue(); full.submit(lambda r: r().put(1), weakref.ref(q)); q.get()",
+        "likely|None|an item of a queue.Queue|worker of a ThreadPoolExecutor",
     ),
     "a job of a loop of its own": (
         "sleeper(); asyncio.run(gives(full))",
