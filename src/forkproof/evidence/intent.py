@@ -10,7 +10,8 @@ taken       `self._jobs.popleft()`, `heappop(self._jobs)`, `jobs, self._jobs = s
 
 What stands only in an `except` or is done as an exception passes is not counted: it is no part of what the thread was there for.
 
-Guarantees: reads only, as `paths` and `within` do; bounded in functions; and only in a child, of a thread that has stood still for long.
+Guarantees: reads only, as `paths` and `within` do; bounded in threads and functions, each of which is read once; and only in a child, of
+a thread that has stood still for long.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ WAITS = frozenset({"wait", "wait_for", "acquire"})
 HEAP = "heappop"
 
 MOST_FUNCTIONS = 60
+MOST_THREADS = 200
 
 ADVICE = "start the thread in the child, after the fork, or fork before it is relied on"
 CHILD = "waits for ever for what that thread was to do"
@@ -62,7 +64,8 @@ class Gone:
 
     def __init__(self, thread: threading.Thread, ident: int) -> None:
         self.thread = weakref.ref(thread)
-        self.ident, self.native_id, self.name = ident, thread.native_id, thread_name(ident)
+        self.ident, self.native_id = ident, vars(thread).get("_native_id")
+        self.name = thread_name(ident)
 
     def hazard(self) -> dict[str, Any]:
         """In the form of the hazards of a fork (docs/events.md)."""
@@ -80,6 +83,7 @@ class Gone:
 
 
 _gone: list[Gone] = []
+_read: dict[CodeType, list[tuple[Chain, bool]]] = {}  # what code says, of a child whose threads stand still
 
 
 def left_behind() -> bool:
@@ -92,7 +96,7 @@ def remember(threads: Mapping[int, threading.Thread], but: set[int]) -> None:
     and those that the catalogue knows. Nothing where `ask` has not said so."""
     if _instructions is None:
         return
-    for ident, thread in list(threads.items()):
+    for ident, thread in list(threads.items())[:MOST_THREADS]:
         entry = _entry(thread)
         if ident not in but and entry is not None and not _is_of_python(entry[0]):
             _gone.append(Gone(thread, ident))
@@ -145,7 +149,7 @@ def _function(thing: object) -> tuple[FunctionType, tuple[object, ...]] | None:
 
 def _entry(thread: threading.Thread | None) -> tuple[FunctionType, tuple[object, ...]] | None:
     """What it runs. A thread that has come to its end has no target any more."""
-    run = getattr(type(thread), "run", None)
+    run = None if thread is None else type(thread).run
     if thread is None or type(run) is not FunctionType:
         return None
     if run is not threading.Thread.run:
@@ -211,7 +215,9 @@ class _Intent:
             return follow(".".join(chain), known)
 
         from_heap = False
-        for chain, stored in _chains(code):
+        if code not in _read:
+            _read[code] = list(_chains(code))
+        for chain, stored in _read[code]:
             *owner, name = chain
             if from_heap:
                 self.takes += found(chain)
