@@ -521,8 +521,18 @@ def _key(s: Sighting) -> tuple[int, int]:
 
 
 def _hazards(seen: list[Sighting] | None, left: list[Sighting] | None) -> list[dict[str, Any]]:
-    """All that was seen at a fork; cleared is what was gone or owned when it went ahead."""
-    return _told(_sorted(seen, left))
+    """All that was seen at a fork; cleared is what was gone or owned when it went ahead. Locks of which nothing else is to be
+    told, as of the hundred futures that a thread waits for, are one hazard."""
+    hazards: list[dict[str, Any]] = []
+    alike: set[tuple[Any, ...]] = set()
+    for hazard in _told(_sorted(seen, left)):
+        stack = hazard["stack"]
+        at = [(frame["file"], frame["line"]) for frame in (*stack[:1], hazard.get("held_at")) if frame]
+        key = (hazard["what"], hazard["thread"]["ident"], hazard["cleared"], hazard["certainty"], hazard["state"], *at)
+        if key not in alike:
+            alike.add(key)
+            hazards.append(hazard)
+    return hazards
 
 
 def _sorted(seen: list[Sighting] | None, left: list[Sighting] | None) -> list[tuple[Sighting, bool]]:

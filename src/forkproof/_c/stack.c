@@ -110,12 +110,14 @@ int call_of(const Place *p, int base, Call *c)
 }
 
 #if !PY_AT_LEAST(3, 14)
-/* Whether a method written in C is being called: once it has returned, its result is in the lowest slot. */
-static int calls_method(const Place *p, int lowest)
+/* Whether a method written in C is being called: once it has returned, its result is in the lowest slot. An __exit__ is called bound,
+ * by what `with` has put there. */
+static int calls_method(const Place *p, int base, int lowest)
 {
     PyObject *first = frame_slot(p->frame, p->code, lowest);
     return first != NULL && !PyFunction_Check(first) &&
-           PyType_HasFeature(Py_TYPE(first), Py_TPFLAGS_METHOD_DESCRIPTOR);
+           (PyType_HasFeature(Py_TYPE(first), Py_TPFLAGS_METHOD_DESCRIPTOR) ||
+            (PyCFunction_Check(first) && is_exit_call(p->info, base)));
 }
 #endif
 
@@ -133,7 +135,7 @@ int live_slots(Frame *frame, PyCodeObject *code, int c_below)
     int base = p.unit - info->units[p.unit].back, lowest = lowest_of_call(&info->units[base]), n = 0;
     Call c;
     if (lowest >= 0) {
-        return c_below && (call_of(&p, base, &c) || calls_method(&p, lowest)) ? info->units[base].depth : lowest;
+        return c_below && (call_of(&p, base, &c) || calls_method(&p, base, lowest)) ? info->units[base].depth : lowest;
     }
     if (op_kind(info->units[base].op) == OP_FOR_ITER) {
         return info->units[base].depth;
