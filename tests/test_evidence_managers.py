@@ -431,6 +431,41 @@ def test_a_lock_that_an_enter_lets_go_of_again_is_not_claimed(stage: Stage) -> N
     expect(thread, holds(Session.lock), holds(for_all))
 
 
+class Counted:
+    """Its lock is for the count of those that have entered, and nobody has it for longer."""
+
+    def __init__(self) -> None:
+        self.lock, self.entered = threading.Lock(), 0
+
+    def __enter__(self) -> None:
+        self.lock.acquire()
+        try:
+            self.entered += 1
+        finally:
+            self.lock.release()
+
+    def __exit__(self, *exception: object) -> None:
+        self.lock.acquire()
+        self.entered -= 1
+        self.lock.release()
+
+
+def test_a_lock_that_an_enter_has_for_a_moment_is_not_claimed_of_who_is_inside(stage: Stage) -> None:
+    gate, other, counted = stage.gate(), stage.gate(), Counted()
+
+    def body() -> None:
+        with counted:
+            gate.wait()
+
+    def holder() -> None:
+        with counted.lock:
+            other.wait()
+
+    thread = stage.at(gate, body)
+    expect(stage.at(other, holder), holds(counted.lock))
+    expect(thread)
+
+
 class Channel:
     """Takes the lock of all channels when it is opened, and lets go of it when it is closed."""
 

@@ -188,20 +188,23 @@ def test_a_file_that_its_thread_is_closing(stage: Stage, text: bool, shared: boo
     kept.clear()
 
 
-@pytest.mark.parametrize("kind", [threading.Lock, threading.RLock])
-@pytest.mark.parametrize("container", [weakref.WeakValueDictionary, dict])
-def test_a_lock_that_is_found_through_a_weak_reference(stage: Stage, kind: Any, container: Any) -> None:
-    """One lock for each key, for as long as somebody uses it."""
-    gate, locks = stage.gate(), container()
+locks: Any = weakref.WeakValueDictionary()
 
-    def lock_for(key: str) -> Any:
-        lock = locks.get(key)
-        if lock is None:
-            lock = locks[key] = kind()
-        return lock
+
+def _lock_for(key: str, kind: Any) -> Any:
+    """One for each key, for as long as somebody uses it."""
+    lock = locks.get(key)
+    if lock is None:
+        lock = locks[key] = kind()
+    return lock
+
+
+@pytest.mark.parametrize("kind", [threading.Lock, threading.RLock])
+def test_a_lock_that_is_found_through_a_weak_reference(stage: Stage, kind: Any) -> None:
+    gate = stage.gate()
 
     def body() -> None:
-        with lock_for("user"):
+        with _lock_for("user", kind):
             gate.wait()
 
     assert len(hazards(stage.at(gate, body))) == 1

@@ -617,7 +617,7 @@ def _fork_event(
         "where": facts["where"],
         "waited_ms": round(facts["waited"] * 1e3, 3),
         "polls": facts["polls"],
-        "repaired": repaired or [],
+        "repaired": list(dict.fromkeys(repaired or ())),
         "hazards": hazards,
         "policy": _settings.policy,
         "outcome": facts["outcome"],
@@ -672,7 +672,7 @@ def _after_in_child(message: tuple[Any, ...]) -> BaseException | None:
         if connections := sharing.inherited():
             born["connections"] = connections
         if reset or mended_here:
-            born["repaired"] = [*(_name(x) for x in reset), *mended_here]
+            born["repaired"] = list(dict.fromkeys((*(_name(x) for x in reset), *mended_here)))
         _settings.writer.write(born)
     # A thread that had only just got a lock has changed nothing of what it guards.
     torn = [x for x in reset if x[2] != naming.ACQUIRING]

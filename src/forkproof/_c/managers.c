@@ -125,6 +125,25 @@ static void visit_target(Resolve *r, PyObject *target, PyObject *method)
 
 static void visit_calls_of(Resolve *r, PyObject *function);
 
+/* Whether the lock is taken and let go of by turns in the method itself: for a count, say, and not for as long as what is entered. */
+static int only_passes(Resolve *r, PyCodeObject *code, PyObject *lock)
+{
+    if (kind_of(lock) != KIND_LOCK || !is_locked(lock)) {
+        return 0; /* an RLock has its owner's name, and a free lock says nothing */
+    }
+    const CodeInfo *info = code_calls(code);
+    Variables v = variables_of_function((Target){r->function, r->object});
+    int effect, takes = 0, gives = 0;
+    for (int i = 0; i < info->n_sites; i++) {
+        const CallSite *site = &info->sites[i];
+        if (site->expression >= 0 && value_of(&info->expressions[site->expression], code, &v) == lock) {
+            takes |= site->role == CALL_ACQUIRE;
+            gives |= site->role == CALL_RELEASE;
+        }
+    }
+    return takes && gives && held_in(r->thread, v, code, lock, LET_GO, -1, 1, &effect) == LET_GO;
+}
+
 static int visit_call(void *context, PyCodeObject *code, const Expression *e, PyObject *method, int unit)
 {
     Resolve *r = context;
@@ -155,7 +174,9 @@ static int visit_call(void *context, PyCodeObject *code, const Expression *e, Py
     }
     PyObject *target = evaluate_on(e, code, r->object, globals, closure);
     if (target == NULL || !e->each) {
-        visit_target(r, target, method);
+        if (target == NULL || !only_passes(r, code, target)) {
+            visit_target(r, target, method);
+        }
         return 0;
     }
     Py_ssize_t n = PyTuple_CheckExact(target) || PyList_CheckExact(target) ? PySequence_Fast_GET_SIZE(target) : 0;
