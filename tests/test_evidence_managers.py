@@ -386,7 +386,9 @@ def test_of_many_locks_those_that_an_enter_has_taken_so_far(stage: Stage, kind: 
     with stage.held(last):
         thread = stage.start(body)
         until(lambda: last in [s[7] for s in sightings(thread)])
-        assert {id(s[7]) for s in sightings(thread) if STATES[s[2]] == "holds"} == {id(lock) for lock in taken}
+        assert {id(s[7]) for s in sightings(thread) if STATES[s[2]] == "holds"} == {
+            id(lock) for lock in taken
+        }
 
 
 for_all = threading.Lock()

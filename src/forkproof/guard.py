@@ -528,7 +528,14 @@ def _hazards(seen: list[Sighting] | None, left: list[Sighting] | None) -> list[d
     for hazard in _told(_sorted(seen, left)):
         stack = hazard["stack"]
         at = [(frame["file"], frame["line"]) for frame in (*stack[:1], hazard.get("held_at")) if frame]
-        key = (hazard["what"], hazard["thread"]["ident"], hazard["cleared"], hazard["certainty"], hazard["state"], *at)
+        key = (
+            hazard["what"],
+            hazard["thread"]["ident"],
+            hazard["cleared"],
+            hazard["certainty"],
+            hazard["state"],
+            *at,
+        )
         if key not in alike:
             alike.add(key)
             hazards.append(hazard)
