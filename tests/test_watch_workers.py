@@ -14,7 +14,7 @@ from conftest import Run
 from watching import watched
 
 WORKERS = """
-import asyncio, multiprocessing, queue, socketserver
+import asyncio, multiprocessing, queue, socketserver, weakref
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed, wait
 from multiprocessing.pool import ThreadPool
 
@@ -184,6 +184,10 @@ HANGS = {
     "an item that a job would put": (
         "sleeper(); q = queue.SimpleQueue(); full.submit(q.put, 1); q.get()",
         "likely|None|an item of a queue.SimpleQueue|worker of a ThreadPoolExecutor",
+    ),
+    "an item for a queue of which the job has a weak reference": (
+        "sleeper(); q = queue.Queue(); served.put(weakref.ref(q)); q.get()",
+        "likely|None|an item of a queue.Queue|consumer of a queue.Queue",
     ),
     "a job of a loop of its own": (
         "sleeper(); asyncio.run(gives(full))",
