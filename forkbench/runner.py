@@ -77,7 +77,7 @@ def cases(match: str = "*") -> Iterator[Case]:
 
 
 def environments(venvs: pathlib.Path, python: str, install: str | None, match: str = "*") -> Iterator[str]:
-    """Makes the environments that are missing, and installs `install` (Forkproof's project) in each. Yields what is done."""
+    """Makes the environments that are missing or of other requirements, and installs `install` (Forkproof's project) in each. Yields what is done."""
     wanted: dict[str, pathlib.Path] = {}
     for case in cases(match):
         name = case.facts["venv"]
@@ -87,10 +87,11 @@ def environments(venvs: pathlib.Path, python: str, install: str | None, match: s
         pip = [place / "bin" / "python", "-m", "pip", "-q", "install"]
         if not (place / "bin" / "python").exists():
             subprocess.run([python, "-m", "venv", place], check=True)
-        if not (place / ".installed").exists():
+        installed, text = place / ".installed", requirements.read_text()
+        if not installed.exists() or installed.read_text() != text:
             yield f"{name}: {requirements.relative_to(HERE)}"
             subprocess.run([*pip, "-r", requirements], check=True)
-            (place / ".installed").touch()
+            installed.write_text(text)
         if install:
             yield f"{name}: forkproof"
             subprocess.run([*pip, "--force-reinstall", "--no-deps", install], check=True)

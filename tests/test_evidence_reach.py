@@ -3,11 +3,13 @@
 # ruff: noqa: F811
 from __future__ import annotations
 
+import fcntl
 import gzip
 import io
 import os
 import socket
 import sys
+import termios
 import threading
 import weakref
 import zlib
@@ -224,6 +226,37 @@ def test_a_thread_object_with_a_file_of_its_own(waiting: Waiting) -> None:
     (ident,) = (t.ident for t in threading.enumerate() if isinstance(t, Reader))
     until(lambda: _stands_in(ident, "readinto"))
     assert [h for h in forkproof.assess().hazards if h.thread and h.thread.ident == ident] == []
+
+
+def _unread(descriptor: int) -> int:
+    return int.from_bytes(fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("mode", ["wb", "w"])
+@pytest.mark.parametrize("known", [False, True], ids=["its own", "shared"])
+def test_a_file_that_a_with_leaves(stage: Stage, known: bool, mode: str, fails: bool) -> None:
+    """What it has in its buffer does not go into the pipe at once, so the exit does not come to its end."""
+    ours, theirs = os.pipe()
+    fcntl.fcntl(ours, fcntl.F_SETPIPE_SZ, 4096)
+
+    def body() -> None:
+        with suppress(KeyError), open(theirs, mode, buffering=400_000) as file:
+            if known:
+                kept.append(file)
+            file.write("x" * 300_000 if mode == "w" else b"x" * 300_000)
+            if fails:
+                raise KeyError
+
+    thread = stage.start(body)
+    until(lambda: _unread(ours) == 4096)
+    found = [hazard.what for hazard in hazards(thread)]
+    assert found == ([f"BufferedWriter on descriptor {theirs}"] if known else [])
+    while os.read(ours, 100_000):
+        pass
+    thread.join()
+    os.close(ours)
+    kept.clear()
 
 
 def test_the_list_of_arguments_that_a_call_has_freed_is_not_read(run: Run) -> None:

@@ -5,6 +5,8 @@ That nothing runs between forks is shown in test_guard_innocence.py.
 
 from __future__ import annotations
 
+import platform
+import sys
 from textwrap import dedent
 
 import pytest
@@ -123,6 +125,63 @@ def test_only_a_fork_that_has_something_to_say_has_hooks_after_it(run: Run) -> N
         "forkproof_before",
         "",
     ], ended.stderr
+
+
+def test_what_every_fork_writes_to_lies_beside_what_the_system_writes_to(run: Run) -> None:
+    """So no page is copied for it; where there is no such place, as in a program that was imported by another thread, the forks
+    are the same."""
+    body = """
+        import ctypes
+        libc = ctypes.CDLL(None)
+        libc.pthread_self.restype = ctypes.c_ulong
+        (before,) = {id(hook) for hook in hooks() if hook.__name__ == "forkproof_before"}
+        print(abs(before - libc.pthread_self()) < 4096)
+    """
+    ended = run("-c", measured(body))
+    assert ended.stdout == f"{sys.platform == 'linux' and platform.libc_ver()[0] == 'glibc'}\n", ended.stderr
+
+
+LOCK_AT_FORKS = """
+import os, threading
+lock, taken, go = threading.Lock(), threading.Event(), threading.Event()
+def hold():
+    with lock: taken.set(); go.wait()
+threading.Thread(target=hold).start()
+taken.wait()
+threading.Timer(0.1, go.set).start()
+def fork():
+    "The child has the lock, and so has its own."
+    pid = os.fork()
+    if pid == 0:
+        ok = lock.acquire(timeout=5)
+        if ok and depth.pop(): lock.release(); fork()
+        os._exit(not ok)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), forkproof._native.forks(), flush=True)
+depth = [False, True]
+"""
+
+
+@pytest.mark.parametrize(
+    "imported", [False, True], ids=["imported by the main thread", "imported by another"]
+)
+@pytest.mark.parametrize("forks", [False, True], ids=["forked by the main thread", "forked by another"])
+def test_whichever_thread_imports_and_forks(run: Run, imported: bool, forks: bool) -> None:
+    code = f"""
+import threading
+def elsewhere(function):
+    thread = threading.Thread(target=function)
+    thread.start()
+    thread.join()
+def load():
+    global forkproof
+    import forkproof
+    forkproof.install(warn=False)
+{"elsewhere(load)" if imported else "load()"}
+{LOCK_AT_FORKS}
+{"elsewhere(fork)" if forks else "fork()"}
+"""
+    ended = run("-c", code)
+    assert ended.stdout == "0 2\n0 1\n", ended.stderr
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -8,10 +8,32 @@
 #include "connections.h"
 #include "watchdog.h"
 #include "workers.h"
+#include <unistd.h>
+#ifdef __linux__
+#include <sys/syscall.h>
+#endif
 
 #ifndef FORKPROOF_UNKNOWN_INTERPRETER
 
-Forking g __attribute__((aligned(4096)));
+Forking g;
+ThisFork *this_fork;
+static _Thread_local ThisFork of_main_thread;
+
+/* The main thread's own variables lie beside the C library's description of that thread, to which every fork of it writes, and stay
+ * there when it has ended, and in the child of another thread's fork. (So they do where the C library has room for them there, for
+ * which setup.py asks it: else, and elsewhere, it is a page of its own that is written to, as good as any.) Once, and by a pointer:
+ * what is found out here is not asked for again. */
+__attribute__((noinline)) void place_this_fork(void)
+{
+    static ThisFork of_nobody;
+    this_fork = &of_nobody;
+#ifdef __linux__
+    if (syscall(SYS_gettid) == getpid()) {
+        this_fork = &of_main_thread;
+    }
+#endif
+}
+
 _Thread_local int announced;
 
 int step_fails(void)
@@ -99,27 +121,35 @@ int call_python(PyObject *function, PyObject *argument, const char *where)
 
 int lock_imports(void)
 {
+#if PY_AT_LEAST(3, 12)
     PyObject *answer = g.acquire_import_lock(g.imp, NULL);
     if (answer == NULL) {
         PyErr_Clear();
         return -1;
     }
     Py_DECREF(answer);
-    g.import_locked = 1;
+#else
+    _PyImport_AcquireLock(); /* it returns no None, whose references are counted in a page that a fork does not write to */
+#endif
+    this_fork->import_locked = 1;
     return 0;
 }
 
 void unlock_imports(void)
 {
-    if (!g.import_locked) {
+    if (!this_fork->import_locked) {
         return;
     }
-    g.import_locked = 0;
+    this_fork->import_locked = 0;
+#if PY_AT_LEAST(3, 12)
     PyObject *answer = g.release_import_lock(g.imp, NULL);
     if (answer == NULL) {
         PyErr_Clear();
     }
     Py_XDECREF(answer);
+#else
+    _PyImport_ReleaseLock();
+#endif
 }
 
 void hold_signals(void)
@@ -165,8 +195,8 @@ void disarm(void)
     let_go();
     let_run(NULL);
     unlock_imports();
-    g.armed = 0;
-    g.turn = 0;
+    this_fork->armed = 0;
+    this_fork->turn = 0;
     release_signals();
 }
 
@@ -175,7 +205,7 @@ void in_parent(void)
     if (announced) {
         announced = 0; /* its page is not written to for nothing */
     }
-    if (g.armed && g.armed == PyThread_get_thread_ident()) {
+    if (this_fork->armed && this_fork->armed == PyThread_get_thread_ident()) {
         disarm();
     }
 }
@@ -194,10 +224,10 @@ static int other_threads(void)
 
 void in_child(void)
 {
-    int watched = g.armed && g.armed == PyThread_get_thread_ident();
-    g.born = watched && g.clean && g.born != BORN_AT_RISK ? BORN_CLEAN : BORN_AT_RISK;
+    int watched = this_fork->armed && this_fork->armed == PyThread_get_thread_ident();
+    g.born = watched && this_fork->clean && g.born != BORN_AT_RISK ? BORN_CLEAN : BORN_AT_RISK;
     g.look.firm = 0; /* the threads that it is about are gone */
-    connections_in_child(watched && g.on ? g.forks : 0);
+    connections_in_child(watched && g.on ? this_fork->forks : 0);
     if (!watched) {
         g.unseen = g.on && !announced ? other_threads() : 0;
         announced = 0;
@@ -219,16 +249,16 @@ void in_child(void)
             }
         }
     }
-    if (g.look.workers && g.child_hooked) {
+    if (g.look.workers && this_fork->child_hooked) {
         keep_workers(&g.look);
     }
     g.pools_known = g.pools_vain = 0;
     g.pools_next = 0;
     unlock_imports();
-    g.armed = 0;
-    g.turn = 0;
+    this_fork->armed = 0;
+    this_fork->turn = 0;
     g.n_waiting = 0;
-    g.in_child = g.child_hooked;
+    g.in_child = this_fork->child_hooked;
     unseen.inherited |= g.look.threads > 0;
     release_signals();
 }

@@ -48,8 +48,23 @@ typedef struct {
     const char *name;
 } Hook;
 
-/* What every fork writes to lies in one page: after a fork, the first write to a page costs a fault (in a virtual machine
- * several microseconds), and a bare fork would not have had it. What only the slow way writes to comes after. */
+/* What every fork writes to. After a fork the first write to a page costs a fault (in a virtual machine several microseconds), which
+ * a bare fork would not have had: so this lies, where that can be had, in a page that every fork writes to anyway (forking.c). */
+typedef struct {
+    Hook hooks[4];           /* the interpreter writes to what it calls: it counts its references */
+    unsigned long turn;      /* ident of the thread between `before` and the end of its fork */
+    unsigned long armed;     /* ident of the thread whose fork is under way */
+    unsigned long forks;
+    double waited;
+    int polls, outcome, clean;
+    int import_locked;
+    int n_held;
+    int refresh_due;         /* observe: after this fork, where it changes nothing */
+    int child_hooked;        /* the child's hooks are in their list, for this fork */
+} ThisFork;
+extern ThisFork *this_fork;
+
+/* What a fork at which nothing is at risk only reads. */
 typedef struct {
     int on, policy, repair, report_all;
     double wait;
@@ -59,35 +74,26 @@ typedef struct {
     Py_ssize_t modules_resolved;
     PyObject *awaited; /* names of catalogued modules that had not been imported at the last refresh */
     PyObject *warnings, *filter; /* the module, and our item of its `filters` */
-    Hook hooks[4];         /* here, because the interpreter writes to what it calls: it counts its references */
-    PyObject *before_hook, *parent_hook, *child_first_hook, *child_last_hook; /* they */
+    PyObject *before_hook, *parent_hook, *child_first_hook, *child_last_hook; /* in this_fork */
     PyObject *imp, *modules;
-    PyCFunction acquire_import_lock, release_import_lock; /* of _imp, called as the interpreter would */
+    PyCFunction acquire_import_lock, release_import_lock; /* of _imp, called as the interpreter would; from 3.12 on */
     Py_ssize_t modules_seen;
 
-    unsigned long turn;      /* ident of the thread between `before` and the end of its fork */
     unsigned long waiting[64];
     int n_waiting;
 
     Look look;
-    int n_owned, n_held, n_lost;
+    int n_owned, n_lost;
 
-    unsigned long armed;     /* ident of the thread whose fork is under way */
-    int import_locked;
     sigset_t mask;
     int masked, collector_was_on;
 
-    unsigned long forks;
     PyObject *seen, *left;   /* lists for the report, or NULL */
     PyObject *workers, *pools; /* the same, of threads that no fork has told of yet */
     int pools_known, pools_vain; /* how many native threads had a name at the last search; searches in vain since one had not */
     unsigned long pools_next;    /* no search before this fork */
     int pools_expected;          /* some of them are such that a child may come to wait for them */
-    double waited;
-    int polls, outcome, clean;
     enum { NOT_BORN, BORN_CLEAN, BORN_AT_RISK } born; /* by a watched fork, and so were those before it back to install() */
-    int refresh_due;         /* observe: after this fork, where it changes nothing */
-    int child_hooked;        /* the child's hooks are in their list, for this fork */
     int in_child;            /* set in the child handler if they are, cleared by the last of them */
     int unseen;              /* other Python threads of the parent, where this process was forked without Python's hooks */
     uint32_t random;
@@ -147,6 +153,7 @@ typedef struct {
 } Undisturbed;
 
 /* forking.c: the state that a fork is wrapped in */
+void place_this_fork(void);
 int step_fails(void);
 Undisturbed undisturbed(void);
 void end_undisturbed(Undisturbed u);

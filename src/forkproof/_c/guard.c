@@ -12,6 +12,7 @@
 #include "connections.h"
 #include "follow.h"
 #include "lines.h"
+#include "named.h"
 #include "pools.h"
 #include "watch.h"
 #include "watchdog.h"
@@ -24,8 +25,8 @@
 /* One fork at a time; a second forking thread waits here, unless the first takes unreasonably long. */
 static int take_turn(unsigned long ident)
 {
-    if (g.turn == 0) {
-        g.turn = ident;
+    if (this_fork->turn == 0) {
+        this_fork->turn = ident;
         return 1;
     }
     if (g.n_waiting == (int)Py_ARRAY_LENGTH(g.waiting)) {
@@ -33,7 +34,7 @@ static int take_turn(unsigned long ident)
     }
     double end = monotonic() + 2 * g.wait + 1;
     g.waiting[g.n_waiting++] = ident;
-    while (g.turn != 0 && monotonic() < end) {
+    while (this_fork->turn != 0 && monotonic() < end) {
         sleep_without_gil(POLL);
     }
     for (int i = 0; i < g.n_waiting; i++) {
@@ -42,10 +43,10 @@ static int take_turn(unsigned long ident)
             break;
         }
     }
-    if (g.turn != 0) {
+    if (this_fork->turn != 0) {
         return 0;
     }
-    g.turn = ident;
+    this_fork->turn = ident;
     return 1;
 }
 
@@ -78,7 +79,7 @@ static void keep_hooks(PyInterpreterState *interpreter, int parent, int child)
     keep(interpreter->after_forkers_parent, g.parent_hook, parent, 0);
     keep(interpreter->after_forkers_child, g.child_first_hook, child, 1);
     keep(interpreter->after_forkers_child, g.child_last_hook, child, 0);
-    g.child_hooked = child;
+    this_fork->child_hooked = child;
 }
 
 static int anything_matters(void)
@@ -108,7 +109,7 @@ static void forget_report(void)
 static void find_news(PyThreadState *me)
 {
     int native = native_threads(g.look.threads + 1);
-    int search = native > g.pools_known && g.forks >= g.pools_next;
+    int search = native > g.pools_known && this_fork->forks >= g.pools_next;
     if (!g.look.news && !search) {
         return;
     }
@@ -131,7 +132,7 @@ static void find_news(PyThreadState *me)
             g.pools_vain = Py_MIN(g.pools_vain + 1, 10);
         }
         g.pools_known = named;
-        g.pools_next = g.forks + (1ul << g.pools_vain);
+        g.pools_next = this_fork->forks + (1ul << g.pools_vain);
         Py_XDECREF(found);
     }
     PyErr_Clear();
@@ -189,11 +190,11 @@ static int look_only(PyThreadState *me)
     resolve_awaited();
     look_unless_still(&g.look, me);
     look_for_unseen(me, SEARCH_LIMIT);
-    g.polls = 1;
+    this_fork->polls = 1;
     if (anything_matters()) {
         find_held(me);
         g.left = at_risk();
-        g.outcome = OUTCOME_OBSERVED;
+        this_fork->outcome = OUTCOME_OBSERVED;
     }
     return 0;
 }
@@ -216,7 +217,7 @@ static int first_look(PyThreadState *me)
             return -1;
         }
     }
-    g.polls = 1;
+    this_fork->polls = 1;
     if (anything_matters()) {
         find_held(me);
     }
@@ -237,7 +238,7 @@ static int wait_for_safe_point(PyThreadState *me)
     settle(me);
     for (int i = 0; i < 3 && refresh_is_due(); i++) {
         /* What was imported while we waited may be in the catalogue, and at work already. */
-        double waited = g.waited;
+        double waited = this_fork->waited;
         let_go();
         let_run(NULL);
         unlock_imports();
@@ -246,7 +247,7 @@ static int wait_for_safe_point(PyThreadState *me)
             return -1;
         }
         settle(me);
-        g.waited += waited;
+        this_fork->waited += waited;
     }
     find_orphans();
     g.left = at_risk();
@@ -268,6 +269,12 @@ static int look_and_wait(PyThreadState *me)
     return 0;
 }
 
+/* What a hook returns, which nobody looks at: up to 3.11 the references of None are counted in a page that a fork does not write to. */
+static PyObject *no_answer(void)
+{
+    return Py_NewRef(g.before_hook);
+}
+
 static PyObject *before(PyObject *module, PyObject *unused)
 {
     (void)module;
@@ -276,62 +283,64 @@ static PyObject *before(PyObject *module, PyObject *unused)
         tell_unseen();
     }
     if (!g.on) {
-        Py_RETURN_NONE;
+        return no_answer();
     }
     PyThreadState *me = PyThreadState_Get();
     unsigned long ident = PyThread_get_thread_ident();
-    if (g.turn == ident && g.armed == ident) {
+    if (this_fork->turn == ident && this_fork->armed == ident) {
         disarm(); /* a fork that never came */
     }
     if (!take_turn(ident)) {
         announced = 1;
-        Py_RETURN_NONE;
+        return no_answer();
     }
-    g.forks++;
-    g.polls = 0;
-    g.waited = 0;
-    g.outcome = OUTCOME_CLEAR;
-    g.clean = 1;
-    g.n_held = 0;
+    this_fork->forks++;
+    this_fork->polls = 0;
+    this_fork->waited = 0;
+    this_fork->outcome = OUTCOME_CLEAR;
+    this_fork->clean = 1;
+    this_fork->n_held = 0;
     forget_report();
 
     PyInterpreterState *interpreter = PyThreadState_GetInterpreter(me);
     PyThreadState *head = PyInterpreterState_ThreadHead(interpreter);
     if (head == me && PyThreadState_Next(head) == NULL) {
-        g.look.n = g.look.n_waiters = g.look.threads = g.look.workers = g.look.news = 0;
+        if (g.look.n || g.look.n_waiters || g.look.threads || g.look.workers || g.look.news) { /* else nothing is written */
+            g.look.n = g.look.n_waiters = g.look.threads = g.look.workers = g.look.news = 0;
+        }
         find_news(me);
         int tell = g.report_all || g.pools != NULL || buffers_watched();
         keep_hooks(interpreter, tell, tell || g.pools_expected || watch_is_on());
-        g.armed = ident;
-        Py_RETURN_NONE;
+        this_fork->armed = ident;
+        return no_answer();
     }
     if (g.policy != POLICY_OBSERVE && refresh_is_due() && refresh() < 0) {
-        g.turn = 0;
-        Py_RETURN_NONE;
+        this_fork->turn = 0;
+        return no_answer();
     }
     follow_foreign();
     if ((g.policy == POLICY_OBSERVE ? look_only(me) : look_and_wait(me)) < 0) {
-        g.turn = 0;
-        Py_RETURN_NONE;
+        this_fork->turn = 0;
+        return no_answer();
     }
     PyErr_Clear();
     drop_loose();
-    g.clean = g.left == NULL || PyList_GET_SIZE(g.left) == 0;
+    this_fork->clean = g.left == NULL || PyList_GET_SIZE(g.left) == 0;
     find_news(me);
     int tell = something_to_say() || g.report_all || buffers_watched();
     int mend = g.look.workers ||
                (g.policy == POLICY_WAIT && g.repair && (g.look.n || g.look.n_waiters || counts_others(0)));
-    g.refresh_due = g.policy == POLICY_OBSERVE && refresh_is_due(); /* once asked, it is not due any more */
-    keep_hooks(interpreter, g.on && (tell || g.refresh_due),
+    this_fork->refresh_due = g.policy == POLICY_OBSERVE && refresh_is_due(); /* once asked, it is not due any more */
+    keep_hooks(interpreter, g.on && (tell || this_fork->refresh_due),
                g.on && (tell || mend || g.pools_expected || watch_is_on()));
-    g.armed = ident;
-    Py_RETURN_NONE;
+    this_fork->armed = ident;
+    return no_answer();
 }
 
 static PyObject *report(void)
 {
-    return Py_BuildValue("(kOOdiiOOO)", g.forks, g.seen ? g.seen : Py_None, g.left ? g.left : Py_None, g.waited, g.polls,
-                         g.outcome, g.clean ? Py_True : Py_False, g.workers ? g.workers : Py_None,
+    return Py_BuildValue("(kOOdiiOOO)", this_fork->forks, g.seen ? g.seen : Py_None, g.left ? g.left : Py_None, this_fork->waited, this_fork->polls,
+                         this_fork->outcome, this_fork->clean ? Py_True : Py_False, g.workers ? g.workers : Py_None,
                          g.pools ? g.pools : Py_None);
 }
 
@@ -355,7 +364,7 @@ static void hand_over(PyObject *function, PyObject *argument, const char *where,
 /* What files have in their buffers is in both processes now. */
 static void note_buffers(int in_child)
 {
-    PyObject *argument = g.on ? buffers_at_fork(g.forks, in_child) : NULL;
+    PyObject *argument = g.on ? buffers_at_fork(this_fork->forks, in_child) : NULL;
     if (argument == NULL) {
         return;
     }
@@ -377,13 +386,13 @@ static PyObject *after_parent(PyObject *module, PyObject *unused)
     (void)unused;
     in_parent(); /* for a fork that came to nothing before it reached the system call */
     note_buffers(0);
-    if (g.on && g.refresh_due) {
-        g.refresh_due = 0;
+    if (g.on && this_fork->refresh_due) {
+        this_fork->refresh_due = 0;
         call_python(g.refresh, NULL, "refresh");
     }
-    if (g.on && g.report_all && !something_to_say() && g.outcome == OUTCOME_CLEAR && g.waited == 0) {
-        unsigned long fork = g.forks;
-        int polls = g.polls;
+    if (g.on && g.report_all && !something_to_say() && this_fork->outcome == OUTCOME_CLEAR && this_fork->waited == 0) {
+        unsigned long fork = this_fork->forks;
+        int polls = this_fork->polls;
         if (!tell_fork(fork, polls) && g.after_parent != NULL) { /* which lets the GIL go */
             hand_over(g.after_parent, clear_report(fork, polls), "after_in_parent", "report");
         }
@@ -393,7 +402,7 @@ static PyObject *after_parent(PyObject *module, PyObject *unused)
         forget_report();
         hand_over(g.after_parent, argument, "after_in_parent", "report");
     }
-    Py_RETURN_NONE;
+    return no_answer();
 }
 
 /* A Condition still lists the waiters of threads that are gone; notify() would wake one of those instead of a living
@@ -486,7 +495,7 @@ static PyObject *child_last(PyObject *module, PyObject *unused)
     g.look.n = 0;
     int only_born = g.report_all && !watched && !begun && !something_to_say() && !watchdog_is_reset();
     begun = 0;
-    int told = g.on && ours && only_born && tell_born(g.forks);
+    int told = g.on && ours && only_born && tell_born(this_fork->forks);
     if (!told && g.on && ours && (watched || something_to_say() || g.report_all) && g.after_child != NULL) {
         PyObject *argument = Py_BuildValue("(iN)", 1, report());
         forget_report();
@@ -620,7 +629,7 @@ static PyObject *assess(PyObject *module, PyObject *args)
         return NULL;
     }
     PyThreadState *me = PyThreadState_Get();
-    if (g.turn != 0) {
+    if (this_fork->turn != 0) {
         return PyList_New(0); /* asked from inside a fork of another thread: its look is in use */
     }
     follow_foreign();
@@ -830,7 +839,7 @@ static PyObject *match(PyObject *object, PyObject *text)
         meant = PyUnicode_Contains(text, PyTuple_GET_ITEM(self->contains, i)) == 1;
     }
     PyErr_Clear();
-    int hidden = meant && g.on && (self->in_child ? g.born == BORN_CLEAN : g.clean);
+    int hidden = meant && g.on && (self->in_child ? g.born == BORN_CLEAN : this_fork->clean);
     if (meant && !hidden && !self->in_child && import_what_warnings_show_with() < 0) {
         return NULL;
     }
@@ -879,7 +888,7 @@ static PyObject *last_clean(PyObject *module, PyObject *unused)
 {
     (void)module;
     (void)unused;
-    return PyBool_FromLong(g.on && g.clean);
+    return PyBool_FromLong(g.on && this_fork->clean);
 }
 
 static PyObject *unseen_threads(PyObject *module, PyObject *unused)
@@ -894,10 +903,10 @@ static PyObject *unseen_threads(PyObject *module, PyObject *unused)
 static PyObject *forks(PyObject *module, PyObject *args)
 {
     (void)module;
-    if (!PyArg_ParseTuple(args, "|k", &g.forks)) {
+    if (!PyArg_ParseTuple(args, "|k", &this_fork->forks)) {
         return NULL;
     }
-    return PyLong_FromUnsignedLong(g.forks);
+    return PyLong_FromUnsignedLong(this_fork->forks);
 }
 
 static PyObject *fail_at(PyObject *module, PyObject *number)
@@ -1001,10 +1010,12 @@ PyMethodDef guard_methods[] = {
     {"lead_exit", lead_exit, METH_NOARGS, NULL},
     {"count_writer", count_writer, METH_VARARGS, NULL},
     {"environment", environment, METH_NOARGS, NULL},
+    {"name_reader", name_reader, METH_VARARGS, NULL},
     {"fail_at", fail_at, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };
 
+#if PY_AT_LEAST(3, 12)
 /* The C function behind a built-in function of a module that takes no arguments. */
 static PyCFunction without_arguments(PyObject *module, const char *name)
 {
@@ -1019,11 +1030,29 @@ static PyCFunction without_arguments(PyObject *module, const char *name)
     Py_XDECREF(function);
     return found;
 }
+#endif
+
+/* CPython's warning, at each fork beside threads, asks for the method: to count that would be to write to its page. */
+static void count_no_references(PyTypeObject *type, const char *method)
+{
+#if PY_AT_LEAST(3, 12) && !defined(Py_GIL_DISABLED)
+    PyObject *descriptor = PyDict_GetItemString(type->tp_dict, method);
+    if (descriptor != NULL) {
+        Py_SET_REFCNT(descriptor, Py_REFCNT(Py_None)); /* immortal, as that is */
+    }
+#else
+    (void)type;
+    (void)method;
+#endif
+}
 
 int guard_init(PyObject *module)
 {
     static int registered;
     PyObject *type = PyType_FromSpec(&fork_warning);
+    if (type != NULL) {
+        count_no_references((PyTypeObject *)type, "match");
+    }
     int added = type == NULL ? -1 : PyModule_AddObjectRef(module, "ForkWarning", type);
     Py_XDECREF(type);
     if (added < 0) {
@@ -1034,24 +1063,27 @@ int guard_init(PyObject *module)
         return -1;
     }
     g.imp = imp;
+    g.modules = Py_XNewRef(PySys_GetObject("modules"));
+#if PY_AT_LEAST(3, 12)
     g.acquire_import_lock = without_arguments(imp, "acquire_lock");
     g.release_import_lock = without_arguments(imp, "release_lock");
-    g.modules = Py_XNewRef(PySys_GetObject("modules"));
     if (g.acquire_import_lock == NULL || g.release_import_lock == NULL) {
         return -1;
     }
+#endif
     if (g.modules == NULL || !PyDict_CheckExact(g.modules)) {
         PyErr_SetString(PyExc_ImportError, "sys.modules is not a dict");
         return -1;
     }
     if (g.before_hook == NULL) {
+        place_this_fork();
         if (PyType_Ready(&hook_type) < 0) {
             return -1;
         }
-        memcpy(g.hooks, new_hooks, sizeof(new_hooks));
+        memcpy(this_fork->hooks, new_hooks, sizeof(new_hooks));
         PyObject **names[] = {&g.before_hook, &g.parent_hook, &g.child_first_hook, &g.child_last_hook};
         for (size_t i = 0; i < Py_ARRAY_LENGTH(names); i++) {
-            *names[i] = (PyObject *)&g.hooks[i];
+            *names[i] = (PyObject *)&this_fork->hooks[i];
         }
     }
     g.random = (uint32_t)(monotonic() * 1e9) | 1;

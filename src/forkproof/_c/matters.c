@@ -28,7 +28,7 @@ int is_exempt(const Sighting *s)
 
 int is_held(PyObject *object)
 {
-    for (int i = 0; i < g.n_held; i++) {
+    for (int i = 0; i < this_fork->n_held; i++) {
         if (g.held[i] == object) {
             return 1;
         }
@@ -38,8 +38,8 @@ int is_held(PyObject *object)
 
 void add_held(PyObject *object)
 {
-    if (!is_held(object) && g.n_held < MAX_HELD) {
-        g.held[g.n_held++] = object;
+    if (!is_held(object) && this_fork->n_held < MAX_HELD) {
+        g.held[this_fork->n_held++] = object;
     }
 }
 
@@ -58,7 +58,7 @@ int is_owned(PyObject *object)
 void find_held(PyThreadState *me)
 {
     static Look mine;
-    g.n_held = 0;
+    this_fork->n_held = 0;
     mine.n = mine.n_waiters = 0;
     look_at(&mine, me);
     for (int i = 0; i < mine.n; i++) {
@@ -263,10 +263,10 @@ Lost *note(uint64_t thread, PyObject *subject)
 /* `thread`: who was waited for, or NULL for a lock whose holder no frame shows. */
 void give_up(Lost *entry, PyThreadState *thread)
 {
-    if (entry->fork != g.forks) {
+    if (entry->fork != this_fork->forks) {
         entry->failures++;
     }
-    entry->fork = g.forks;
+    entry->fork = this_fork->forks;
     entry->position = thread == NULL ? 0 : position_of(thread);
     entry->ran = thread == NULL ? -1 : processor_time((unsigned long)thread->native_thread_id);
 }
@@ -308,7 +308,7 @@ PyThreadState *visible_holder(PyObject *subject)
 int given_up(const Sighting *s)
 {
     const Lost *entry = find_lost(s->thread->id, s->subject);
-    if (entry != NULL && entry->fork == g.forks) {
+    if (entry != NULL && entry->fork == this_fork->forks) {
         return 1;
     }
     if (s->state == STATE_ACQUIRING && s->kind == KIND_LOCK) {

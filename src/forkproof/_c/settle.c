@@ -266,7 +266,7 @@ static void need_what_is_seen(Wait *w, Todo *todo)
             continue;
         }
         if (entry != NULL) {
-            entry->hoped = g.forks;
+            entry->hoped = this_fork->forks;
         }
         if (m == MATTERS_WAIT) {
             wait_for(todo, s, waits);
@@ -284,7 +284,7 @@ static void need_catalogued(Wait *w, Todo *todo)
     while (PyDict_Next(foreign_locks, &position, &key, &value)) {
         PyObject *lock = PyTuple_GET_ITEM(value, 0);
         const Lost *entry = find_lost(0, lock);
-        if (!is_owned(lock) && !(entry != NULL && entry->fork == g.forks) && todo->n < MAX_OWNED && is_in_time(w, lock)) {
+        if (!is_owned(lock) && !(entry != NULL && entry->fork == this_fork->forks) && todo->n < MAX_OWNED && is_in_time(w, lock)) {
             need(todo, lock, kind_of(lock), 0);
         }
     }
@@ -301,7 +301,7 @@ static void need_unseen(Wait *w, Todo *todo)
     for (int i = 0; i < loose.n && w->elapsed < g.wait; i++) {
         PyObject *lock = referent(loose.locks[i]);
         const Lost *entry = lock == NULL ? NULL : find_lost(0, lock);
-        if (lock != NULL && !is_owned(lock) && !is_held(lock) && !(entry != NULL && entry->fork == g.forks)) {
+        if (lock != NULL && !is_owned(lock) && !is_held(lock) && !(entry != NULL && entry->fork == this_fork->forks)) {
             need(todo, lock, KIND_LOCK, 0);
         }
     }
@@ -515,7 +515,7 @@ static void wait_until_safe(Wait *w)
         look(&g.look, w->me);
         look_for_unseen(w->me, 0);
         learn_whose();
-        g.polls++;
+        this_fork->polls++;
         int asked = g.look.failed ? -1 : ask_experiments(w);
         if (asked < 0) {
             return;
@@ -529,7 +529,7 @@ static void wait_until_safe(Wait *w)
         need_catalogued(w, &todo);
         need_unseen(w, &todo);
         if (!todo.pending && todo.n == 0) {
-            if (g.import_locked || lock_imports() < 0) {
+            if (this_fork->import_locked || lock_imports() < 0) {
                 return; /* the last look: everything it saw is ours, or given up */
             }
             continue; /* to take it may have let the GIL go */
@@ -555,12 +555,12 @@ void settle(PyThreadState *me)
         *switch_interval() = HURRY;
     }
     wait_until_safe(&w);
-    if (!g.import_locked) {
+    if (!this_fork->import_locked) {
         lock_imports();
     }
     for (int i = 0; i < g.n_lost; i++) {
         Lost *entry = &g.lost[i];
-        if (entry->hoped == g.forks && entry->fork != g.forks) {
+        if (entry->hoped == this_fork->forks && entry->fork != this_fork->forks) {
             entry->failures = 0; /* it came: the next time it is worth the whole wait again */
         }
         entry->tried = 0;
@@ -568,8 +568,8 @@ void settle(PyThreadState *me)
     if (*switch_interval() == HURRY) {
         *switch_interval() = usual;
     }
-    g.waited = monotonic() - w.start;
-    g.outcome = w.gave_up ? OUTCOME_GAVE_UP : OUTCOME_WAITED;
+    this_fork->waited = monotonic() - w.start;
+    this_fork->outcome = w.gave_up ? OUTCOME_GAVE_UP : OUTCOME_WAITED;
 }
 
 #endif

@@ -110,14 +110,19 @@ int call_of(const Place *p, int base, Call *c)
 }
 
 #if !PY_AT_LEAST(3, 14)
-/* Whether a method written in C is being called: once it has returned, its result is in the lowest slot. An __exit__ is called bound,
- * by what `with` has put there. */
-static int calls_method(const Place *p, int base, int lowest)
+/* Whether a method written in C is being called: once it has returned, its result is in the lowest slot. */
+static int calls_method(const Place *p, int lowest)
 {
     PyObject *first = frame_slot(p->frame, p->code, lowest);
     return first != NULL && !PyFunction_Check(first) &&
-           (PyType_HasFeature(Py_TYPE(first), Py_TPFLAGS_METHOD_DESCRIPTOR) ||
-            (PyCFunction_Check(first) && is_exit_call(p->info, base)));
+           PyType_HasFeature(Py_TYPE(first), Py_TPFLAGS_METHOD_DESCRIPTOR);
+}
+
+/* Whether the exit of a `with` is being called, in C: it lies there bound to its manager until its result does. */
+static int calls_exit(const Place *p, int base, int lowest)
+{
+    PyObject *first = is_exit_call(p->info, base) ? frame_slot(p->frame, p->code, lowest) : NULL;
+    return first != NULL && (PyCFunction_Check(first) || PyMethod_Check(first));
 }
 #endif
 
@@ -135,9 +140,10 @@ int live_slots(Frame *frame, PyCodeObject *code, int c_below)
     int base = p.unit - info->units[p.unit].back, lowest = lowest_of_call(&info->units[base]), n = 0;
     Call c;
     if (lowest >= 0) {
-        return c_below && (call_of(&p, base, &c) || calls_method(&p, base, lowest)) ? info->units[base].depth : lowest;
+        int goes_on = c_below && (call_of(&p, base, &c) || calls_method(&p, lowest) || calls_exit(&p, base, lowest));
+        return goes_on ? info->units[base].depth : lowest;
     }
-    if (op_kind(info->units[base].op) == OP_FOR_ITER) {
+    if (op_kind(info->units[base].op) == OP_FOR_ITER || op_kind(info->units[base].op) == OP_WITH_EXCEPT) {
         return info->units[base].depth;
     }
     for (int r = info->units[base].with; r; r = info->regions[r].outer) {
