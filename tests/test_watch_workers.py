@@ -13,7 +13,7 @@ from conftest import Run
 from watching import LONG_ENOUGH, SIDE_BY_SIDE, UNTIL_TOLD, children_of, watched
 
 WORKERS = """
-import asyncio, queue, socketserver, weakref
+import asyncio, multiprocessing, queue, socketserver, weakref
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed, wait
 from multiprocessing.pool import ThreadPool
 

@@ -525,8 +525,25 @@ def _key(s: Sighting) -> tuple[int, int]:
 
 
 def _hazards(seen: list[Sighting] | None, left: list[Sighting] | None) -> list[dict[str, Any]]:
-    """All that was seen at a fork; cleared is what was gone or owned when it went ahead."""
-    return _told(_sorted(seen, left))
+    """All that was seen at a fork; cleared is what was gone or owned when it went ahead. Locks of which nothing else is to be
+    told, as of the hundred futures that a thread waits for, are one hazard."""
+    hazards: list[dict[str, Any]] = []
+    alike: set[tuple[Any, ...]] = set()
+    for hazard in _told(_sorted(seen, left)):
+        stack = hazard["stack"]
+        at = [(frame["file"], frame["line"]) for frame in (*stack[:1], hazard.get("held_at")) if frame]
+        key = (
+            hazard["what"],
+            hazard["thread"]["ident"],
+            hazard["cleared"],
+            hazard["certainty"],
+            hazard["state"],
+            *at,
+        )
+        if key not in alike:
+            alike.add(key)
+            hazards.append(hazard)
+    return hazards
 
 
 def _sorted(seen: list[Sighting] | None, left: list[Sighting] | None) -> list[tuple[Sighting, bool]]:
@@ -611,7 +628,7 @@ def _fork_event(
         "where": facts["where"],
         "waited_ms": round(facts["waited"] * 1e3, 3),
         "polls": facts["polls"],
-        "repaired": repaired or [],
+        "repaired": list(dict.fromkeys(repaired or ())),
         "hazards": hazards,
         "policy": _settings.policy,
         "outcome": facts["outcome"],
@@ -667,7 +684,7 @@ def _after_in_child(message: tuple[Any, ...]) -> BaseException | None:
         if connections := sharing.inherited():
             born["connections"] = connections
         if reset or mended_here:
-            born["repaired"] = [*(_name(x) for x in reset), *mended_here]
+            born["repaired"] = list(dict.fromkeys((*(_name(x) for x in reset), *mended_here)))
         _settings.writer.write(born)
     # A thread that had only just got a lock has changed nothing of what it guards.
     torn = [x for x in reset if x[2] != naming.ACQUIRING]

@@ -43,8 +43,8 @@ def _inside(thing: object) -> Iterable[object]:
         return ()
     if type(thing) is FunctionType:
         return (*(thing.__closure__ or ()), *(thing.__defaults__ or ()), *thing.__dict__.values())
-    if isinstance(thing, weakref.ref):
-        return (weakref.ref.__call__(thing),)
+    if isinstance(thing, weakref.ref):  # a job may know only so whom it is done for
+        return (weakref.ref.__call__(thing), *gc.get_referents(thing))
     if type(thing) is BuiltinFunctionType:
         return () if isinstance(thing.__self__, ModuleType) else (thing.__self__,)
     return gc.get_referents(thing)
