@@ -57,6 +57,7 @@ def install(
     repair: bool,
     wait: float,
     report_all: bool,
+    watch_idle: bool,
     refresh: Callable[[], object],
     consider: Callable[[list[Sighting]], object],
     after_parent: Callable[[tuple[Any, ...]], object],
