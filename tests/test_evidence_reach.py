@@ -212,6 +212,34 @@ def test_a_lock_that_is_found_through_a_weak_reference(stage: Stage, kind: Any) 
     assert len(hazards(stage.at(gate, body))) == 1
 
 
+class Own:
+    """Its method, or its making, waits with a lock that it was given or has made."""
+
+    def __init__(self, gate: Any = None, lock: Any = None) -> None:
+        self.lock = lock or threading.Lock()
+        if gate:
+            self.work(gate)
+
+    def work(self, gate: Any) -> None:
+        with self.lock:
+            gate.wait()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        lambda gate: Own().work(*(gate,)),
+        lambda gate: [Own().work(*each) for each in [(gate,)]],
+        lambda gate: Own().work(**{"gate": gate}),
+        lambda gate: Own(*(gate, threading.Lock())),
+    ],
+    ids=["method", "in a list", "method by names", "class by a tuple"],
+)
+def test_a_lock_that_goes_through_calls_of_c_code(stage: Stage, body: Any) -> None:
+    gate = stage.gate()
+    assert hazards(stage.at(gate, body, gate)) == []
+
+
 def test_a_thread_object_with_a_file_of_its_own(waiting: Waiting) -> None:
     """The child takes the thread out of threading's list before anybody can ask it for the file."""
     near, far = socket.socketpair()

@@ -56,7 +56,7 @@ static int is_private(const Thread *t, PyObject *object, int kept)
         return 0;
     }
     int c_below = 1;
-    for (Frame *f = thread_top(t->thread); f != NULL && seen < references; f = frame_outer(f, &c_below)) {
+    for (Frame *f = thread_top(t->thread), *inner = NULL; f != NULL && seen < references; inner = f, f = frame_outer(f, &c_below)) {
         PyCodeObject *code = frame_is_shim(f) ? NULL : frame_code(f);
         if (code == NULL) {
             c_below = 1;
@@ -65,7 +65,7 @@ static int is_private(const Thread *t, PyObject *object, int kept)
         for (int i = 0; i < code->co_nlocalsplus; i++) {
             seen += frame_refers(f, i, object);
         }
-        int slots = live_slots(f, code, c_below), stale = perhaps_stale_slot(f, code);
+        int slots = live_slots(f, code, c_below, inner), stale = perhaps_stale_slot(f, code);
         for (int i = 0; i < slots; i++) {
             seen += i != stale && frame_refers(f, code->co_nlocalsplus + i, object);
         }

@@ -96,8 +96,8 @@ int set_calls(PyObject *calls);
 int waits_for_gil(unsigned long native_id);
 
 /* How many slots of the value stack, from the lowest, are in use whatever the instruction at hand does. `c_below`: the frame
- * calls no other frame directly. */
-int live_slots(Frame *frame, PyCodeObject *code, int c_below);
+ * calls no other frame directly, and `inner` is the next one further in, if there is one. */
+int live_slots(Frame *frame, PyCodeObject *code, int c_below, Frame *inner);
 
 /* The slot of `f(*arguments)`, while f is being called, up to 3.13; else -1. What is in it is there, with a reference, if it is
  * a tuple. A list may have been freed: CALL_FUNCTION_EX makes a tuple of it and forgets it, but not its slot (Python/ceval.c,

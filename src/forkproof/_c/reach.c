@@ -146,7 +146,7 @@ static void count_variables(PyThreadState *ts)
         int through_c;
         Frame *outer = frame_outer(frame, &through_c);
         if (code != NULL) {
-            int n = code->co_nlocalsplus + live_slots(frame, code, c_below);
+            int n = code->co_nlocalsplus + live_slots(frame, code, c_below, inner);
             int stale = perhaps_stale_slot(frame, code);
             for (int i = 0; i < n; i++) {
                 int slot = i - code->co_nlocalsplus;
@@ -183,7 +183,7 @@ static void follow(PyObject *object, int *left)
     Frame *frame = suspended_frame(object);
     PyCodeObject *code = frame == NULL ? NULL : frame_code(frame);
     if (code != NULL) {
-        int n = code->co_nlocalsplus + live_slots(frame, code, 0);
+        int n = code->co_nlocalsplus + live_slots(frame, code, 0, NULL);
         for (int i = 0; i < n; i++) {
             PyObject *value = frame_local(frame, i);
             if (value != NULL && frame_refers(frame, i, value)) {

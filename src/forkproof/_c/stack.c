@@ -124,12 +124,24 @@ static int calls_exit(const Place *p, int base, int lowest)
     PyObject *first = is_exit_call(p->info, base) ? frame_slot(p->frame, p->code, lowest) : NULL;
     return first != NULL && (PyCFunction_Check(first) || PyMethod_Check(first));
 }
+
+/* Whether C code calls this for the frame, and runs `inner` for that: a method, or a class that makes something. */
+static int calls_for(PyObject *callable, Frame *inner)
+{
+    PyCodeObject *code = callable == NULL || inner == NULL ? NULL : frame_code(inner);
+    PyObject *function = code == NULL                ? NULL
+                         : PyMethod_Check(callable) ? PyMethod_GET_FUNCTION(callable)
+                         : PyType_Check(callable)   ? _PyType_Lookup((PyTypeObject *)callable, name_init)
+                                                    : NULL;
+    return function != NULL && PyFunction_Check(function) && PyFunction_GET_CODE(function) == (PyObject *)code;
+}
 #endif
 
-int live_slots(Frame *frame, PyCodeObject *code, int c_below)
+int live_slots(Frame *frame, PyCodeObject *code, int c_below, Frame *inner)
 {
 #if PY_AT_LEAST(3, 14)
     (void)c_below;
+    (void)inner;
     return Py_MAX(frame_depth(frame, code), 0);
 #else
     const CodeInfo *info = code_info(code);
@@ -140,7 +152,8 @@ int live_slots(Frame *frame, PyCodeObject *code, int c_below)
     int base = p.unit - info->units[p.unit].back, lowest = lowest_of_call(&info->units[base]), n = 0;
     Call c;
     if (lowest >= 0) {
-        int goes_on = c_below && (call_of(&p, base, &c) || calls_method(&p, lowest) || calls_exit(&p, base, lowest));
+        int goes_on = c_below && (call_of(&p, base, &c) || calls_method(&p, lowest) || calls_exit(&p, base, lowest) ||
+                                  calls_for(frame_slot(frame, code, lowest), inner));
         return goes_on ? info->units[base].depth : lowest;
     }
     if (op_kind(info->units[base].op) == OP_FOR_ITER || op_kind(info->units[base].op) == OP_WITH_EXCEPT) {
