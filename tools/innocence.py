@@ -261,16 +261,18 @@ class CPythonSuite(Suite):
         with tempfile.TemporaryDirectory(dir=scratch, prefix="t-") as folder:
             file = Path(folder, "junit.xml")
             told = environment.run(
-                ["-m", "test", "--timeout", str(LIMIT), "--junit-xml", file, "--tempdir", folder, *arguments],
+                ["-m", "test", "-W", "--timeout", str(LIMIT), "--junit-xml", file, "--tempdir", folder, *arguments],
                 Path(folder), limit,
             )  # fmt: skip
             with (scratch / f"cpython-{environment.arm}.log").open("a") as log:
                 log.write(told)
-            # Of a test with subtests that failed, only they have results: what is compared is the test.
             results: dict[str, str] = {}
             for name, result in read_junit(file).items():
                 test = re.sub(r" [\[(].*", "", name)
                 results[test] = worse(results.get(test, "passed"), result)
+            # Of a test whose subtest fails regrtest's file has a result without a name; what unittest prints (-W) names it.
+            for word, test in re.findall(r"^(FAIL|ERROR): \w+ \((test\.[\w.]+)\)", told, re.M):
+                results[test] = worse(results.get(test, "passed"), "failed" if word == "FAIL" else "error")
             return results, told
 
 
@@ -603,7 +605,12 @@ def main() -> int:
                 if left(difference) and not explained(difference):
                     status = status or 1
             say(f"{version} {name}: {found['results']} {found['counts']}")
-            if not found["counts"]["with"]["watched"] or found["counts"]["bare"]["armed"]:
+            armed = found["counts"]["with"]
+            if (
+                not armed["armed"]
+                or (armed["forked"] and not armed["watched"])
+                or found["counts"]["bare"]["armed"]
+            ):
                 say("Forkproof was not where it should have been, or was where it should not: not counted")
                 status = 2
                 continue
