@@ -23,12 +23,13 @@ import struct
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from forkproof.doctor.examine import examine
+from forkproof.model import Diagnosis
 
 BUSY = """
 import mmap, struct, sys, threading, time
@@ -108,7 +109,7 @@ def measure(kind: str, seconds: int) -> list[Row]:
             for second in range(seconds | 1):
                 struct.pack_into("d", shared, 8, 0.0)
                 began, done, queued = time.monotonic(), read(shared)[0], queueing(process.pid)
-                stopped = watch(process.pid) if second % 2 else 0.0
+                stopped = watch(process.pid)[1] if second % 2 else 0.0
                 time.sleep(max(0.0, began + SECOND - time.monotonic()))
                 work, longest = read(shared)
                 length = time.monotonic() - began
@@ -127,19 +128,19 @@ def measure(kind: str, seconds: int) -> list[Row]:
     return rows
 
 
-def watch(pid: int) -> float:
-    """Look at the process once: the seconds for which that stopped it."""
+def watch(pid: int) -> tuple[Diagnosis, float]:
+    """Look at the process once: what the doctor says, and the seconds for which that stopped it."""
     stopped = 0.0
-    look = threading.Thread(target=examine, args=(pid,))
-    look.start()
-    while look.is_alive():
-        if is_traced(pid):
-            began = time.monotonic()
-            while is_traced(pid):
-                time.sleep(0.0005)
-            stopped += time.monotonic() - began
-        time.sleep(0.0005)
-    return stopped
+    with ThreadPoolExecutor(1) as pool:
+        look = pool.submit(examine, pid)
+        while not look.done():
+            if is_traced(pid):
+                began = time.monotonic()
+                while is_traced(pid):
+                    time.sleep(0.0005)
+                stopped += time.monotonic() - began
+            time.sleep(0.0005)
+    return look.result(), stopped
 
 
 def read(shared: mmap.mmap) -> tuple[float, float]:

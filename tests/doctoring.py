@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import dedent
 
 import pytest
 from conftest import Program, Run, Start
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "experiments" / "doctor"))
+
+from healthy_programs import PRELUDE, stands_still
 
 from forkproof.model import Diagnosis
 
@@ -20,45 +23,6 @@ if sys.platform != "linux":
 pytest.importorskip("pystack")
 
 from forkproof.doctor.examine import examine
-from forkproof.doctor.process import Process, Task
-
-# `hold(lock)` has a thread take the lock and keep it; `child(f)` forks, runs f there, and tells the test its id.
-PRELUDE = '''
-import os, sys, threading, time
-
-def thread(function, *args):
-    t = threading.Thread(target=function, args=args, daemon=True)
-    t.start()
-    return t
-
-def hold(lock):
-    held = threading.Event()
-    def keep():
-        with lock:
-            held.set()
-            time.sleep(1000)
-    thread(keep)
-    held.wait()
-
-def hold_among_others(lock):
-    """The first thread that the child starts gets the ident of the first or the last thread that vanished: not this one's."""
-    hold(threading.Lock())
-    hold(lock)
-    hold(threading.Lock())
-
-def tell(pid):
-    print(pid, flush=True)
-
-def child(function):
-    pid = os.fork()
-    if not pid:
-        try:
-            function()
-        finally:
-            os._exit(0)
-    tell(pid)
-    os.waitpid(pid, 0)
-'''
 
 
 @contextmanager
@@ -71,16 +35,6 @@ def looked_at(start: Start, program: str, *, still: bool = True, limit: float = 
         if still:
             running.until(lambda: stands_still(pid))
         yield pid
-
-
-def stands_still(pid: int, waits: Callable[[Task], bool] = lambda task: task.call is not None) -> bool:
-    """Whether no thread of the process has run within a twentieth of a second, and the main one waits so."""
-    with Process(pid) as process:
-        before = process.tasks()
-        time.sleep(0.05)
-        after = process.tasks()
-    main = after[0].is_as(before[0]) and waits(after[0])
-    return main and len(before) == len(after)
 
 
 def main_thread(found: Diagnosis) -> str:

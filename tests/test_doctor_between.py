@@ -115,6 +115,12 @@ def test_a_file_that_is_read_is_in_the_way_of_who_writes_only(start: Start) -> N
 ENDS = {
     "a pipe": "reading, writing = os.pipe()",
     "a pair of sockets": "a, b = socket.socketpair(); reading, writing = a.fileno(), b.fileno()",
+    "a TCP connection": """
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        a = socket.create_connection(server.getsockname())
+        b, _ = server.accept()
+    reading, writing = a.fileno(), b.fileno()
+    """,
 }
 
 
@@ -343,3 +349,111 @@ def test_a_child_whose_output_nobody_reads(start: Start) -> None:
         found = examine(pid)
     assert "waits until a pipe takes more data whose other end" in found.cause
     assert "communicate()" in found.advice
+
+
+# `ours` and `theirs`: the two ends of a connection.
+CONNECTED = {
+    "IPv4": """
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        ours = socket.create_connection(server.getsockname())
+        theirs, _ = server.accept()
+    """,
+    "IPv6": """
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as server:
+        ours = socket.create_connection(server.getsockname()[:2])
+        theirs, _ = server.accept()
+    """,
+    "IPv4 at a server of both": """
+    with socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True) as server:
+        ours = socket.create_connection(("127.0.0.1", server.getsockname()[1]))
+        theirs, _ = server.accept()
+    """,
+}
+# In the parent `ours`, in the child `theirs`.
+TWO = """
+    pid = os.fork()
+    if pid:
+        theirs.close()
+        tell(pid)
+    else:
+        ours.close()
+"""
+
+
+@pytest.mark.parametrize("name", CONNECTED)
+def test_two_ends_of_a_connection_that_both_wait_for_the_other_to_speak(start: Start, name: str) -> None:
+    if "6" in CONNECTED[name] and not Path("/proc/net/if_inet6").exists():
+        pytest.skip("no IPv6 here")
+    program = PAIR + CONNECTED[name] + TWO + "    (ours if pid else theirs).recv(1)\n"
+    with looked_at(start, program) as pid:
+        until(lambda: examine(pid).is_deadlock)
+        found = examine(pid)
+        parent = found.origin.parent
+    assert _proven(found, "closed-world"), found.cause
+    assert f"whose other end process {parent} (its parent) has" in found.cause
+
+
+def test_two_ends_of_a_connection_that_both_have_no_room_for_more(start: Start) -> None:
+    program = PAIR + CONNECTED["IPv4"] + TWO + "    (ours if pid else theirs).sendall(bytes(1 << 26))\n"
+    with looked_at(start, program) as pid:
+        until(lambda: examine(pid).is_deadlock)
+        found = examine(pid)
+    assert _proven(found, "closed-world"), found.cause
+
+
+def test_a_connection_whose_other_end_goes_on(start: Start) -> None:
+    program = PAIR + CONNECTED["IPv4"] + TWO + "    time.sleep(1000) if pid else theirs.recv(1)\n"
+    with looked_at(start, program) as pid:
+        found = examine(pid)
+    assert found.verdict == "none", found.cause
+    assert "(its parent) has" in found.cause
+    assert "sleeps" in found.cause
+
+
+def test_a_connection_to_somebody_who_has_not_accepted_it(start: Start) -> None:
+    """Whoever has the server may yet."""
+    program = (
+        PAIR
+        + """
+    server = socket.create_server(("127.0.0.1", 0))
+    client = socket.create_connection(server.getsockname())
+    child(lambda: client.recv(1))
+    """
+    )
+    with looked_at(start, program) as pid:
+        found = examine(pid)
+    assert found.verdict == "none", found.cause
+
+
+@pytest.mark.parametrize(
+    ("sets", "verdict"),
+    [
+        ("[reading], [], []", ("proven", "closed-world")),
+        ("[reading], [], [reading]", ("proven", "closed-world")),
+        ("[reading, server], [], []", ("none", None)),
+        ("[], [server], []", ("none", None)),
+    ],
+)
+def test_select(start: Start, sets: str, verdict: tuple[str, str | None]) -> None:
+    """Where one of several descriptors leads out of these processes, somebody may come."""
+    program = (
+        PAIR
+        + f"""
+    server = socket.create_server(("127.0.0.1", 0))
+    import select
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if not pid:
+        tell(os.getpid())
+        select.select({sets})
+        os._exit(0)
+    os.close(reading), os.close(writing)
+    os.waitpid(pid, 0)
+    """
+    )
+    with looked_at(start, program) as pid:
+        found = examine(pid)
+    if verdict[1]:
+        assert _proven(found, verdict[1]), found.cause
+    else:
+        assert (found.verdict, found.proof) == verdict, found.cause

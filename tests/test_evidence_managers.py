@@ -10,8 +10,10 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import pytest
-from looking import Stage, Wanted, expect, holds
+from looking import Stage, Wanted, expect, holds, sightings, until
 from looking import stage as stage  # the fixture
+
+from forkproof.evidence.naming import STATES
 
 
 def held_by(stage: Stage, manager: Any, *wanted: Wanted) -> None:
@@ -343,6 +345,150 @@ def test_a_class_whose_enter_enters_others_that_lock(stage: Stage) -> None:
 
 def test_a_class_whose_enter_takes_some_of_its_locks_is_not_claimed(stage: Stage) -> None:
     held_by(stage, TakesTheFirst([threading.Lock(), threading.Lock()]))
+
+
+class Job:
+    def __init__(self, lock: Any) -> None:
+        self.condition = threading.Condition(lock)
+
+
+class Jobs:
+    """As concurrent.futures has the conditions of all the futures that a thread waits for."""
+
+    def __init__(self, locks: Any) -> None:
+        self.jobs = [Job(lock) for lock in locks]
+
+    def __enter__(self) -> None:
+        for job in self.jobs:
+            job.condition.acquire()
+
+    def __exit__(self, *exception: object) -> None:
+        for job in self.jobs:
+            job.condition.release()
+
+
+@pytest.mark.parametrize("kind", [threading.Lock, threading.RLock])
+def test_a_class_whose_enter_takes_a_lock_of_each_of_many(stage: Stage, kind: Any) -> None:
+    locks = [kind() for _ in range(300)]
+    held_by(stage, Jobs(locks), *(holds(lock) for lock in locks))
+
+
+@pytest.mark.parametrize("kind", [threading.Lock, threading.RLock])
+def test_of_many_locks_those_that_an_enter_has_taken_so_far(stage: Stage, kind: Any) -> None:
+    """It waits for the last of them."""
+    *taken, last = locks = [kind() for _ in range(100)]
+    jobs = Jobs(locks)
+
+    def body() -> None:
+        with jobs:
+            pass
+
+    with stage.held(last):
+        thread = stage.start(body)
+        until(lambda: last in [s[7] for s in sightings(thread)])
+        assert {id(s[7]) for s in sightings(thread) if STATES[s[2]] == "holds"} == {
+            id(lock) for lock in taken
+        }
+
+
+for_all = threading.Lock()
+
+
+class Session:
+    """Its lock is its class's, or its module's: one for all of them."""
+
+    lock = threading.Lock()
+    guard = threading.Lock()
+
+    def __enter__(self) -> None:
+        with Session.guard:
+            pass
+        Session.guard.acquire()
+        Session.guard.release()
+        Session.lock.acquire()
+        for_all.acquire()
+
+    def __exit__(self, *exception: object) -> None:
+        for_all.release()
+        Session.lock.release()
+
+
+def test_a_class_whose_enter_takes_locks_that_are_not_its_instances(stage: Stage) -> None:
+    held_by(stage, Session(), holds(Session.lock), holds(for_all))
+
+
+def test_a_lock_that_an_enter_lets_go_of_again_is_not_claimed(stage: Stage) -> None:
+    gate, other = stage.gate(), stage.gate()
+
+    def body() -> None:
+        with Session():
+            gate.wait()
+
+    def guarded() -> None:
+        with Session.guard:
+            other.wait()
+
+    thread = stage.at(gate, body)
+    stage.at(other, guarded)
+    expect(thread, holds(Session.lock), holds(for_all))
+
+
+class Counted:
+    """Its lock is for the count of those that have entered, and nobody has it for longer."""
+
+    def __init__(self) -> None:
+        self.lock, self.entered = threading.Lock(), 0
+
+    def __enter__(self) -> None:
+        self.lock.acquire()
+        try:
+            self.entered += 1
+        finally:
+            self.lock.release()
+
+    def __exit__(self, *exception: object) -> None:
+        self.lock.acquire()
+        self.entered -= 1
+        self.lock.release()
+
+
+def test_a_lock_that_an_enter_has_for_a_moment_is_not_claimed_of_who_is_inside(stage: Stage) -> None:
+    gate, other, counted = stage.gate(), stage.gate(), Counted()
+
+    def body() -> None:
+        with counted:
+            gate.wait()
+
+    def holder() -> None:
+        with counted.lock:
+            other.wait()
+
+    thread = stage.at(gate, body)
+    expect(stage.at(other, holder), holds(counted.lock))
+    expect(thread)
+
+
+class Channel:
+    """Takes the lock of all channels when it is opened, and lets go of it when it is closed."""
+
+    def __init__(self) -> None:
+        for_all.acquire()
+        self.open = True
+
+    def close(self) -> None:
+        if self.open:
+            self.open = False
+            for_all.release()
+
+
+def test_closing_something_that_holds_a_lock_of_its_module(stage: Stage) -> None:
+    gate = stage.gate()
+
+    def body() -> None:
+        with contextlib.closing(Channel()):
+            gate.wait()
+
+    expect(stage.at(gate, body), holds(for_all, certain=False))
 
 
 def test_a_class_whose_enter_uses_with_is_not_claimed(stage: Stage) -> None:

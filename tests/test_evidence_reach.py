@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import fcntl
 import gzip
+import io
 import os
 import socket
 import sys
@@ -153,6 +154,62 @@ def test_a_lock_that_threads_share_among_themselves(stage: Stage) -> None:
     gate.reached()
     assert [h.what for h in forkproof.assess().hazards if h.kind == "held-lock"] == []
     ended.set()
+
+
+class SlowRaw(io.RawIOBase):
+    """A file on another machine: what is written when it is closed takes its time."""
+
+    def __init__(self, gate: Any) -> None:
+        self.gate = gate
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.gate.wait()
+        return len(data)
+
+
+@pytest.mark.parametrize("text", [False, True])
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_file_that_its_thread_is_closing(stage: Stage, text: bool, shared: bool) -> None:
+    """The `with` that leaves it has one more reference to it, in the bound `__exit__`."""
+    gate = stage.gate()
+
+    def body() -> None:
+        file: Any = io.BufferedWriter(SlowRaw(gate))
+        if text:
+            file = io.TextIOWrapper(file)
+        if shared:
+            kept.append(file)
+        with file as opened:
+            opened.write("x" if text else b"x")
+
+    told = hazards(stage.at(gate, body))
+    assert [h.what.startswith("BufferedWriter") for h in told] == [True] * shared
+    kept.clear()
+
+
+locks: Any = weakref.WeakValueDictionary()
+
+
+def _lock_for(key: str, kind: Any) -> Any:
+    """One for each key, for as long as somebody uses it."""
+    lock = locks.get(key)
+    if lock is None:
+        lock = locks[key] = kind()
+    return lock
+
+
+@pytest.mark.parametrize("kind", [threading.Lock, threading.RLock])
+def test_a_lock_that_is_found_through_a_weak_reference(stage: Stage, kind: Any) -> None:
+    gate = stage.gate()
+
+    def body() -> None:
+        with _lock_for("user", kind):
+            gate.wait()
+
+    assert len(hazards(stage.at(gate, body))) == 1
 
 
 def test_a_thread_object_with_a_file_of_its_own(waiting: Waiting) -> None:

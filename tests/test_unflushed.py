@@ -148,6 +148,46 @@ def test_an_attribute_of_self(told: Told) -> None:
     assert event["verdict"] == "proven"
 
 
+LOG = """
+import logging, logging.handlers
+log, target = logging.getLogger(), logging.FileHandler(FILE)
+memory = logging.handlers.MemoryHandler(9, target=target)
+log.addHandler(memory)
+log.warning("secret")
+"""
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "ended(forked(lambda: None))",
+        "ended(forked(memory.flush))",
+        "ended(forked(lambda: None)); memory.flush(); ended(forked(lambda: None))",
+        "ended(forked(lambda: (log.warning('secret'), memory.flush(), os._exit(0)))); os.truncate(FILE, 7)",
+    ],
+)
+def test_records_of_a_memoryhandler_that_both_hand_to_its_target(told: Told, source: str) -> None:
+    (event,) = told(LOG + source, lines=["secret"] * 2)
+    assert (event["file"], event["bytes"], event["records"]) == (None, None, 1)
+    assert (event["verdict"], event["writers"], event["where"]["function"]) == ("proven", 2, "forked")
+    assert "flush the MemoryHandler before the fork" in event["advice"]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "memory.flush(); ended(forked(lambda: None))",
+        "ended(forked(lambda: os._exit(0)))",
+        "ended(forked(memory.buffer.clear))",
+        "os.register_at_fork(after_in_child=memory.buffer.clear); ended(forked(lambda: log.info('secret')))",
+        "ended(forked(lambda: (memory.flush(), os._exit(0)))); memory.setTarget(None)",
+        "p = multiprocessing.get_context('fork').Process(target=int); p.start(); p.join()",
+    ],
+)
+def test_records_of_a_memoryhandler_that_one_hands_to_its_target(told: Told, source: str) -> None:
+    assert told(LOG + source, lines=["secret"]) == []
+
+
 def test_of_many_forks_each_file_once_and_what_was_flushed_between_is_not_confused(told: Told) -> None:
     source = """
         with open(FILE, "w") as out:

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from textwrap import dedent
 
 import pytest
 from conftest import Run
-from watching import watched
+from watching import LONG_ENOUGH, SIDE_BY_SIDE, UNTIL_TOLD, children_of, watched
 
 WORKERS = """
-import asyncio, multiprocessing, queue, socketserver
+import asyncio, multiprocessing, queue, socketserver, weakref
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed, wait
 from multiprocessing.pool import ThreadPool
 
@@ -73,19 +72,6 @@ until(lambda: sum("consumer" in what for what in wanted()) == 5 and "socketserve
 def sleeper():
     "So that the world is not closed: it may do anything, any time."
     thread(time.sleep, 3600)
-
-def side_by_side(children, over):
-    "Fork each; once over(their pids by name) the children are ended, and what was said of each is printed."
-    pids = {name: child_of(child) for name, child in children.items()}
-    try:
-        until(lambda: over(pids), 60)
-    finally:
-        for pid in pids.values(): end(pid)
-        for process in multiprocessing.active_children(): process.kill()
-    hangs = {event["pid"]: event for event in events("hang")}
-    print(json.dumps({name: hangs.get(pid) for name, pid in pids.items()}))
-    assert not events("fault"), events("fault")
-    leave()
 """
 
 HANGS = {
@@ -184,6 +170,10 @@ HANGS = {
     "an item that a job would put": (
         "sleeper(); q = queue.SimpleQueue(); full.submit(q.put, 1); q.get()",
         "likely|None|an item of a queue.SimpleQueue|worker of a ThreadPoolExecutor",
+    ),
+    "an item for which a job has a weak reference": (
+        "sleeper(); q = queue.Queue(); full.submit(lambda r: r().put(1), weakref.ref(q)); q.get()",
+        "likely|None|an item of a queue.Queue|worker of a ThreadPoolExecutor",
     ),
     "a job of a loop of its own": (
         "sleeper(); asyncio.run(gives(full))",
@@ -311,23 +301,11 @@ HEALTHY = {
 }
 
 
-def _children(table: dict[str, str]) -> str:
-    """`children`, a dictionary of functions by name, of these bodies."""
-    lines = ["children = {}"]
-    for name, body in table.items():
-        body = "\n".join(f"    {line}" for line in dedent(body).splitlines())
-        lines += ["def child():", body, f"children[{name!r}] = child"]
-    return "\n".join(lines)
-
-
 def test_who_waits_for_what_a_vanished_worker_was_to_do_is_reported(run: Run, tmp_path: Path) -> None:
     table = {name: body for name, (body, _) in HANGS.items()}
-    over = """
-    def all_told(pids):
-        return set(pids.values()) <= {event["pid"] for event in events("hang")}
-    side_by_side(children, all_told)
-    """
-    ended = run("-c", watched(tmp_path / "events", WORKERS, _children(table), over), limit=100)
+    ended = run(
+        "-c", watched(tmp_path / "events", SIDE_BY_SIDE, WORKERS, children_of(table), UNTIL_TOLD), limit=100
+    )
     assert ended.status == 0, ended.stderr
     told = {
         name: "|".join(
@@ -345,17 +323,11 @@ def test_who_waits_for_what_a_vanished_worker_was_to_do_is_reported(run: Run, tm
 
 def test_who_waits_for_a_living_thread_is_left_in_peace(run: Run, tmp_path: Path) -> None:
     """All of them are watched, for four times hang_after."""
-    over = """
-    def is_watched(pid):
-        names = [open(f"/proc/{pid}/task/{task}/comm").read() for task in os.listdir(f"/proc/{pid}/task")]
-        return "forkproof-watch\\n" in names
-    def long_enough(pids):
-        until(lambda: all(map(is_watched, pids.values())), 30)
-        time.sleep(1.2)
-        return all(map(is_watched, pids.values()))
-    side_by_side(children, long_enough)
-    """
-    ended = run("-c", watched(tmp_path / "events", WORKERS, _children(HEALTHY), over), limit=100)
+    ended = run(
+        "-c",
+        watched(tmp_path / "events", SIDE_BY_SIDE, WORKERS, children_of(HEALTHY), LONG_ENOUGH),
+        limit=100,
+    )
     assert ended.status == 0, ended.stderr
     assert json.loads(ended.stdout) == dict.fromkeys(HEALTHY)
 

@@ -82,3 +82,48 @@ def watched(file: object, *parts: str, options: str = "policy='observe', hang_af
     """A program that forks under the watch, with its events in `file`."""
     start = f"FILE = {str(file)!r}\nforkproof.install(events=FILE, warn=False, {options})\n"
     return PRELUDE + start + WATCHED + "\n".join(dedent(part) for part in parts)
+
+
+SIDE_BY_SIDE = """
+import multiprocessing
+
+def side_by_side(children, over):
+    "Fork each; once over(their pids by name) the children are ended, and what was said of each is printed."
+    pids = {name: child_of(child) for name, child in children.items()}
+    try:
+        until(lambda: over(pids), 60)
+    finally:
+        for pid in pids.values(): end(pid)
+        for process in multiprocessing.active_children(): process.kill()
+    hangs = {event["pid"]: event for event in events("hang")}
+    print(json.dumps({name: hangs.get(pid) for name, pid in pids.items()}))
+    assert not events("fault"), events("fault")
+    leave()
+"""
+
+UNTIL_TOLD = """
+def all_told(pids):
+    return set(pids.values()) <= {event["pid"] for event in events("hang")}
+side_by_side(children, all_told)
+"""
+
+LONG_ENOUGH = """
+def is_watched(pid):
+    names = [open(f"/proc/{pid}/task/{task}/comm").read() for task in os.listdir(f"/proc/{pid}/task")]
+    return "forkproof-watch\\n" in names
+def long_enough(pids):
+    until(lambda: all(map(is_watched, pids.values())), 30)
+    time.sleep(1.2)
+    return all(map(is_watched, pids.values()))
+side_by_side(children, long_enough)
+"""
+"""All of them are watched, for four times hang_after."""
+
+
+def children_of(table: dict[str, str]) -> str:
+    """`children`, a dictionary of functions by name, of these bodies."""
+    lines = ["children = {}"]
+    for name, body in table.items():
+        body = "\n".join(f"    {line}" for line in dedent(body).splitlines())
+        lines += ["def child():", body, f"children[{name!r}] = child"]
+    return "\n".join(lines)

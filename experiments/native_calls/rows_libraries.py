@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from typing import Any
 
 from lab import Forks, row
@@ -103,3 +104,44 @@ def _() -> Forks | str:
         file.write("<a>" + "<b c='d'>text</b>" * 200_000 + "</a>")
     parser = etree.XMLParser()
     return Forks(lambda: etree.parse(path, parser), lambda: etree.fromstring(b"<a/>", parser), threads=1)
+
+
+@_library("lupa, one LuaRuntime in a Python function / child: the same one")
+def _() -> Forks | str:
+    try:
+        import lupa
+    except ImportError as error:
+        return str(error)
+    lua = lupa.LuaRuntime()
+    lua.globals().slow = lambda: time.sleep(0.05)
+    return Forks(lambda: lua.execute("slow()"), lambda: lua.eval("1"), threads=1)
+
+
+@_library("lupa, one LuaRuntime in a Python function / child: another one")
+def _() -> Forks | str:
+    try:
+        import lupa
+    except ImportError as error:
+        return str(error)
+    lua = lupa.LuaRuntime()
+    lua.globals().slow = lambda: time.sleep(0.05)
+    return Forks(lambda: lua.execute("slow()"), lambda: lupa.LuaRuntime().eval("1"), threads=1)
+
+
+@_library("pyFFTW plans / child: plans")
+def _() -> Forks | str:
+    try:
+        import pyfftw
+    except ImportError as error:
+        return str(error)
+
+    def plan(size: int, effort: str) -> None:
+        pyfftw.FFTW(
+            pyfftw.empty_aligned(size, "complex128"),
+            pyfftw.empty_aligned(size, "complex128"),
+            flags=(effort,),
+        )
+
+    return Forks(
+        lambda: plan(7 * 9 * 11 * 13 * 5, "FFTW_PATIENT"), lambda: plan(16, "FFTW_ESTIMATE"), threads=1
+    )

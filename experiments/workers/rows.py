@@ -566,6 +566,34 @@ def work(): return until(lambda: os.getpid() in turns)
 """,
     ),
     (
+        "ddtrace",
+        "a span for the tracer, flushed (an agent of its own)",
+        """
+import select, subprocess
+AGENT = '''
+import http.server, os
+class Agent(http.server.BaseHTTPRequestHandler):
+    def answer(self):
+        self.rfile.read(int(self.headers.get("content-length") or 0))
+        self.send_response(200); self.send_header("content-length", "2"); self.end_headers(); self.wfile.write(b"{}")
+        if "/traces" in self.path: os.write(1, b"x")
+    do_GET = do_PUT = do_POST = answer
+    def log_message(self, *_): pass
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Agent)
+os.write(1, b"%d " % server.server_port)
+server.serve_forever()
+'''
+agent = subprocess.Popen([sys.executable, "-c", AGENT], stdout=subprocess.PIPE)
+port = b"".join(iter(lambda: os.read(agent.stdout.fileno(), 1).strip(), b""))
+os.environ["DD_TRACE_AGENT_URL"] = f"http://127.0.0.1:{int(port)}"
+from ddtrace.trace import tracer
+def work():
+    with tracer.trace("work"): pass
+    tracer.flush()
+    return bool(select.select([agent.stdout], [], [], 4)[0] and os.read(agent.stdout.fileno(), 1))
+""",
+    ),
+    (
         "grpcio",
         "the result of a call of a channel (to the parent's server), made in the background",
         """
@@ -738,6 +766,19 @@ from tornado.ioloop import IOLoop
 from tornado.netutil import ThreadedResolver
 loop = IOLoop()
 async def use(): return await ThreadedResolver().resolve("127.0.0.1", 1)
+def work(): return bool(loop.run_sync(use))
+""",
+    ),
+    (
+        "tornado",
+        "a name from a ThreadedResolver that was made before",
+        """
+from tornado.ioloop import IOLoop
+from tornado.netutil import ThreadedResolver
+loop = IOLoop()
+async def make(): return ThreadedResolver()
+resolver = loop.run_sync(make)
+async def use(): return await resolver.resolve("127.0.0.1", 1)
 def work(): return bool(loop.run_sync(use))
 """,
     ),

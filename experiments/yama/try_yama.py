@@ -4,9 +4,9 @@
 
 Yama (Documentation/admin-guide/LSM/Yama.rst) decides who may read another process's memory. As root, in the machine: a child of
 `article.py` hangs, started by an ordinary user, without Forkproof. For `kernel.yama.ptrace_scope` 0 to 3 a line says what
-each of these said: the doctor by that user and by root; a look of the watch by both; a `forkproof run` by the user, of a program whose
-child hangs with the GIL held, so that it can be seen from outside only. Where the doctor told what to allow, that is done, and it
-looks again.
+each of these said: the doctor by that user and by root; a look of the watch by both; both of them by the user where they are the
+program's parent; a `forkproof run` by the user, of a program whose child hangs with the GIL held, so that it can be seen from outside only.
+Where the doctor told what to allow, that is done, and it looks again.
 """
 
 from __future__ import annotations
@@ -40,6 +40,19 @@ if pid:
     os.wait()
 else:
     socket.getaddrinfo("localhost", 80)
+"""
+
+# As a shell's `app & exec forkproof ...`, until the child hangs.
+PARENT = """
+import os, subprocess, sys
+while True:
+    program = subprocess.Popen([sys.executable, "-W", "ignore", "-c", sys.argv[1]], stdout=subprocess.PIPE, text=True)
+    child = program.stdout.readline().strip()
+    try:
+        program.wait(10)
+    except subprocess.TimeoutExpired:
+        break
+os.execv(sys.executable, [sys.executable, "-m", "forkproof", *sys.argv[2:], child])
 """
 
 HOLDS_THE_GIL = """
@@ -110,6 +123,21 @@ def said(user: int, *options: str) -> tuple[int, str]:
     return process.returncode, told
 
 
+def by_parent(user: int, *options: str) -> int:
+    """Status of a command of Forkproof's that is a forebear of the hung child which it looks at."""
+    with as_user((sys.executable, "-c", PARENT, ARTICLE, *options), user, subprocess.STDOUT) as process:
+        try:
+            process.wait(LIMIT)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+        assert process.stdout
+        lines = process.stdout.read().splitlines()
+    print(f"    $ (its parent) forkproof {' '.join(options)}  # by {user}, status {process.returncode}")
+    for line in lines[-4:]:
+        print("    |", line)
+    return process.returncode
+
+
 def launched(user: int) -> str:
     """The hang that `forkproof run` reported of a child that cannot watch itself."""
     with tempfile.TemporaryDirectory() as folder:
@@ -167,6 +195,8 @@ def main() -> None:
                     status, _ = said(user, "doctor", str(pid))
                     lines.append(f"{scope}: user {user}: doctor {status}, once that was done")
                     SETTING.write_text(str(scope))
+            told = by_parent(USER, "doctor"), by_parent(USER, "watch", "--once", "--hang-after", "1")
+            lines.append(f"{scope}: user {USER}, its forebear: doctor {told[0]}, watch {told[1]}")
             lines.append(f"{scope}: run: {launched(USER)}")
     print("\n".join(lines))
 

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 def activate(options: dict[str, Any]) -> None:
     """Install with the launcher's options. Warnings are off: the launcher reports."""
+    if options["reader"]:
+        _name(*options["reader"])
     if options["emulate"] or options["trace_lookups"]:
         from .lab.emulate import emulate
 
@@ -34,3 +36,11 @@ def activate(options: dict[str, Any]) -> None:
         connections=options["connections"],
     )
     follow(options)
+
+
+def _name(pid: int, started: int) -> None:
+    try:
+        from . import _native
+    except ImportError:  # then the launcher sees what it may see without
+        return
+    _native.name_reader(pid, started)

@@ -57,6 +57,7 @@ def install(
     repair: bool,
     wait: float,
     report_all: bool,
+    watch_idle: bool,
     refresh: Callable[[], object],
     consider: Callable[[list[Sighting]], object],
     after_parent: Callable[[tuple[Any, ...]], object],
@@ -178,6 +179,10 @@ def unseen() -> int:
 
 def forks(count: int = ..., /) -> int:
     """How many forks this process has made; with `count` it goes on from there."""
+
+def name_reader(pid: int, started: int, /) -> None:
+    """Let a process, and those that it starts, look at this one where Yama would not, and at each that is forked from it. It is told
+    from a later one of the same id by `started`, in clock ticks after the machine's start."""
 
 def watch_connections(
     on: bool,

@@ -18,7 +18,7 @@ from . import catalogue, embedded, sharing, unflushed, watch
 from ._counts import Counts
 from ._errors import ForkRiskError, ForkRiskWarning
 from ._events import Writer, now
-from .evidence import asking, coarse, mended, naming, pools, workers
+from .evidence import asking, coarse, intent, mended, naming, pools, workers
 from .evidence.keeper import keeper
 from .repair import break_executors, drop_imports, mend_executors
 
@@ -75,6 +75,7 @@ class _Settings:
         self.pools: list[catalogue.Pool] = []
         self.waits: asking.Table = {}
         self.vanished: list[workers.Vanished] = []
+        self.catalogued: set[int] = set()  # idents of threads whose purpose the catalogue knows, in a child
         self.mended: list[str] = []
         self.foreign: dict[int, catalogue.Lock] = {}
         self.exempt: dict[Any, Any] = {}
@@ -114,7 +115,7 @@ def install(
     repair      reset in the child what the wait could not clear, with a warning.
     hang_after  seconds after which a thread of a child that waits for what the fork left behind is reported as hanging.
                 Children of forks that left something behind (a risk; a worker or native threads that the child may wait
-                for) have a thread in C that watches for it, and no other process has; float("inf") for none.
+                for; with connections or watch_all also a thread of the program's own that waited for a condition) have a thread in C that watches for it, and no other process has; float("inf") for none.
     events      a file to append one JSON object a line to (docs/events.md). Without it hangs are told on stderr.
     warn        issue ForkRiskWarning at a fork that went ahead at risk.
     hide_moot_warnings  hide what CPython (3.12 on) and libraries say about every fork with threads, in the parent or in the
@@ -179,6 +180,7 @@ def install(
         repair=repair,
         wait=wait,
         report_all=writer is not None,
+        watch_idle=connections or watch_all,
         refresh=_refresh,
         consider=_consider,
         after_parent=_after_in_parent,
@@ -187,6 +189,7 @@ def install(
         warnings=warnings,
         filter=s.filters[0] if s.filters else None,
     )
+    intent.ask(connections or watch_all)
     sharing.watch(connections, None if writer is None else writer.path)
     unflushed.watch(connections, _tell_doubled, _where)
     if writer is not None and not (watch_all or connections):
@@ -208,6 +211,7 @@ def uninstall() -> None:
         _native.watch_stop()
         sharing.watch(False, None)
         unflushed.watch(False, _tell_doubled, _where)
+        intent.ask(False)
     _remove_filters()
     if s.writer is not None:
         s.writer.close()
@@ -521,8 +525,25 @@ def _key(s: Sighting) -> tuple[int, int]:
 
 
 def _hazards(seen: list[Sighting] | None, left: list[Sighting] | None) -> list[dict[str, Any]]:
-    """All that was seen at a fork; cleared is what was gone or owned when it went ahead."""
-    return _told(_sorted(seen, left))
+    """All that was seen at a fork; cleared is what was gone or owned when it went ahead. Locks of which nothing else is to be
+    told, as of the hundred futures that a thread waits for, are one hazard."""
+    hazards: list[dict[str, Any]] = []
+    alike: set[tuple[Any, ...]] = set()
+    for hazard in _told(_sorted(seen, left)):
+        stack = hazard["stack"]
+        at = [(frame["file"], frame["line"]) for frame in (*stack[:1], hazard.get("held_at")) if frame]
+        key = (
+            hazard["what"],
+            hazard["thread"]["ident"],
+            hazard["cleared"],
+            hazard["certainty"],
+            hazard["state"],
+            *at,
+        )
+        if key not in alike:
+            alike.add(key)
+            hazards.append(hazard)
+    return hazards
 
 
 def _sorted(seen: list[Sighting] | None, left: list[Sighting] | None) -> list[tuple[Sighting, bool]]:
@@ -607,7 +628,7 @@ def _fork_event(
         "where": facts["where"],
         "waited_ms": round(facts["waited"] * 1e3, 3),
         "polls": facts["polls"],
-        "repaired": repaired or [],
+        "repaired": list(dict.fromkeys(repaired or ())),
         "hazards": hazards,
         "policy": _settings.policy,
         "outcome": facts["outcome"],
@@ -627,6 +648,7 @@ def _after_in_child(message: tuple[Any, ...]) -> BaseException | None:
     if stage == 2:
         found = workers.remember(body, _settings.workers)
         _settings.vanished = [gone for gone, _ in found]
+        _settings.catalogued = {kept[1] for kept in body if not _settings.workers[kept[0]].each}
         if _settings.repair and _settings.policy != "observe":
             _settings.mended = mend_executors(workers.executors(found))
             _settings.mended += break_executors(workers.broken(found))
@@ -662,7 +684,7 @@ def _after_in_child(message: tuple[Any, ...]) -> BaseException | None:
         if connections := sharing.inherited():
             born["connections"] = connections
         if reset or mended_here:
-            born["repaired"] = [*(_name(x) for x in reset), *mended_here]
+            born["repaired"] = list(dict.fromkeys((*(_name(x) for x in reset), *mended_here)))
         _settings.writer.write(born)
     # A thread that had only just got a lock has changed nothing of what it guards.
     torn = [x for x in reset if x[2] != naming.ACQUIRING]
@@ -686,11 +708,18 @@ def _begin_watch(body: tuple[Any, ...], frame: FrameType | None) -> None:
     reset = _reset(left)
     gone, _settings.vanished = _settings.vanished, []
     missing = [v.hazard() for v in gone if not v.mended and v.can_be_awaited()]
+    known, _settings.catalogued = _settings.catalogued, set()
+    intent.remember(threading._active, {threading.get_ident(), *known})  # type: ignore[attr-defined]
     missing += pools.leave_behind(but=pools.PYTHON if _watchdog_was_reset() else None)
     if _settings.hang_after == float("inf"):
         missing = []  # it is for the watch
     record = None
-    if missing or _risk([hazard for _, hazard in told]) != "none" or _settings.watch_all:
+    if (
+        missing
+        or intent.left_behind()
+        or _risk([hazard for _, hazard in told]) != "none"
+        or _settings.watch_all
+    ):
         hazards = [{**hazard, "address": hex(id(s[7]))} for s, hazard in told] + missing
         facts = {"forks": forks, "where": _where(frame), "waited": waited, "polls": polls}
         facts["outcome"] = _OUTCOMES[outcome]

@@ -178,7 +178,7 @@ class SharedConnection(_Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DoubledOutput(_Record):
-    """What was in a file's buffer at a fork has been written by more than one process."""
+    """What was in the buffer of a file or a MemoryHandler at a fork has been written by more than one process."""
 
     event: ClassVar[str] = "doubled-output"
     time: str
@@ -188,8 +188,10 @@ class DoubledOutput(_Record):
     fork: int
     where: Frame
     file: str | None
-    fd: int
-    bytes: int
+    fd: int | None
+    bytes: int | None
+    """None for a logging.handlers.MemoryHandler, which keeps `records`."""
+    records: int | None = None
     writers: int = 2
     """How many processes had written it by then."""
     verdict: Literal["proven", "likely"] = "likely"

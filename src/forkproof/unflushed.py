@@ -1,4 +1,4 @@
-"""Output that is written twice: what a file had in its buffer when the process forked, and both processes wrote.
+"""Output that is written twice: what a file or a MemoryHandler had in its buffer at a fork, and both processes wrote.
 
 A buffer is memory, so a child has a copy of it. Most children never write that: they end by `os._exit()`, or exec. So nothing
 is said at the fork. Each process remembers what was there (`_c/buffers.c` finds it), and sees before its next fork and at
@@ -7,6 +7,9 @@ its end whether it has written it; who is not the first to have done so tells.
 A write is sure where the file says that it has come further, and, of the standard streams, where the interpreter is about to
 flush them. What is left in another file when a process ends is written if the file is closed by then, and if anything goes
 wrong there nobody hears of it: that makes the event `likely`. So does a binary file that is gone.
+
+A `logging.handlers.MemoryHandler` keeps records. One of them that nobody had formatted shows by its `message` that its target has done so
+since: then it is written, as it is where `logging.shutdown()` is about to hand it to a stream.
 
 Not seen: what the forking thread does not have in a variable, a global or an attribute of `self`; a process that writes it and
 then ends by `os._exit()` (unless it is the child, where calls can be led), by a signal or by exec; a file whose descriptor is another file
@@ -24,7 +27,7 @@ import weakref
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import FrameType
     from typing import Any
 
@@ -34,6 +37,10 @@ if TYPE_CHECKING:
 STANDARD = (
     "flush before the fork (sys.stdout.flush(), print(..., flush=True)), or run python with -u; or end the child by "
     "os._exit(), without a flush"
+)
+RECORDS = (
+    "flush the MemoryHandler before the fork, or make it in the process that logs; or clear its buffer in the child "
+    "(os.register_at_fork), or end the child by os._exit()"
 )
 OTHER = (
     "flush the file before the fork, or open it in the process that writes it; or end the child by os._exit()"
@@ -87,8 +94,50 @@ class _Unflushed:
             return None
         return file is sys.stdout or file is sys.stderr
 
+    def facts(self) -> dict[str, Any]:
+        return {"file": self.name, "fd": self.fd, "bytes": self.bytes}
 
-_known: list[_Unflushed] = []
+    @property
+    def advice(self) -> str:
+        return STANDARD if self.fd <= 2 else OTHER
+
+
+class _Kept:
+    """What a MemoryHandler had in its buffer at one fork, by a record that tells when it is written."""
+
+    def __init__(self, handler: Any, record: Any, origin: int, fork: int) -> None:
+        self.buffered = weakref.ref(handler)
+        self.record, self.records = record, len(handler.buffer)
+        self.origin, self.fork = origin, fork
+        self.handler = id(handler)
+        self.where: dict[str, Any] = {}
+
+    @property
+    def key(self) -> int:
+        """The same in each process: a fork moves no object."""
+        return hash((self.origin, self.fork, -1, self.handler)) & (1 << 64) - 1
+
+    def written(self, *, at_end: bool) -> bool | None:
+        """As for a file; never in doubt."""
+        if "message" in vars(self.record):
+            return True
+        handler: Any = self.buffered()
+        if not at_end or handler is None:
+            return None
+        target = handler.target
+        goes_on = isinstance(target, sys.modules["logging"].StreamHandler) and not target.filters
+        is_there = any(self.record is record for record in handler.buffer)
+        return True if goes_on and handler.flushOnClose and is_there else None
+
+    def facts(self) -> dict[str, Any]:
+        return {"file": None, "fd": None, "bytes": None, "records": self.records}
+
+    @property
+    def advice(self) -> str:
+        return RECORDS
+
+
+_known: list[_Unflushed | _Kept] = []
 _tell: Tell | None = None
 _where: Where | None = None
 _registered = False
@@ -143,9 +192,42 @@ def _at_fork(origin: int, fork: int, files: list[Any], in_child: bool) -> int:
             item.where = _where(sys._getframe(1)) if _where else {}
             known.add(id(state[0]))
             _known.append(item)
+    for handler, record in _keeping():
+        if id(handler) not in known:
+            kept = _Kept(handler, record, origin, fork)
+            kept.where = _where(sys._getframe(1)) if _where else {}
+            _known.append(kept)
     if in_child and _known:
         _native.lead_exit()
     return len(_known)
+
+
+def _keeping() -> Iterator[tuple[Any, Any]]:
+    """Handlers that keep records for another, each with one that nobody has formatted and that is no burden to keep."""
+    kind = getattr(sys.modules.get("logging.handlers"), "MemoryHandler", None)
+    handlers = [reference() for reference in list(getattr(sys.modules.get("logging"), "_handlerList", ()))]
+    keeping = [
+        h for h in handlers if kind and isinstance(h, kind) and type(h).flush is kind.flush and h.buffer
+    ]
+    for handler in keeping:
+        others = [record for other in keeping if other is not handler for record in other.buffer]
+        for record in handler.buffer:
+            if _is_plain(record) and not any(record is other for other in others):
+                yield handler, record
+                break
+
+
+def _is_plain(record: Any) -> bool:
+    attributes = vars(record)
+    args = attributes.get("args") or ()
+    return (
+        "message" not in attributes
+        and not attributes.get("exc_info")
+        and type(args) is tuple
+        and all(
+            type(value) in (str, int, float, bool, type(None)) for value in (attributes.get("msg"), *args)
+        )
+    )
 
 
 def _at_end() -> None:
@@ -167,7 +249,7 @@ def _settle(*, at_end: bool = False, count: bool = True) -> None:
                 _count(item, sure)
 
 
-def _count(item: _Unflushed, sure: bool) -> None:
+def _count(item: _Unflushed | _Kept, sure: bool) -> None:
     from . import _native
     from ._events import now
 
@@ -183,12 +265,10 @@ def _count(item: _Unflushed, sure: bool) -> None:
             "parent": item.origin,
             "fork": item.fork,
             "where": item.where,
-            "file": item.name,
-            "fd": item.fd,
-            "bytes": item.bytes,
+            **item.facts(),
             "writers": writers,
             "verdict": "proven" if proven else "likely",
-            "advice": STANDARD if item.fd <= 2 else OTHER,
+            "advice": item.advice,
         }
     )
 

@@ -30,7 +30,7 @@ import weakref
 
 from . import catalogue
 from ._events import _encoded, now
-from .evidence import asking, naming, pools, workers
+from .evidence import asking, intent, naming, pools, workers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -192,7 +192,9 @@ def begin(
     except OSError:
         w.stderr = None
     w.in_hooks = True
-    left_behind = record is not None or w.orphans or workers.awaited() or pools.left_behind()
+    left_behind = (
+        record is not None or w.orphans or workers.awaited() or pools.left_behind() or intent.left_behind()
+    )
     if not left_behind or w.hang_after == float("inf"):
         return
     _start()
@@ -360,6 +362,9 @@ def _left_undone(wait: Waiting, things: list[object], waits: list[Waiting]) -> _
         return None
     living = _native.workers()
     around = asking.called_on(wait, _watched.settings.waits)
+    relied_on = _relied_on(wait, [*things, *around], waits)
+    if relied_on is not None:
+        return relied_on
     for thing in things:
         worker = workers.left_with(thing)
         if (
@@ -369,6 +374,25 @@ def _left_undone(wait: Waiting, things: list[object], waits: list[Waiting]) -> _
         ):
             return _Reason("likely", None, worker.hazard())
     return None
+
+
+def _relied_on(wait: Waiting, things: list[object], waits: list[Waiting]) -> _Reason | None:
+    """A thread of the program's own that is not here was to see to one of `things`, and nobody is known who does."""
+    found = intent.left_with(things, wait[5][14])
+    if found is None:
+        return None
+    gone, means = found
+    if any(_may_be_seen_to(thing, waits) for thing in (*things, *means)) or intent.is_known_to(
+        [*things, *means], wait[5][0]
+    ):
+        return None
+    handlers = (_signal.getsignal(number) for number in _signal.valid_signals())
+    if any(
+        callable(h) and h is not _signal.default_int_handler and intent.would_wake(h, things)
+        for h in handlers
+    ):
+        return None
+    return _Reason("likely", None, gone.hazard())
 
 
 def _polled(wait: Waiting, waits: list[Waiting]) -> _Reason | None:

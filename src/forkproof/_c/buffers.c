@@ -8,12 +8,16 @@
  * Which files there are nobody knows without a search of the heap. Looked at are the standard streams, and what the forking
  * thread's frames have in their variables, globals and attributes of `self`; in both processes, after the fork.
  *
+ * A MemoryHandler of logging keeps records instead of bytes; logging has a list of its handlers. Python is asked about those only where
+ * one has a record, and nothing is imported or called to know that.
+ *
  * Who has written what was there at a fork is counted in memory that the processes share, by a key which both can make: so
  * the last of them knows that another was first, whichever it is, and says so only if that really was.
  */
 #include "buffers.h"
 #include "code.h"
 #include "connections.h"
+#include "look.h"
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -22,6 +26,7 @@
 #define SLOTS 1024      /* of files at forks that are told apart; what is more is not told */
 #define MOST_FRAMES 64
 #define MOST_GLOBALS 2000
+#define MOST_HANDLERS 1000
 
 typedef struct {
     uint64_t key;       /* 0: free */
@@ -144,11 +149,11 @@ static int learn_types(void)
 typedef struct {
     PyObject *buffered; /* borrowed; NULL: it is no file that can be looked at */
     intptr_t bytes, position;
-} State;
+} Pending;
 
-static State state_of(PyObject *file)
+static Pending state_of(PyObject *file)
 {
-    State s = {NULL, 0, 0};
+    Pending s = {NULL, 0, 0};
     PyObject *buffered = file;
     if (Py_IS_TYPE(file, text_type)) {
         buffered = (PyObject *)word(file, at.buffer);
@@ -170,7 +175,7 @@ static int add_if_unflushed(PyObject *list, PyObject *object)
                             Py_IS_TYPE(object, buffered_types[1]))) {
         return 0;
     }
-    State s = state_of(object);
+    Pending s = state_of(object);
     return s.buffered != NULL && s.bytes > 0 ? PyList_Append(list, object) : 0;
 }
 
@@ -226,6 +231,35 @@ static PyObject *unflushed(PyThreadState *ts)
     return list;
 }
 
+static PyObject *in_module(const char *module, const char *name)
+{
+    PyObject *modules = PyImport_GetModuleDict();
+    PyObject *found = modules != NULL && PyDict_Check(modules) ? PyDict_GetItemString(modules, module) : NULL;
+    return found != NULL && PyModule_Check(found) ? PyDict_GetItemString(PyModule_GetDict(found), name) : NULL;
+}
+
+static int handlers_keep_records(void)
+{
+    static PyObject *buffer_name;
+    if (buffer_name == NULL) {
+        buffer_name = PyUnicode_InternFromString("buffer");
+    }
+    PyObject *kind = in_module("logging.handlers", "MemoryHandler");
+    PyObject *handlers = kind == NULL || !PyType_Check(kind) ? NULL : in_module("logging", "_handlerList");
+    int keep = 0;
+    for (Py_ssize_t i = 0; handlers != NULL && PyList_CheckExact(handlers) && !keep &&
+                           i < Py_MIN(PyList_GET_SIZE(handlers), MOST_HANDLERS); i++) {
+        PyObject *reference = PyList_GET_ITEM(handlers, i);
+        PyObject *handler = PyWeakref_CheckRef(reference) ? referent(reference) : NULL;
+        PyObject *buffer = handler != NULL && PyObject_TypeCheck(handler, (PyTypeObject *)kind)
+                               ? plain_attribute(handler, buffer_name)
+                               : NULL;
+        keep = buffer != NULL && PyList_CheckExact(buffer) && PyList_GET_SIZE(buffer) > 0;
+    }
+    PyErr_Clear();
+    return keep;
+}
+
 PyObject *buffers_at_fork(unsigned long fork, int in_child)
 {
     long origin = (long)me;
@@ -234,7 +268,7 @@ PyObject *buffers_at_fork(unsigned long fork, int in_child)
     }
     me = getpid();
     PyObject *list = unflushed(PyThreadState_Get());
-    if (list == NULL || (PyList_GET_SIZE(list) == 0 && known == 0)) {
+    if (list == NULL || (PyList_GET_SIZE(list) == 0 && known == 0 && !handlers_keep_records())) {
         Py_XDECREF(list);
         return NULL;
     }
@@ -320,7 +354,7 @@ PyObject *watch_buffers(PyObject *module, PyObject *args)
 PyObject *buffer_state(PyObject *module, PyObject *file)
 {
     (void)module;
-    State s = text_type == NULL ? (State){NULL, 0, 0} : state_of(file);
+    Pending s = text_type == NULL ? (Pending){NULL, 0, 0} : state_of(file);
     if (s.buffered == NULL) {
         Py_RETURN_NONE;
     }

@@ -232,7 +232,7 @@ int locks_behind(Thread *t, PyObject *object, PyObject **locks, int room)
     }
     PyObject *found[MAX_LET_GO];
     int n = 0;
-    Resolve r = {.thread = t, .want = CALL_RELEASE, .collect = found, .n_collect = &n};
+    Resolve r = {.thread = t, .want = CALL_RELEASE, .collect = found, .n_collect = &n, .room = MAX_LET_GO};
     resolve_method(&r, object, name_release);
     n = Py_MIN(n, room);
     memcpy(locks, found, sizeof(found[0]) * (size_t)n);

@@ -1514,13 +1514,24 @@ PyObject *plain_attribute(PyObject *object, PyObject *name)
     return value;
 }
 
-static PyObject *follow(const Expression *e, PyCodeObject *code, PyObject *object)
+static PyObject *follow_from(const Expression *e, PyCodeObject *code, PyObject *object, int from, int to)
 {
-    for (int i = 0; i < e->n && object != NULL; i++) {
+    for (int i = from; i < to && object != NULL; i++) {
         PyObject *name = code_name(code, e->attributes[i]);
         object = name == NULL ? NULL : plain_attribute(object, name);
     }
     return object;
+}
+
+/* What it is, or with `each` what is gone through. */
+static PyObject *follow(const Expression *e, PyCodeObject *code, PyObject *object)
+{
+    return follow_from(e, code, object, 0, e->each ? e->each - 1 : e->n);
+}
+
+PyObject *evaluate_element(const Expression *e, PyCodeObject *code, PyObject *element)
+{
+    return follow_from(e, code, element, e->each - 1, e->n);
 }
 
 PyObject *evaluate(const Expression *e, PyCodeObject *code, Frame *frame)
@@ -1723,7 +1734,7 @@ static int gone_through(const CodeInfo *info, int local, Expression *e)
             loops += parse_operand(info, at, u->depth - 1, e, &rest) == 0 && rest == REST_NONE;
         }
     }
-    e->each = 1;
+    e->each = e->n + 1;
     return loops == 1 && stores == 1;
 }
 
@@ -1732,8 +1743,13 @@ static const Expression *over(const CodeInfo *info, NamedCall *call)
 {
     if (call->over.base == BASE_NONE) {
         const Expression *e = &call->expression;
-        if (e->base != BASE_LOCAL || e->index == 0 || e->n || !gone_through(info, e->index, &call->over)) {
-            call->over = *e;
+        Expression *all = &call->over;
+        if (e->base != BASE_LOCAL || e->index == 0 || !gone_through(info, e->index, all) || all->n + e->n > MAX_ATTRIBUTES) {
+            *all = *e;
+        }
+        else {
+            memcpy(&all->attributes[all->n], e->attributes, (size_t)e->n * sizeof(*e->attributes));
+            all->n += e->n;
         }
     }
     return &call->over;
@@ -1745,7 +1761,7 @@ int code_self_calls(PyCodeObject *code, CallVisitor visitor, void *context)
     for (int i = 0; i < info->n_calls; i++) {
         NamedCall *call = &info->calls[i];
         const Expression *e = call->method < 0 ? NULL : over(info, call);
-        if (e == NULL || e->index != 0 || (e->base != BASE_LOCAL && e->base != BASE_CELL)) {
+        if (e == NULL || e->base == BASE_NAME || (e->base == BASE_LOCAL && e->index != 0)) {
             continue;
         }
         int stop = visitor(context, code, e, code_name(code, call->method), call->unit);

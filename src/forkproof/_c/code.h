@@ -15,7 +15,7 @@ typedef struct {
     enum { BASE_NONE, BASE_LOCAL, BASE_CELL, BASE_GLOBAL, BASE_NAME } base;
     int index;                            /* of the local, or of the name in co_names */
     int super;                            /* the base is super(), and a method is looked up behind this code's class */
-    int each;                             /* a `for` goes through what it is, and what is meant is each of its elements */
+    int each;                             /* a `for` goes through what the first each-1 attributes lead to; 0: there is none */
     int n;
     uint16_t attributes[MAX_ATTRIBUTES];  /* indexes into co_names */
 } Expression;
@@ -135,8 +135,8 @@ int called_local(const CodeInfo *info, PyCodeObject *code, int local, int *pops)
 
 /* All of them, once looked for. */
 CodeInfo *code_calls(PyCodeObject *code);
-/* Calls `visit` for each call `first_parameter.a.b.method(...)` in the code, and each `x.method(...)` where `for x in
- * first_parameter.a.b`, until it returns nonzero. */
+/* Calls `visit` for each call `first_parameter.a.b.method(...)` in the code, each `x.c.method(...)` where `for x in
+ * first_parameter.a.b`, and each `variable.a.method(...)` of a global or of a function around it, until it returns nonzero. */
 typedef int (*CallVisitor)(void *context, PyCodeObject *code, const Expression *expression, PyObject *method, int unit);
 int code_self_calls(PyCodeObject *code, CallVisitor visit, void *context);
 /* Whether the code names methods that take locks, or let go of them. */
@@ -185,6 +185,8 @@ PyObject *evaluate(const Expression *e, PyCodeObject *code, Frame *frame);
 int same_object(const CodeInfo *info, int unit, int other);
 /* Of a function that does not run: its first parameter, its globals, its closure; NULL where that is not known. */
 PyObject *evaluate_on(const Expression *e, PyCodeObject *code, PyObject *first, PyObject *globals, PyObject *closure);
+/* From an element of what an expression with `each` goes through to what it means. */
+PyObject *evaluate_element(const Expression *e, PyCodeObject *code, PyObject *element);
 PyObject *plain_attribute(PyObject *object, PyObject *name);
 
 /* Whether the `with` entered at `unit` enters what a name with attributes leads to: that is `e` then. (In 3.14 and later more stands between

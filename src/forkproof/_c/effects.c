@@ -261,7 +261,7 @@ int has_let_go(Thread *t, PyObject *lock)
 {
     for (int i = 0; i < t->n_waiting; i++) {
         t->n_let_go = 0;
-        Resolve r = {.thread = t, .want = CALL_ACQUIRE, .collect = t->let_go, .n_collect = &t->n_let_go};
+        Resolve r = {.thread = t, .want = CALL_ACQUIRE, .collect = t->let_go, .n_collect = &t->n_let_go, .room = MAX_LET_GO};
         resolve_method(&r, t->waiting[i], name_enter);
         for (int k = 0; k < t->n_let_go; k++) {
             if (t->let_go[k] == lock) {

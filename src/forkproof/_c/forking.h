@@ -66,7 +66,7 @@ extern ThisFork *this_fork;
 
 /* What a fork at which nothing is at risk only reads. */
 typedef struct {
-    int on, policy, repair, report_all;
+    int on, policy, repair, report_all, watch_idle;
     double wait;
     PyObject *consider, *after_parent, *after_child, *refresh, *fault;
     PyObject *calls, *unresolved; /* the catalogue: dict of what is resolved, list of what is not */

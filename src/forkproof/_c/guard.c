@@ -12,6 +12,7 @@
 #include "connections.h"
 #include "follow.h"
 #include "lines.h"
+#include "named.h"
 #include "pools.h"
 #include "watch.h"
 #include "watchdog.h"
@@ -327,7 +328,7 @@ static PyObject *before(PyObject *module, PyObject *unused)
     this_fork->clean = g.left == NULL || PyList_GET_SIZE(g.left) == 0;
     find_news(me);
     int tell = something_to_say() || g.report_all || buffers_watched();
-    int mend = g.look.workers ||
+    int mend = g.look.workers || (g.watch_idle && g.look.n_waiters) ||
                (g.policy == POLICY_WAIT && g.repair && (g.look.n || g.look.n_waiters || counts_others(0)));
     this_fork->refresh_due = g.policy == POLICY_OBSERVE && refresh_is_due(); /* once asked, it is not due any more */
     keep_hooks(interpreter, g.on && (tell || this_fork->refresh_due),
@@ -463,6 +464,7 @@ static PyObject *child_first(PyObject *module, PyObject *unused)
 {
     (void)module;
     (void)unused;
+    int idle = g.watch_idle && g.look.n_waiters; /* threads that wait to be given something to do, perhaps */
     if (g.on && g.in_child && g.repair && g.policy == POLICY_WAIT) {
         mend_queues();
     }
@@ -473,7 +475,7 @@ static PyObject *child_first(PyObject *module, PyObject *unused)
         note_buffers(1);
     }
     int left_behind = watch_inherited() || (g.left != NULL && PyList_GET_SIZE(g.left)) || g.look.workers ||
-                      g.pools != NULL || g.pools_expected;
+                      g.pools != NULL || g.pools_expected || idle;
     g.pools_expected = 0;
     begun = g.on && g.in_child && left_behind;
     if (begun && g.after_child != NULL) {
@@ -542,14 +544,14 @@ static const Hook new_hooks[] = {
 
 static PyObject *install(PyObject *module, PyObject *args, PyObject *keywords)
 {
-    static char *names[] = {"policy", "repair", "wait", "report_all", "refresh", "consider", "after_parent",
-                            "after_child", "fault", "warnings", "filter", NULL};
-    int policy, repair, report_all;
+    static char *names[] = {"policy", "repair", "wait", "report_all", "watch_idle", "refresh", "consider",
+                            "after_parent", "after_child", "fault", "warnings", "filter", NULL};
+    int policy, repair, report_all, watch_idle;
     double wait;
     PyObject *refresh, *consider, *parent, *child, *fault, *warnings, *filter;
     (void)module;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "ipdpOOOOOOO", names, &policy, &repair, &wait, &report_all,
-                                     &refresh, &consider, &parent, &child, &fault, &warnings, &filter)) {
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "ipdppOOOOOOO", names, &policy, &repair, &wait, &report_all,
+                                     &watch_idle, &refresh, &consider, &parent, &child, &fault, &warnings, &filter)) {
         return NULL;
     }
     PyInterpreterState *interpreter = PyInterpreterState_Get();
@@ -581,6 +583,7 @@ static PyObject *install(PyObject *module, PyObject *args, PyObject *keywords)
     g.repair = repair;
     g.wait = wait;
     g.report_all = report_all;
+    g.watch_idle = watch_idle;
     Py_XSETREF(g.refresh, Py_NewRef(refresh));
     Py_XSETREF(g.consider, Py_NewRef(consider));
     Py_XSETREF(g.after_parent, Py_NewRef(parent));
@@ -1009,6 +1012,7 @@ PyMethodDef guard_methods[] = {
     {"lead_exit", lead_exit, METH_NOARGS, NULL},
     {"count_writer", count_writer, METH_VARARGS, NULL},
     {"environment", environment, METH_NOARGS, NULL},
+    {"name_reader", name_reader, METH_VARARGS, NULL},
     {"fail_at", fail_at, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };

@@ -232,9 +232,12 @@ void sight_method_of_manager(Thread *t, const Place *p, int base)
         }
         return;
     }
-    PyObject *locks[MAX_LET_GO];
+    static PyObject *locks[MOST_IN_ONE];
+    static uint8_t each[MOST_IN_ONE];
     int n = 0, through_c;
-    Resolve r = {.thread = t, .want = CALL_ACQUIRE, .collect = locks, .n_collect = &n, .permits = 1};
+    Resolve r = {
+        .thread = t, .want = CALL_ACQUIRE, .collect = locks, .each = each, .n_collect = &n, .room = MOST_IN_ONE, .permits = 1,
+    };
     resolve_method(&r, first, p->code->co_name);
     for (int i = 0; i < n; i++) {
         for (int k = t->first; k < t->look->n; k++) { /* in a method of another name it is a mutex as well */
@@ -249,8 +252,9 @@ void sight_method_of_manager(Thread *t, const Place *p, int base)
         if (kind == KIND_SEMAPHORE && callee != NULL && code_info(callee)->permit) {
             continue; /* sight_semaphore has told it */
         }
-        int where = held_at(t, p->frame, locks[i], LET_GO, 0);
-        if (!(where & HELD)) {
+        /* Of several, those before the one at hand; which these are no variable says, but an RLock does. */
+        int where = each[i] ? HELD | LET_GO : held_at(t, p->frame, locks[i], LET_GO, 0);
+        if (!(where & HELD) || (each[i] && kind == KIND_SEMAPHORE)) {
             continue;
         }
         if (kind == KIND_SEMAPHORE) {

@@ -19,13 +19,21 @@ static Place place_of(const Place *found, PyObject *lock)
     return p;
 }
 
+static void collect(Resolve *r, PyObject *lock)
+{
+    if (*r->n_collect < r->room) {
+        if (r->each != NULL) {
+            r->each[*r->n_collect] = (uint8_t)r->in_each;
+        }
+        r->collect[(*r->n_collect)++] = lock;
+    }
+}
+
 static void found_lock(Resolve *r, PyObject *lock, Kind kind)
 {
     r->found++;
     if (r->collect != NULL) {
-        if (*r->n_collect < MAX_LET_GO) {
-            r->collect[(*r->n_collect)++] = lock;
-        }
+        collect(r, lock);
         return;
     }
     if (r->exiting != NULL && kind == KIND_LOCK && is_locked(lock)) {
@@ -48,8 +56,8 @@ static void found_permit(Resolve *r, PyObject *semaphore)
         Place p = place_of(r->place, semaphore);
         sight_permit(t, &p, r->state, semaphore, r->certain && where == HELD);
     }
-    else if (r->permits && *r->n_collect < MAX_LET_GO) {
-        r->collect[(*r->n_collect)++] = semaphore;
+    else if (r->permits) {
+        collect(r, semaphore);
     }
 }
 
@@ -83,8 +91,6 @@ PyObject *function_behind(PyObject *object, PyCodeObject *code, PyObject *method
     return NULL;
 }
 
-#define MOST_IN_ONE 64 /* locks in one that is made of several */
-
 static void visit_target(Resolve *r, PyObject *target, PyObject *method)
 {
     const char *name = PyUnicode_AsUTF8(method);
@@ -117,10 +123,43 @@ static void visit_target(Resolve *r, PyObject *target, PyObject *method)
     }
 }
 
+static void visit_calls_of(Resolve *r, PyObject *function);
+
+/* Whether the lock is taken and let go of by turns in the method itself: for a count, say, and not for as long as what is entered. */
+static int only_passes(Resolve *r, PyCodeObject *code, PyObject *lock)
+{
+    if (kind_of(lock) != KIND_LOCK || !is_locked(lock)) {
+        return 0; /* an RLock has its owner's name, and a free lock says nothing */
+    }
+    const CodeInfo *info = code_calls(code);
+    Variables v = variables_of_function((Target){r->function, r->object});
+    int effect, takes = 0, gives = 0;
+    for (int i = 0; i < info->n_sites; i++) {
+        const CallSite *site = &info->sites[i];
+        if (site->expression >= 0 && value_of(&info->expressions[site->expression], code, &v) == lock) {
+            takes |= site->role == CALL_ACQUIRE;
+            gives |= site->role == CALL_RELEASE;
+        }
+    }
+    return takes && gives && held_in(r->thread, v, code, lock, LET_GO, -1, 1, &effect) == LET_GO;
+}
+
 static int visit_call(void *context, PyCodeObject *code, const Expression *e, PyObject *method, int unit)
 {
     Resolve *r = context;
     (void)unit;
+    PyObject *globals = PyFunction_GET_GLOBALS(r->function), *closure = PyFunction_GET_CLOSURE(r->function);
+    if (e->base == BASE_GLOBAL || e->index != 0) { /* not of self: only what is taken for longer than the method runs */
+        PyObject *lock = e->each || e->super ? NULL : evaluate_on(e, code, NULL, globals, closure);
+        int takes = r->want == CALL_ACQUIRE;
+        int effect = lock == NULL || kind_of(lock) == KIND_NONE
+                         ? 0
+                         : effect_of_function(r->thread, r->function, r->object, lock, takes ? LET_GO : HELD, 0);
+        if (takes ? effect == TAKES : effect == LETS_GO || effect == MAY_LET_GO) {
+            visit_target(r, lock, method);
+        }
+        return 0;
+    }
     if (++r->thread->steps > MAX_STEPS || method == NULL) {
         return 1;
     }
@@ -128,21 +167,34 @@ static int visit_call(void *context, PyCodeObject *code, const Expression *e, Py
         PyObject *function = r->nesting < 3 ? function_behind(r->object, code, method) : NULL;
         if (function != NULL) {
             r->nesting++;
-            code_self_calls((PyCodeObject *)PyFunction_GET_CODE(function), visit_call, r);
+            visit_calls_of(r, function);
             r->nesting--;
         }
         return 0;
     }
-    PyObject *target = evaluate_on(e, code, r->object, NULL, NULL);
+    PyObject *target = evaluate_on(e, code, r->object, globals, closure);
     if (target == NULL || !e->each) {
-        visit_target(r, target, method);
+        if (target == NULL || !only_passes(r, code, target)) {
+            visit_target(r, target, method);
+        }
         return 0;
     }
     Py_ssize_t n = PyTuple_CheckExact(target) || PyList_CheckExact(target) ? PySequence_Fast_GET_SIZE(target) : 0;
+    int in_each = r->in_each;
+    r->in_each = 1;
     for (Py_ssize_t i = 0; i < Py_MIN(n, MOST_IN_ONE); i++) {
-        visit_target(r, PySequence_Fast_GET_ITEM(target, i), method);
+        visit_target(r, evaluate_element(e, code, PySequence_Fast_GET_ITEM(target, i)), method);
     }
+    r->in_each = in_each;
     return 0;
+}
+
+static void visit_calls_of(Resolve *r, PyObject *function)
+{
+    PyObject *outer = r->function;
+    r->function = function;
+    code_self_calls((PyCodeObject *)PyFunction_GET_CODE(function), visit_call, r);
+    r->function = outer;
 }
 
 /* What `object.method()` acquires or releases, by what its Python code says of self's attributes. */
@@ -161,7 +213,7 @@ void resolve_method(Resolve *r, PyObject *object, PyObject *method)
         return;
     }
     r->object = object;
-    code_self_calls((PyCodeObject *)PyFunction_GET_CODE(function), visit_call, r);
+    visit_calls_of(r, function);
 }
 
 /* What a frame that stands in `yield from` or `await` has handed on to. */

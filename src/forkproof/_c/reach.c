@@ -117,15 +117,17 @@ static int is_followed(PyObject *object)
     return 1;
 }
 
-/* Whether there are weak references to the object that nobody met has. Those to locks are Forkproof's own. */
+/* Whether there are weak references to the object that nobody met has. A plain one to a lock is Forkproof's own; those of weak
+ * dictionaries and sets have a callback. */
 static int has_other_weak_references(PyObject *object)
 {
     Py_ssize_t offset = Py_TYPE(object)->tp_weaklistoffset;
-    if (offset == 0 || Py_IS_TYPE(object, lock_type) || Py_IS_TYPE(object, rlock_type)) {
+    int is_lock = Py_IS_TYPE(object, lock_type) || Py_IS_TYPE(object, rlock_type);
+    if (offset == 0) {
         return 0;
     }
     for (PyWeakReference *r = *(PyWeakReference **)((char *)object + offset); r != NULL; r = r->wr_next) {
-        if (met((PyObject *)r) == NULL) {
+        if (met((PyObject *)r) == NULL && !(is_lock && r->wr_callback == NULL)) {
             return 1;
         }
     }

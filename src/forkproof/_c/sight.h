@@ -14,6 +14,7 @@
 #define MAX_NESTING 6
 #define MAX_STEPS 200
 #define MAX_LET_GO 16
+#define MOST_IN_ONE 1024 /* locks in one that is made of several: all the futures that somebody waits for */
 
 extern PyObject *name_enter, *name_exit, *name_aenter, *name_aexit, *name_gen, *name_exit_callbacks, *name_owner, *name_buffer, *name_func,
     *name_file, *name_release, *name_args, *name_lock, *name_next, *name_init, *name_function, *name_acquire_lock, *name_name;
@@ -101,9 +102,11 @@ typedef struct {
     int nesting, found;
     int certain;
     Frame *exiting;     /* of the __exit__ that lets go of what is found */
-    PyObject *object;
+    PyObject *object, *function; /* whose method it is, and what that runs */
+    int in_each;        /* it is one of several, which the code goes through */
     PyObject **collect; /* instead of sighting: locks, for Condition.wait */
-    int *n_collect;
+    uint8_t *each;      /* of those, which are one of several; NULL where nobody asks */
+    int *n_collect, room;
     int permits;        /* collect semaphores too */
 } Resolve;
 

@@ -2,6 +2,7 @@
 
     process.py    the process as the kernel shows it: threads, system calls, memory        (/proc)
     stacks.py     Python and native stacks                                                 (pystack)
+    deputy.py     has stacks read where Yama lets nobody do so who was not there before       yama.py   what that says
     objects.py    CPython's lock objects in its memory
     importlock.py the interpreter's import lock, in its own variables
     native.py     the C library's locks in its memory        symbols.py   their names      (pyelftools)

@@ -1,9 +1,10 @@
 """Between processes: who can end a wait that a process is to end, what those do, and whether any of them ever will.
 
-A thread that waits for a file's lock, for the other end of a pipe or of a unix socket, for a child's end or for a lock of
-multiprocessing's waits for certain processes, which the kernel tells; one that waits on memory of its own, for its own. A set of
-processes in which each thread waits without a limit for processes of the set, and for nobody else, is a closed world: nothing in
-it happens again. Of such a set only those are in a deadlock that wait for one another in a circle; the others are behind it.
+A thread that waits for a file's lock, for the other end of a pipe, of a unix socket or of a TCP connection by the loopback, for a
+child's end or for a lock of multiprocessing's waits for certain processes, which the kernel tells; one that waits on memory of its
+own, for its own. A set of processes in which each thread waits without a limit for processes of the set, and for nobody else, is a
+closed world: nothing in it happens again. Of such a set only those are in a deadlock that wait for one another in a circle; the
+others are behind it.
 
 It is read while the processes run. So each must have stood still from before to after, and where a process may have a hand
 in it that was not seen (`hole`), nothing is proven. A descriptor of a device, a network or a named pipe leads out of the world.
@@ -20,7 +21,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from forkproof.doctor import filelocks
-from forkproof.doctor.descriptors import Descriptors, unix_peer
+from forkproof.doctor.descriptors import Descriptors, tcp_peer, unix_peer
 from forkproof.doctor.errors import DoctorError
 from forkproof.doctor.process import Process, Task, children_of, status
 from forkproof.doctor.semaphores import Shared, sharers
@@ -30,6 +31,7 @@ _WRITES = ("write", "writev", "sendto", "sendmsg")
 _ALL, _ONE, _BY_DESCRIPTOR = 0, 1, 3  # P_ALL, P_PID, P_PIDFD of waitid(2)
 _MOST_PROCESSES = 64
 _MOST_DESCRIPTORS = 256
+_MOST_SELECTED = 1024  # FD_SETSIZE
 _MOMENT = 0.05
 _NAMED = 3  # processes, in words
 
@@ -58,6 +60,18 @@ class Outside:
     def is_lock(self) -> bool:
         """Somebody has to let go of something."""
         return self.kind in ("file-lock", "process-lock")
+
+
+@dataclass(frozen=True, slots=True)
+class _OtherEnd:
+    """The other end of a pipe or a connection."""
+
+    have: frozenset[int]
+    """The processes that have it."""
+    enders: frozenset[int]
+    """Who can end a wait for it."""
+    hole: str
+    """Who may have it, and was not seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +130,14 @@ class Neighbours:
             return self._child(process, call.name, call.arguments)
         if call.name in _READS + _WRITES:
             found = self._other_ends(process, call.arguments[0], call.name in _WRITES)
-            return found and Outside(
-                "pipe", f" whose other end {self._has(found[0], process)}", (found[0],), found[1]
+            if not found:
+                return None
+            return Outside(
+                "pipe", f" whose other end {self._has(found.have, process)}", (found.enders,), found.hole
             )
         if call.name in ("poll", "ppoll") and (numbers := _polled(process, call.arguments)):
+            return self._any_of(process, numbers)
+        if call.name in ("select", "pselect6") and (numbers := _selected(process, call.arguments)):
             return self._any_of(process, numbers)
         return None
 
@@ -147,35 +165,34 @@ class Neighbours:
         return Outside("child", f": {self.names(children, process)}", (children,)) if children else None
 
     def _any_of(self, process: Process, descriptors: Iterable[tuple[int, bool]]) -> Outside | None:
-        ends: set[int] = set()
-        hole = ""
+        found = []
         for number, writes in descriptors:
-            found = self._other_ends(process, number, writes)
-            if not found:
+            if not (one := self._other_ends(process, number, writes)):
                 return None
-            ends |= found[0]
-            hole = hole or found[1]
-        enders = frozenset(ends)
-        return Outside("pipe", f" whose other ends {self._has(enders, process)}", (enders,), hole)
+            found.append(one)
+        have = frozenset().union(*(one.have for one in found))
+        enders = frozenset().union(*(one.enders for one in found))
+        hole = next((one.hole for one in found if one.hole), "")
+        return Outside("pipe", f" whose other ends {self._has(have, process)}", (enders,), hole)
 
-    def _other_ends(self, process: Process, number: int, writes: bool) -> tuple[frozenset[int], str] | None:
-        """Who can let a thread go on that reads from, or writes to, a descriptor, and who may besides."""
+    def _other_ends(self, process: Process, number: int, writes: bool) -> _OtherEnd | None:
+        """Who can let a thread go on that reads from, or writes to, a descriptor."""
         try:
             link = os.readlink(f"/proc/{process.pid}/fd/{number}")
         except OSError:
             return None
         hole = self.descriptors.hole or self.descriptors.in_flight
         if link.startswith("pipe:["):
-            found = self.descriptors.other_ends(link, writes)
-        elif link.startswith("socket:[") and (peer := unix_peer(int(link[8:-1]))):
-            others = self.descriptors.holders(f"socket:[{peer}]")
+            have = enders = self.descriptors.other_ends(link, writes)
+        elif link.startswith("socket:[") and (peer := _peer(process, int(link[8:-1]))):
+            have = self.descriptors.holders(f"socket:[{peer}]")
             # Who shares this end can shut it down; but nobody does that in order to be read.
-            found = others | self.descriptors.holders(link) if others else frozenset()
+            enders = have | self.descriptors.holders(link)
         else:
             return None
-        if not found:  # then there would be nothing to wait for: somebody has it who is not seen
+        if not have:  # then there would be nothing to wait for: somebody has it who is not seen
             return None
-        return found, hole
+        return _OtherEnd(have, enders, hole)
 
     def _shared(self, process: Process, address: int) -> Outside | None:
         """A semaphore or the like that processes share: anybody who has that memory may end the wait."""
@@ -392,6 +409,28 @@ def _polled(process: Process, arguments: tuple[int, ...]) -> Iterator[tuple[int,
         if data
         else None
     )
+
+
+def _selected(process: Process, arguments: tuple[int, ...]) -> Iterator[tuple[int, bool]] | None:
+    """Like `_polled`, for select(2): three sets of bits, of which the second is for those that are to take data."""
+    count, *sets = arguments[:4]
+    if not 0 < count <= _MOST_SELECTED:
+        return None
+    size = (count + 63) // 64 * 8  # the kernel's words
+    found = [(process.read(address, size), at == 1) for at, address in enumerate(sets) if address]
+    if not all(data for data, _ in found):
+        return None
+    chosen = [
+        (number, writes)
+        for data, writes in found
+        for number in range(count)
+        if data[number // 8] >> number % 8 & 1
+    ]
+    return iter(chosen) if chosen else None
+
+
+def _peer(process: Process, inode: int) -> int | None:
+    return unix_peer(inode) or tcp_peer(process.pid, inode)
 
 
 def _has_handlers(process: Process) -> bool:

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from forkproof.doctor.errors import DoctorError, Gone
 from forkproof.doctor.examine import examine
 from forkproof.doctor.lookout import Lookout
-from forkproof.doctor.process import family
+from forkproof.doctor.process import Process, family
+from forkproof.doctor.stacks import check
 from forkproof.model import Diagnosis
 from forkproof.report.diagnosis import Doctor
 
@@ -67,6 +68,8 @@ def show(found: Iterable[Diagnosis], as_json: bool) -> int:
 
 
 def _watch(pid: int, as_json: bool, tree: bool, hang_after: float) -> int:
+    with Process(pid):
+        check(pid)
     lookout = Lookout(lambda: family(pid) if tree else [pid], hang_after)
     began = time.monotonic()
     progress = sys.stderr.isatty()
@@ -83,6 +86,8 @@ def _watch(pid: int, as_json: bool, tree: bool, hang_after: float) -> int:
                 if looks and isinstance(lookout.refused, Gone):
                     return FINE
                 raise lookout.refused
+            for why in lookout.told_once():
+                _say(why)
             looks += 1
             if progress:
                 processes = f"{lookout.watched} process{'' if lookout.watched == 1 else 'es'}"

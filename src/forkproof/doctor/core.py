@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from forkproof._secrets import redacted_command
 from forkproof.doctor import stacks
 from forkproof.doctor.errors import DoctorError
-from forkproof.doctor.examine import diagnose
+from forkproof.doctor.examine import NATIVE_ONLY, diagnose
 from forkproof.doctor.process import Process, Region, Task, make_call
 from forkproof.doctor.stacks import Stacks, Unreadable
 from forkproof.model import Diagnosis
@@ -34,16 +34,15 @@ def examine_core(path: str) -> Diagnosis:
     with open(path, "rb") as file:
         process = CoreProcess(file)
         notes = ["a core file shows one moment, and no parent"]
-        try:
-            with stacks.Reader() as reader:
+        with stacks.Reader() as reader:
+            try:
                 found = reader.read_core(Path(path), Path(process.executable))
-        except Unreadable as error:
-            found = Stacks({}, None)
-            notes.append(f"no stacks, so what follows rests on native evidence only: {error}")
-        tasks = process.tasks()
-        return diagnose(
-            process, tasks, frozenset(task.tid for task in tasks), process.regions(), found, notes
-        )
+            except Unreadable as error:
+                found = Stacks({}, None)
+                notes.append(NATIVE_ONLY.format(error))
+            tasks = process.tasks()
+            still = frozenset(task.tid for task in tasks)
+            return diagnose(process, tasks, still, process.regions(), found, notes, reader)
 
 
 class CoreProcess(Process):

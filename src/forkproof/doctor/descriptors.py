@@ -1,7 +1,8 @@
 """Who has what open: the descriptors of all processes at one moment, and what is at the other end of each.
 
-Only links and `fdinfo` files of /proc are read, which asks no file system and no process. A pipe's two ends have one name there;
-which socket a unix socket is connected to is asked of the kernel (sock_diag(7)). Where somebody may have a thing open who is not
+Only links and small files of /proc are read, which asks no file system and no process. A pipe's two ends have one name there;
+which socket a unix socket is connected to is asked of the kernel (sock_diag(7)), and a TCP socket's is the one with its addresses the
+other way round. Where somebody may have a thing open who is not
 seen, `hole` says who that is, and nothing can be proven from it.
 """
 
@@ -14,11 +15,14 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import cached_property
 
-from forkproof.doctor.process import has_memory, pids, read, status
+from forkproof.doctor.process import connections, has_memory, pids, read, status
 
 _FIRST_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO of linux/proc_ns.h
 _TURNS = 20
 # linux/netlink.h, linux/sock_diag.h, linux/unix_diag.h
+# net/tcp_states.h: established, and with one direction closed; the timer of tcp_ipv4.c for an other end that has no room.
+_CONNECTED, _PROBES = (1, 5, 8), 4
+_LOOPBACK = ("127.", "[::1]:")
 _SOCK_DIAG, _BY_FAMILY, _REQUEST, _SHOW_PEER, _PEER = 4, 20, 1, 4, 2
 
 
@@ -110,6 +114,36 @@ def unix_peer(inode: int) -> int | None:
             return int(struct.unpack_from("=I", answer, at + 4)[0]) or None
         at += max(4, length + 3 & ~3)
     return None
+
+
+def tcp_peer(pid: int, inode: int) -> int | None:
+    """The inode of the socket that a TCP socket of process `pid` is connected to by the machine's own loopback.
+
+    None where there is none, or where bytes may be on their way: then it may go on although no process does anything. There are none
+    if what was written is confirmed, or the kernel waits until the receiver has read what is there.
+    """
+    found = list(connections(pid))
+    mine = next((one for one in found if one.inode == inode), None)
+    if mine is None:
+        return None
+    ends = _plain(mine.local), _plain(mine.remote)
+    if not all(end.startswith(_LOOPBACK) for end in ends):
+        return None
+    others = [
+        one
+        for one in found
+        if one.may_be_other_end_of(mine) and (_plain(one.remote), _plain(one.local)) == ends
+    ]
+    if len(others) != 1:
+        return None
+    both = mine, others[0]
+    at_rest = all(not one.unacknowledged or one.timer == _PROBES for one in both)
+    return others[0].inode or None if at_rest and all(one.state in _CONNECTED for one in both) else None
+
+
+def _plain(address: str) -> str:
+    """An address of IPv4 as such, where a socket of IPv6 has it (RFC 4291, 2.5.5.2)."""
+    return address.replace("[::ffff:", "").replace("]", "") if address.startswith("[::ffff:") else address
 
 
 def _hole(hidden: int) -> str:

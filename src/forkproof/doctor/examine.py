@@ -10,22 +10,24 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 
 from forkproof._events import now
 from forkproof.doctor import record, stacks
 from forkproof.doctor.between import Knot, Neighbours, in_memory
-from forkproof.doctor.errors import DoctorError
+from forkproof.doctor.errors import DoctorError, Forbidden
 from forkproof.doctor.native import is_c_library
 from forkproof.doctor.objects import Objects
 from forkproof.doctor.origin import lineage
 from forkproof.doctor.process import Process, Region, Task, supported
-from forkproof.doctor.stacks import Native, PythonFrame, Stack, Stacks, Unreadable
+from forkproof.doctor.stacks import Native, PythonFrame, Reads, Stack, Stacks, Unreadable
 from forkproof.doctor.verdict import OUTSIDE, STRENGTHS, WATCH, Case, Finding
 from forkproof.doctor.waits import Wait, wait_of
 from forkproof.doctor.workers import lost
 from forkproof.model import Diagnosis, Frame, Hang, Thread, ThreadView, WaitsFor
 
 BETWEEN_LOOKS = 0.25
+NATIVE_ONLY = "no stacks, so what follows rests on native evidence only: {}"
 _PYTHON = re.compile(r"(^|/)(lib)?python[23]?(\.\d+)?[a-z]*(\.so[.\d]*)?( \(deleted\))?$")
 
 _ADVICE = {
@@ -51,34 +53,47 @@ _BETWEEN = {
 _CURE = "; or start the program by `forkproof run`, which waits for a safe moment at each fork"
 
 
-def examine(pid: int) -> Diagnosis:
-    """Look at process `pid`, which is not changed. `DoctorError` says in one line why that was not possible."""
+def examine(pid: int, deputy: Reads | None = None) -> Diagnosis:
+    """Look at process `pid`, which is not changed; `deputy` has the stacks read instead of a reader that begins now.
+
+    `DoctorError` says in one line why that was not possible.
+    """
     if problem := supported():
         raise DoctorError(problem)
-    with Process(pid) as process, stacks.Reader() as reader:
+    with Process(pid) as process, nullcontext(deputy) if deputy else stacks.Reader() as reader:
         first = process.tasks()
         time.sleep(BETWEEN_LOOKS)
         tasks = process.tasks()
         still = {task.tid for task in tasks for before in first if task.is_as(before)}
         regions = process.regions()
-        found, notes = _stacks(process, reader, regions, tasks, still)
+        refused: Forbidden | None = None
+        try:
+            found, notes = _stacks(process, reader, regions, tasks, still)
+        except Forbidden as error:
+            found, notes, refused = Stacks({}, None), [NATIVE_ONLY.format(error)], error
         # Python has written down the ids that it knew, which differ in a pid namespace of the process's own.
         outer = {task.inner: task.tid for task in tasks}
         threads = {outer[tid]: stack for tid, stack in found.threads.items() if tid in outer}
         found = Stacks(threads, found.version)
         if threads and not any(stack.native for stack in threads.values()) and _stands_on_futex(tasks, still):
             notes.append("no native stacks, so what a library waits for cannot be told")
-        return diagnose(process, tasks, frozenset(still), regions, found, notes)
+        diagnosis = diagnose(process, tasks, frozenset(still), regions, found, notes, reader)
+        if refused and not diagnosis.is_deadlock:  # what is not a deadlock is seen by the stacks only
+            raise refused
+        return diagnosis
 
 
 def _stacks(
     process: Process,
-    reader: stacks.Reader,
+    reader: Reads,
     regions: Sequence[Region],
     tasks: Sequence[Task],
     still: set[int],
 ) -> tuple[Stacks, list[str]]:
-    """The stacks, and what there is to say of them. A process that runs is read without stopping it, if it lets itself be."""
+    """The stacks, and what there is to say of them; Forbidden where Yama keeps them from the reader.
+
+    A process that runs is read without stopping it, if it lets itself be.
+    """
     stop = _stands_on_futex(tasks, still)
     try:
         try:
@@ -95,7 +110,8 @@ def _stacks(
             raise DoctorError(
                 f"process {process.pid} ({name}) is not a Python program, as far as can be seen"
             ) from None
-        return Stacks({}, None), [f"no stacks, so what follows rests on native evidence only: {error}"]
+        stacks.check(process.pid)
+        return Stacks({}, None), [NATIVE_ONLY.format(error)]
 
 
 def _stands_on_futex(tasks: Sequence[Task], still: set[int]) -> bool:
@@ -109,6 +125,7 @@ def diagnose(
     regions: Sequence[Region],
     found: Stacks,
     notes: list[str],
+    reader: Reads,
 ) -> Diagnosis:
     objects = None
     if found.version:
@@ -136,7 +153,7 @@ def diagnose(
         record=record.find(regions, process.read),
         objects=objects,
         knots=_knots(neighbours, tasks, waits, still) if neighbours else {},
-        lost=lost(ancestry, {task.inner for task in tasks}, objects) if asks and objects else (),
+        lost=lost(ancestry, {task.inner for task in tasks}, objects, reader) if asks and objects else (),
     )
     findings = case.judge()
     if {task.tid for task in process.tasks()} != {task.tid for task in tasks}:

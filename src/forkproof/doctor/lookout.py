@@ -12,9 +12,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from forkproof.doctor.errors import DoctorError
+from forkproof.doctor.errors import DoctorError, Gone
 from forkproof.doctor.examine import examine
 from forkproof.doctor.process import Process, Task
+from forkproof.doctor.stacks import Reads
 from forkproof.model import Diagnosis
 
 _LONGEST_PAUSE = 600.0
@@ -43,12 +44,17 @@ class Alarm:
 class Lookout:
     """Looks at processes again and again; `processes` tells each time which they are."""
 
-    def __init__(self, processes: Callable[[], Iterable[int]], hang_after: float) -> None:
+    def __init__(
+        self, processes: Callable[[], Iterable[int]], hang_after: float, deputy: Reads | None = None
+    ) -> None:
+        """`deputy` has the stacks read, where it is not a reader of the lookout's own that is to do it."""
         self._processes = processes
+        self._deputy = deputy
         self._hang_after = hang_after
         self._seen: dict[int, _Seen] = {}
         self.refused: DoctorError | None = None
         """Why the last process that could not be looked at could not be."""
+        self._refusals: dict[str, bool] = {}
 
     @property
     def watched(self) -> int:
@@ -63,14 +69,22 @@ class Lookout:
                 seen = self._look_at(pid)
                 if seen.since + seen.pause <= time.monotonic() and not seen.examined and _may_hang(seen.task):
                     current[pid] = replace(seen, examined=True, pause=min(seen.pause * 2, _LONGEST_PAUSE))
-                    diagnosis = examine(pid)
+                    diagnosis = examine(pid, self._deputy)
                     if diagnosis.is_deadlock:
                         yield Alarm(diagnosis, round(time.monotonic() - seen.since, 1))
                 else:
                     current[pid] = seen
             except DoctorError as error:
                 self.refused = error
+                if not isinstance(error, Gone):
+                    self._refusals.setdefault(str(error), False)
         self._seen = current
+
+    def told_once(self) -> list[str]:
+        """Why processes that are there could not be looked at, or not well enough: what has not been asked for yet."""
+        new = [why for why, told in self._refusals.items() if not told]
+        self._refusals |= dict.fromkeys(new, True)
+        return new
 
     def _look_at(self, pid: int) -> _Seen:
         with Process(pid) as process:

@@ -15,7 +15,7 @@ import socket
 import struct
 import sys
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -24,6 +24,7 @@ from typing import Any
 
 from forkproof._events import program_of as _program_of_python
 from forkproof._secrets import redacted_command
+from forkproof.doctor import yama
 from forkproof.doctor.errors import DoctorError, Forbidden, Gone
 
 _FORKED_NOT_EXECED = 0x40  # PF_FORKNOEXEC in linux/sched.h: set by fork, cleared by exec
@@ -33,7 +34,7 @@ _FUTEX_CLOCK_REALTIME, _FUTEX_PRIVATE = 0x100, 0x80
 _FUTEX_WAITS = {0, 6, 9, 11, 13}  # WAIT, LOCK_PI, WAIT_BITSET, WAIT_REQUEUE_PI, LOCK_PI2 of linux/futex.h
 # Of glibc (cancelling, setuid), of faults of the program's own (faulthandler), and Ctrl-C.
 _NO_HANDLER_OF_PYTHON_CODE = frozenset({2, 4, 5, 6, 7, 8, 11, 32, 33})
-_LISTENS = "0A"  # TCP_LISTEN of net/tcp_states.h
+_LISTENS = 10  # TCP_LISTEN of net/tcp_states.h
 _INTERPRETER = re.compile(r"(python|pypy)[\d.]*t?d?$")
 _GET_ROBUST_LIST = {"x86_64": 274, "aarch64": 100}
 
@@ -289,8 +290,8 @@ class Process:
             return f"descriptor {number}"
         kind, colon, _ = target.partition(":[")
         if colon:
-            inode = target[len(kind) + 2 : -1]
-            return (kind == "socket" and _connection(f"{self._folder}/net", inode)) or f"a {kind}"
+            inode = int(target[len(kind) + 2 : -1])
+            return (kind == "socket" and _connection(self.pid, inode)) or f"a {kind}"
         kind, colon, rest = target.partition("anon_inode:")
         return f"a terminal ({target})" if target.startswith("/dev/pts/") else rest.strip("[]") or target
 
@@ -395,12 +396,17 @@ def program_of(pid: int) -> str | None:
     return re.split(r"[\s:@]", name.lstrip("[("), maxsplit=1)[0].rstrip("])") or None
 
 
-def family(pid: int) -> list[int]:
-    """`pid` and its descendants, as far as they have not been orphaned."""
+def started(pid: int) -> int:
+    """When a process was started, in clock ticks after the machine's start. OSError where there is none."""
+    return fields(read(f"/proc/{pid}/stat"))[19]
+
+
+def family(pid: int, without: Collection[int] = ()) -> list[int]:
+    """`pid` and its descendants, as far as they have not been orphaned; without some, and theirs."""
     children = children_of()
     found = [pid]
     for one in found:
-        found += children.get(one, ())
+        found += (child for child in children.get(one, ()) if child not in without)
     return found
 
 
@@ -422,20 +428,60 @@ def status(path: str) -> dict[str, str]:
     return {name: value.strip() for name, _, value in lines}
 
 
-def _connection(folder: str, inode: str) -> str:
-    """What a TCP socket is connected to, or listens on (proc(5), /proc/net/tcp); "" where that is not seen."""
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """A TCP socket as the kernel lists it (proc(5), /proc/net/tcp; net/ipv4/tcp_ipv4.c, get_tcp4_sock)."""
+
+    words: Sequence[str]
+    """Of its line: there may be a hundred thousand, of which one is looked for."""
+
+    @property
+    def inode(self) -> int:
+        """0 while no process has accepted it."""
+        return int(self.words[9])
+
+    @property
+    def local(self) -> str:
+        return _address(self.words[1])
+
+    @property
+    def remote(self) -> str:
+        return _address(self.words[2])
+
+    @property
+    def state(self) -> int:
+        """Of net/tcp_states.h."""
+        return int(self.words[3], 16)
+
+    @property
+    def unacknowledged(self) -> int:
+        """Bytes that were written to it and that the other end's kernel has not confirmed."""
+        return int(self.words[4].partition(":")[0], 16)
+
+    @property
+    def timer(self) -> int:
+        """What the kernel waits for: 0 nothing, 4 room in the other end's buffer."""
+        return int(self.words[5].partition(":")[0], 16)
+
+    def may_be_other_end_of(self, other: Connection) -> bool:
+        """Whether the ports are the other's, the other way round."""
+        return self.words[1][-4:] == other.words[2][-4:] and self.words[2][-4:] == other.words[1][-4:]
+
+
+def connections(pid: int) -> Iterator[Connection]:
+    """The TCP sockets of the network namespace that a process is in."""
     for name in ("tcp", "tcp6"):
         with suppress(OSError):
-            for line in read(f"{folder}/{name}").splitlines()[1:]:
-                words = line.split()
-                if words[9] == inode:
-                    listens = words[3] == _LISTENS
-                    return (
-                        f"TCP {_address(words[1])}"
-                        if listens
-                        else f"a TCP connection to {_address(words[2])}"
-                    )
-    return ""
+            for line in read(f"/proc/{pid}/net/{name}").splitlines()[1:]:
+                yield Connection(line.split())
+
+
+def _connection(pid: int, inode: int) -> str:
+    """What a TCP socket is connected to, or listens on; "" where that is not seen."""
+    found = next((one for one in connections(pid) if one.inode == inode), None)
+    if found is None:
+        return ""
+    return f"TCP {found.local}" if found.state == _LISTENS else f"a TCP connection to {found.remote}"
 
 
 def _address(word: str) -> str:
@@ -500,29 +546,21 @@ def _what_to_allow(pid: int) -> str:
     owner = int(status(f"/proc/{pid}/status")["Uid"].split()[0])
     if os.geteuid() not in (0, owner):
         return f"{begin}, which belongs to another user; run the doctor as root or as user {owner}"
-    try:
-        scope = int(read("/proc/sys/kernel/yama/ptrace_scope"))  # Documentation/admin-guide/LSM/Yama.rst
-    except (OSError, ValueError):
-        scope = 0
-    if os.geteuid() != 0 and scope == 1:
+    scope = yama.scope()
+    if scope == 1 and not yama.has_ptrace():
         return (
-            f"{begin}: Yama allows it for descendants only (kernel.yama.ptrace_scope is 1); run the doctor as root, or "
-            "allow it with: sudo sysctl kernel.yama.ptrace_scope=0; a program that is started by `forkproof run` is watched from within"
+            f"{begin}: Yama allows it for descendants only (kernel.yama.ptrace_scope is 1); {yama.what_to_allow()}; a program that is "
+            "started by `forkproof run` is watched from within"
         )
     if os.geteuid() != 0 and scope == 2:
         return f"{begin}: Yama allows it to root only (kernel.yama.ptrace_scope is 2); run the doctor as root"
     if scope == 3:
         return f"{begin}: kernel.yama.ptrace_scope is 3, which forbids it to everybody until the machine restarts"
-    if os.geteuid() == 0 and not _has_ptrace():
+    if os.geteuid() == 0 and not yama.has_ptrace():
         return f"{begin}: root here lacks CAP_SYS_PTRACE; start the container with --cap-add=SYS_PTRACE"
     if os.geteuid() != 0:
         return f"{begin}: it has more privileges than the doctor, or is not dumpable; run the doctor as root"
     return f"{begin}: a security module (seccomp, SELinux, AppArmor) forbids it; see its log"
-
-
-def _has_ptrace() -> bool:
-    mask = int(status("/proc/self/status").get("CapEff", "0"), 16)
-    return bool(mask >> 19 & 1)  # CAP_SYS_PTRACE
 
 
 @cache

@@ -22,6 +22,7 @@ from forkproof.doctor.errors import DoctorError, Gone
 from forkproof.doctor.examine import hangs
 from forkproof.doctor.lookout import Alarm, Lookout
 from forkproof.doctor.process import Process, family, program_of
+from forkproof.doctor.stacks import check
 from forkproof.report import Renderer
 
 _EVERY = 1.0
@@ -95,11 +96,11 @@ class _Service:
         self._writer = None if events is None else Writer(events)
         self._handles: dict[int, int] = {}
         self._dying: list[_Dying] = []
-        self._told: set[str] = set()
 
     def run(self, once: bool) -> int:
         with Process(self._pid) as process:
             started = process.started
+        check(self._pid)
         lookout = Lookout(self._processes, self._hang_after)
         until: float | None = None
         status = FINE
@@ -111,10 +112,10 @@ class _Service:
                 for alarm in lookout.look():
                     status = DEADLOCK
                     self._alarm(alarm)
-                if lookout.refused is not None and not isinstance(lookout.refused, Gone):
-                    self._say_once(str(lookout.refused))
-                    if not lookout.watched:
-                        return FAILED
+                for why in lookout.told_once():
+                    _say(why)
+                if not lookout.watched and not isinstance(lookout.refused, Gone):
+                    return FAILED
                 if last:
                     self._settle()
                     return status
@@ -209,11 +210,6 @@ class _Service:
     def _forget(self, one: _Dying) -> None:
         self._dying.remove(one)
         os.close(one.descriptor)
-
-    def _say_once(self, text: str) -> None:
-        if text not in self._told:
-            self._told.add(text)
-            _say(text)
 
 
 def _say(text: str) -> None:

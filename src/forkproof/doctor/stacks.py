@@ -22,9 +22,10 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from forkproof.doctor.errors import DoctorError
+from forkproof.doctor import yama
+from forkproof.doctor.errors import DoctorError, Forbidden
 
 if TYPE_CHECKING:
     from pystack.types import NativeFrame, PyFrame, PyThread
@@ -100,6 +101,26 @@ class Stacks:
     version: tuple[int, int] | None
 
 
+def check(pid: int) -> None:
+    """Forbidden where Yama lets this process look at process `pid`, and not the readers that it starts."""
+    if not yama.keeps_helpers_out():
+        return
+    with helper(f"import os; os.open('/proc/{pid}/mem', os.O_RDONLY)") as process:
+        process.communicate()
+    if process.returncode and os.path.exists(f"/proc/{pid}"):
+        raise Forbidden(
+            f"not permitted to read the stacks of process {pid}: Yama allows that to its ancestors only, not to the process that reads "
+            f"for one (kernel.yama.ptrace_scope is 1); {yama.what_to_allow()}; or start the program by `forkproof run`"
+        )
+
+
+class Reads(Protocol):
+    """What has stacks read."""
+
+    def read(self, pid: int, *, stop: bool) -> Stacks:
+        """The stacks of process `pid`; Unreadable, with the reader's reason, where there are none."""
+
+
 class Reader:
     """A reader of stacks that is getting ready, in a process of its own, from when it is entered.
 
@@ -143,22 +164,22 @@ class Reader:
         return answered
 
 
-def read(pid: int, *, stop: bool) -> Stacks:
-    """The stacks of process `pid`, as of a `Reader` that is not at hand yet."""
-    with Reader() as reader:
-        return reader.read(pid, stop=stop)
-
-
-def _begin() -> subprocess.Popen[bytes]:
+def helper(code: str, *, start_new_session: bool = False) -> subprocess.Popen[bytes]:
+    """A process that runs `code` on this interpreter and this Forkproof, with pipes for what it is asked and answers."""
     folder = str(Path(__file__).parents[2])
     path = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), folder)))
     return subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", "from forkproof.doctor.stacks import answer; answer()"],
+        [sys.executable, "-W", "ignore", "-c", code],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         env=os.environ | {"PYTHONPATH": path},
+        start_new_session=start_new_session,
     )
+
+
+def _begin() -> subprocess.Popen[bytes]:
+    return helper("from forkproof.doctor.stacks import answer; answer()")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

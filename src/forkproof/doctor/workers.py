@@ -15,10 +15,9 @@ from dataclasses import dataclass
 
 from forkproof import catalogue
 from forkproof.catalogue import Worker
-from forkproof.doctor import stacks
 from forkproof.doctor.objects import Objects
 from forkproof.doctor.origin import Lineage
-from forkproof.doctor.stacks import PythonFrame, Stack, Unreadable
+from forkproof.doctor.stacks import PythonFrame, Reads, Stack, Unreadable
 from forkproof.model import Frame, Hazard, Thread
 
 # From a future to what waits for it: of several at once a waiter, in an event loop a future of that loop.
@@ -38,13 +37,13 @@ class Lost:
     """The child's own books say that nobody will ever complete those futures."""
 
 
-def lost(lineage: Lineage, inside: Iterable[int], objects: Objects) -> list[Lost]:
+def lost(lineage: Lineage, inside: Iterable[int], objects: Objects, reader: Reads) -> list[Lost]:
     """The workers of the parent that the process does not have whose own thread ids are `inside`, and whose memory `objects` reads."""
     parent = lineage.origin.parent
     if parent is None or not lineage.left:
         return []
     try:
-        found = stacks.read(parent, stop=False).threads
+        found = reader.read(parent, stop=False).threads
     except Unreadable:  # it has ended, or does not stand still for long enough
         return []
     have = frozenset(inside)

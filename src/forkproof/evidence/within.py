@@ -1,4 +1,5 @@
-"""Whether one object leads to another: the job in a queue to the event that it would set, by way of arguments and closures.
+"""Whether one object leads to another: the job in a queue to the event that it would set, by way of arguments, closures and
+weak references.
 
 Guarantees: reads only, by what the collector is told of references, so no code of the program's runs; bounded in steps and in
 objects, so that it takes milliseconds and comes to nothing that lies far away. What belongs to everybody leads nowhere:
@@ -8,6 +9,7 @@ modules, their variables, classes, code.
 from __future__ import annotations
 
 import gc
+import weakref
 from types import BuiltinFunctionType, CodeType, FrameType, FunctionType, ModuleType
 
 TYPE_CHECKING = False
@@ -41,6 +43,8 @@ def _inside(thing: object) -> Iterable[object]:
         return ()
     if type(thing) is FunctionType:
         return (*(thing.__closure__ or ()), *(thing.__defaults__ or ()), *thing.__dict__.values())
+    if isinstance(thing, weakref.ref):  # a job may know only so whom it is done for
+        return (weakref.ref.__call__(thing), *gc.get_referents(thing))
     if type(thing) is BuiltinFunctionType:
         return () if isinstance(thing.__self__, ModuleType) else (thing.__self__,)
     return gc.get_referents(thing)

@@ -129,14 +129,15 @@ def shared(event: SharedConnection) -> Attributes:
 
 def doubled(event: DoubledOutput) -> Attributes:
     """What is said of output that more than one process has written: of which file and how much, and nothing of what it was."""
+    size = {"forkproof.output.size": event.bytes, "forkproof.output.records": event.records}
     said: Attributes = {
         "process.pid": event.pid,
         "process.parent_pid": event.parent,
         "forkproof.fork.number": event.fork,
-        "forkproof.output.size": event.bytes,
         "forkproof.output.writers": event.writers,
         "forkproof.verdict": event.verdict,
         "forkproof.advice": clean(event.advice),
+        **{name: number for name, number in size.items() if number is not None},
         **_place(event.where),
     }
     return said if event.file is None else {**said, "file.path": clean(event.file)}

@@ -67,13 +67,14 @@ def run(target: Target, options: Options) -> NoReturn:
         files = to_files(opened, options.html, options.perfetto, title=target.name)
         follower = _Follower(file, [Terminal(sys.stderr), *files, exports])
         outside = Outside(path, target.name, options.hang_after, options.on_hang == "kill", follower.has_hung)
+        env = environment(options, path, outside.reader)
         command = [sys.executable, *interpreter_options(), *target.line]
 
         def tick() -> None:
             outside.start()
             follower.read()
 
-        returncode = supervise(command, environment(options, path), tick)
+        returncode = supervise(command, env, tick)
         outside.stop()
         follower.finish()
     if options.strict and returncode == 0 and follower.at_risk:
@@ -172,8 +173,10 @@ def interpreter_options() -> list[str]:
     return options
 
 
-def environment(options: Options, events: str | None) -> dict[bytes, bytes]:
-    """What the program is started with, for `_start/sitecustomize.py`."""
+def environment(
+    options: Options, events: str | None, reader: tuple[int, int] | None = None
+) -> dict[bytes, bytes]:
+    """What the program is started with, for `_start/sitecustomize.py`; `reader` is for `_native.name_reader`."""
     return marked(
         os.environb,
         {
@@ -188,6 +191,7 @@ def environment(options: Options, events: str | None) -> dict[bytes, bytes]:
             "connections": options.connections,
             "change": options.change,
             "events": events,
+            "reader": reader,
         },
     )
 

@@ -119,10 +119,12 @@ def sharing(shared: SharedConnection) -> str:
 
 def output(doubled: DoubledOutput) -> str:
     """How much it was, and of what."""
+    if doubled.records is not None:
+        return f"{number(doubled.records, 'record')} in the buffer of a MemoryHandler"
     stream = _STREAMS.get(doubled.file or "") or (
         f"file {short(doubled.file)}" if doubled.file else f"descriptor {doubled.fd}"
     )
-    return f"{number(doubled.bytes, 'byte')} in the buffer of {stream}"
+    return f"{number(doubled.bytes or 0, 'byte')} in the buffer of {stream}"
 
 
 def doubling(doubled: DoubledOutput) -> str:

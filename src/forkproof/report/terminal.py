@@ -72,7 +72,7 @@ class Terminal(Renderer):
         self._notes: list[str] = []
         self._seen: Counter[_Key] = Counter()
         self._shared: Counter[tuple[tuple[Frame, ...], str | None, str]] = Counter()
-        self._doubled: Counter[tuple[Frame, str | None, int]] = Counter()
+        self._doubled: Counter[tuple[Frame, str | None, int | None]] = Counter()
         self._repairs: set[str] = set()
         self._repaired: set[tuple[int, int]] = set()
         self._forks = self._at_risk = self._refused = self._hangs = self._faults = 0

@@ -17,6 +17,8 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 
+from forkproof.doctor import yama
+
 
 class Limit:
     """Begins with the object, ends with `close()` or with this process."""
@@ -25,10 +27,11 @@ class Limit:
         told, self._pipe = os.pipe()
         command = [sys.executable, "-m", __name__, str(os.getpid()), events, str(seconds), str(told)]
         try:
-            # It forks and its parent ends, so this does not take long.
-            subprocess.run(command, pass_fds=[told], stdout=subprocess.DEVNULL, check=True)
+            # It forks, says its id and its parent ends, so this does not take long.
+            begun = subprocess.run(command, pass_fds=[told], stdout=subprocess.PIPE, check=True)
         finally:
             os.close(told)
+        _let_in(int(begun.stdout))
 
     def close(self) -> None:
         with suppress(OSError):
@@ -36,10 +39,25 @@ class Limit:
         os.close(self._pipe)
 
 
+def _let_in(pid: int) -> None:
+    """Have the children let that process look at them where Yama would not: it is nobody's ancestor."""
+    if not yama.keeps_helpers_out():
+        return
+    with suppress(ImportError, OSError):
+        from forkproof import _native
+        from forkproof.doctor.process import started
+
+        _native.name_reader(pid, started(pid))
+
+
 def main(pid: int, events: str, limit: float, told: int) -> None:
-    if os.fork():
+    if watching := os.fork():
+        os.write(1, str(watching).encode())
         os._exit(0)
     os.setsid()
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)
     began = _started(pid)
     mine = _line(pid)
     while began is not None and _started(pid) == began:
