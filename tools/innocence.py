@@ -12,7 +12,7 @@ believed, that Forkproof was there. Then the suites run in both at the same time
 
 A file of CPython's that crashed or did not end is run again whole, and the page says so. A test whose results differ is run
 again, alone, several times in both: what differs then as well is a difference, unless it
-came out both ways in both. `--json` keeps what came out; `--markdown` makes the page from that and from other such files.
+came out both ways in both. What `--tests` has run again takes the place of what an earlier file says of the same tests. `--json` keeps what came out; `--markdown` makes the page from that and from other such files.
 Exit status 1 if a difference is left that tools/innocence.toml does not explain, 2 if a suite could not be run.
 """
 
@@ -27,6 +27,7 @@ import os
 import platform
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -201,6 +202,7 @@ class Suite:
         self.version = ""
         self.broken: dict[str, list[str]] = {arm: [] for arm in ARMS}  # files that were run again
         self.missing: list[str] = []  # files that this interpreter has not
+        self.only: list[str] = []  # files, where not all are run
 
     def prepare(self, environments: Iterable[Environment], scratch: Path) -> None:
         """Whatever must be installed; `version` is known afterwards."""
@@ -221,6 +223,7 @@ class CPythonSuite(Suite):
     def prepare(self, environments: Iterable[Environment], scratch: Path) -> None:
         """Some installations of Python have a part of its tests."""
         environment, *_ = environments
+        self.only = [] if self.tests == CPYTHON else list(self.tests)
         look = "import importlib.util as u, sys; print(*(n for n in sys.argv[1:] if not u.find_spec('test.' + n)))"
         told = subprocess.run(
             [environment.python, "-c", look, *self.tests], check=True, capture_output=True, text=True
@@ -229,11 +232,11 @@ class CPythonSuite(Suite):
 
     def whole(self, environment: Environment, scratch: Path) -> dict[str, str]:
         files = [test for test in self.tests if test not in self.missing]
-        results, told = self._run(environment, scratch, [f"-j{self.jobs}", *files], 7200)
+        results, told = self._run(environment, scratch, [f"-j{self.jobs}", "--ignore", ENDLESS, *files], 7200)
         for file in self._broken(told):
             # It has no results of its own; to compare its tests with the other arm's would tell nothing.
             self.broken[environment.arm].append(file)
-            again, told = self._run(environment, scratch, ["-j1", file], 2 * LIMIT)
+            again, told = self._run(environment, scratch, ["-j1", "--ignore", ENDLESS, file], 2 * LIMIT)
             results |= again
             if self._broken(told):
                 results[f"{file} (the file)"] = "error"
@@ -248,6 +251,7 @@ class CPythonSuite(Suite):
     def once(self, environment: Environment, test: str, scratch: Path) -> str:
         found = re.match(r"test\.(test_\w+)\b", test)
         file = test.split()[0] if test.endswith("(the file)") else found[1] if found else test.split(".")[0]
+        # No --ignore: from 3.13 on, where that comes first, all tests are run that it does not name.
         results, told = self._run(environment, scratch, ["-j1", "-m", test, file], 600)
         return results.get(test, "error" if "crashed" in told or "timed out" in told else "absent")
 
@@ -257,16 +261,18 @@ class CPythonSuite(Suite):
         with tempfile.TemporaryDirectory(dir=scratch, prefix="t-") as folder:
             file = Path(folder, "junit.xml")
             told = environment.run(
-                ["-m", "test", "--timeout", str(LIMIT), "--ignore", ENDLESS, "--junit-xml", file, "--tempdir", folder, *arguments],
+                ["-m", "test", "-W", "--timeout", str(LIMIT), "--junit-xml", file, "--tempdir", folder, *arguments],
                 Path(folder), limit,
             )  # fmt: skip
             with (scratch / f"cpython-{environment.arm}.log").open("a") as log:
                 log.write(told)
-            # Of a test with subtests that failed, only they have results: what is compared is the test.
             results: dict[str, str] = {}
             for name, result in read_junit(file).items():
                 test = re.sub(r" [\[(].*", "", name)
                 results[test] = worse(results.get(test, "passed"), result)
+            # Of a test whose subtest fails regrtest's file has a result without a name; what unittest prints (-W) names it.
+            for word, test in re.findall(r"^(FAIL|ERROR): \w+ \((test\.[\w.]+)\)", told, re.M):
+                results[test] = worse(results.get(test, "passed"), "failed" if word == "FAIL" else "error")
             return results, told
 
 
@@ -425,6 +431,7 @@ def compare(suite: Suite, environments: dict[str, Environment], scratch: Path) -
         "differences": differences,
         "broken": suite.broken,
         "missing": suite.missing,
+        "only": suite.only,
         "minutes": round((time.monotonic() - began) / 60, 1),
     }
 
@@ -466,6 +473,17 @@ def notes(suite: dict[str, Any]) -> Iterator[str]:
             yield f"`{file}` crashed or did not end within {LIMIT} s {word}, and was run again."
 
 
+def renewed(runs: list[dict[str, Any]], run: dict[str, Any], test: str) -> bool:
+    """Whether a later run, of some of CPython's files only, has a newer result of the test."""
+    return any(
+        f".{file}." in test
+        for later in runs[runs.index(run) + 1 :]
+        if later["python"] == run["python"]
+        for suite in later["suites"]
+        for file in suite.get("only", ())
+    )
+
+
 def page(runs: list[dict[str, Any]]) -> str:
     """The page that `--markdown` writes."""
 
@@ -492,7 +510,7 @@ def page(runs: list[dict[str, Any]]) -> str:
         for suite in run["suites"]:
             armed = suite["counts"]["with"]
             lines.append(row(
-                run["python"], f"{suite['suite']} {suite['version']}".strip(),
+                run["python"], " ".join(filter(None, (suite["suite"], suite["version"], *suite.get("only", ())))),
                 told(suite["results"]["bare"]), told(suite["results"]["with"]),
                 f"{armed['armed']} of {armed['started']}", f"{armed['watched']} of {armed['forked']}",
                 len(suite["differences"]), sum(map(left, suite["differences"])),
@@ -512,6 +530,8 @@ def page(runs: list[dict[str, Any]]) -> str:
     for run in runs:
         for suite in run["suites"]:
             for difference in suite["differences"]:
+                if renewed(runs, run, difference["test"]):
+                    continue
                 why = explained(difference) or ("" if left(difference) else "not when it is run alone")
                 cells = (told(collections.Counter(difference[arm])) for arm in ARMS)
                 lines.append(row(run["python"], f"`{difference['test']}`", *cells, why))
@@ -545,6 +565,8 @@ def main() -> int:
     parser.add_argument("--logs", type=Path, metavar="FOLDER", help="keep what the suites printed")
     asked = parser.parse_args()
     runs: list[dict[str, Any]] = [run for file in asked.results for run in json.loads(file.read_text())]
+    # In the background of a shell Ctrl-C is ignored, and so it would be by the tests, some of which send themselves one.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     CPythonSuite.tests, CPythonSuite.jobs = tuple(asked.tests.split(",")), asked.jobs
     status = 0
     for python in asked.python or ([] if runs else [sys.executable]):
@@ -583,7 +605,12 @@ def main() -> int:
                 if left(difference) and not explained(difference):
                     status = status or 1
             say(f"{version} {name}: {found['results']} {found['counts']}")
-            if not found["counts"]["with"]["watched"] or found["counts"]["bare"]["armed"]:
+            armed = found["counts"]["with"]
+            if (
+                not armed["armed"]
+                or (armed["forked"] and not armed["watched"])
+                or found["counts"]["bare"]["armed"]
+            ):
                 say("Forkproof was not where it should have been, or was where it should not: not counted")
                 status = 2
                 continue

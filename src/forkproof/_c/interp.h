@@ -229,14 +229,39 @@ static inline int frame_depth(const Frame *f, PyCodeObject *code)
 #endif
 }
 
+#if !PY_AT_LEAST(3, 12)
+/* Up to 3.11.2 a frame that began under a profile function goes on saying that its stack is empty until it calls another (gh-101975).
+ * Whether this may be one: when an exception leaves a frame, the profile function is called, and `tracing` says that it runs. */
+static inline int may_say_empty_in_error(const Frame *f)
+{
+    if (Py_Version >= 0x030B0300) {
+        return 0;
+    }
+    PyThreadState *ts = PyInterpreterState_ThreadHead(PyInterpreterState_Get());
+    for (; ts != NULL; ts = PyThreadState_Next(ts)) {
+        if (ts->c_profilefunc == NULL || ts->tracing) {
+            continue;
+        }
+        for (const Frame *any = thread_top(ts); any != NULL; any = any->previous) {
+            if (any == f) {
+                return 1;
+            }
+        }
+    }
+    return 0;
+}
+#endif
+
 /* Whether nothing is on the value stack, where the frame says so: up to 3.13 only one that has called another, or a trace
  * function, and one that an exception leaves, wherever that stands (Python/ceval.c, exception_unwind). */
 static inline int has_empty_stack(const Frame *f, PyCodeObject *code)
 {
 #if PY_AT_LEAST(3, 14)
     return frame_depth(f, code) == 0;
-#else
+#elif PY_AT_LEAST(3, 12)
     return f->stacktop == code->co_nlocalsplus;
+#else
+    return f->stacktop == code->co_nlocalsplus && !may_say_empty_in_error(f);
 #endif
 }
 
