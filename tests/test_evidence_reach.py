@@ -224,16 +224,19 @@ class Own:
         with self.lock:
             gate.wait()
 
+    __call__ = work
+
 
 @pytest.mark.parametrize(
     "body",
     [
+        lambda gate: Own()(gate),
         lambda gate: Own().work(*(gate,)),
         lambda gate: [Own().work(*each) for each in [(gate,)]],
         lambda gate: Own().work(**{"gate": gate}),
         lambda gate: Own(*(gate, threading.Lock())),
     ],
-    ids=["method", "in a list", "method by names", "class by a tuple"],
+    ids=["instance", "method", "in a list", "method by names", "class by a tuple"],
 )
 def test_a_lock_that_goes_through_calls_of_c_code(stage: Stage, body: Any) -> None:
     gate = stage.gate()

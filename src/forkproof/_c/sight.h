@@ -17,7 +17,8 @@
 #define MOST_IN_ONE 1024 /* locks in one that is made of several: all the futures that somebody waits for */
 
 extern PyObject *name_enter, *name_exit, *name_aenter, *name_aexit, *name_gen, *name_exit_callbacks, *name_owner, *name_buffer, *name_func,
-    *name_file, *name_release, *name_args, *name_lock, *name_next, *name_init, *name_function, *name_acquire_lock, *name_name;
+    *name_file, *name_release, *name_args, *name_lock, *name_next, *name_init, *name_function, *name_acquire_lock, *name_name,
+    *name_call;
 extern PyObject *module_locks; /* importlib._bootstrap._module_locks */
 extern PyObject *warnings_lock; /* what takes the lock of `warnings`, from 3.14 on; else NULL */
 extern PyTypeObject *text_type;

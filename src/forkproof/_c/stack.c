@@ -125,14 +125,18 @@ static int calls_exit(const Place *p, int base, int lowest)
     return first != NULL && (PyCFunction_Check(first) || PyMethod_Check(first));
 }
 
-/* Whether C code calls this for the frame, and runs `inner` for that: a method, or a class that makes something. */
+/* Whether C code calls this for the frame, and runs `inner` for that: a method, a class that makes something, an instance. */
 static int calls_for(PyObject *callable, Frame *inner)
 {
     PyCodeObject *code = callable == NULL || inner == NULL ? NULL : frame_code(inner);
-    PyObject *function = code == NULL                ? NULL
-                         : PyMethod_Check(callable) ? PyMethod_GET_FUNCTION(callable)
-                         : PyType_Check(callable)   ? _PyType_Lookup((PyTypeObject *)callable, name_init)
-                                                    : NULL;
+    PyObject *function = NULL;
+    if (code != NULL && PyMethod_Check(callable)) {
+        function = PyMethod_GET_FUNCTION(callable);
+    }
+    else if (code != NULL) {
+        function = PyType_Check(callable) ? _PyType_Lookup((PyTypeObject *)callable, name_init)
+                                          : _PyType_Lookup(Py_TYPE(callable), name_call);
+    }
     return function != NULL && PyFunction_Check(function) && PyFunction_GET_CODE(function) == (PyObject *)code;
 }
 #endif
