@@ -76,7 +76,8 @@ def test_it_is_waited_for(run: Run, tmp_path: Path, way: str) -> None:
     succeeds(run("-c", program(body, install=WAIT), cwd=tmp_path))
     (fork,) = forks(tmp_path)
     assert (fork["outcome"], fork["risk"]) == ("waited", "none")
-    assert [hazard["cleared"] for hazard in fork["hazards"]] == [True]
+    # The timer, which may not have come to its end yet, is a worker.
+    assert [hazard["cleared"] for hazard in fork["hazards"] if hazard["kind"] == "held-lock"] == [True]
 
 
 @ways
