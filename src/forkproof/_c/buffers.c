@@ -231,21 +231,18 @@ static PyObject *unflushed(PyThreadState *ts)
     return list;
 }
 
-static PyObject *in_module(const char *module, const char *name)
-{
-    PyObject *modules = PyImport_GetModuleDict();
-    PyObject *found = modules != NULL && PyDict_Check(modules) ? PyDict_GetItemString(modules, module) : NULL;
-    return found != NULL && PyModule_Check(found) ? PyDict_GetItemString(PyModule_GetDict(found), name) : NULL;
-}
-
 static int handlers_keep_records(void)
 {
-    static PyObject *buffer_name;
+    static PyObject *buffer_name, *logging, *logging_handlers, *kind_name, *list_name;
     if (buffer_name == NULL) {
+        logging = PyUnicode_InternFromString("logging");
+        logging_handlers = PyUnicode_InternFromString("logging.handlers");
+        kind_name = PyUnicode_InternFromString("MemoryHandler");
+        list_name = PyUnicode_InternFromString("_handlerList");
         buffer_name = PyUnicode_InternFromString("buffer");
     }
-    PyObject *kind = in_module("logging.handlers", "MemoryHandler");
-    PyObject *handlers = kind == NULL || !PyType_Check(kind) ? NULL : in_module("logging", "_handlerList");
+    PyObject *kind = module_variable(logging_handlers, kind_name);
+    PyObject *handlers = kind == NULL || !PyType_Check(kind) ? NULL : module_variable(logging, list_name);
     int keep = 0;
     for (Py_ssize_t i = 0; handlers != NULL && PyList_CheckExact(handlers) && !keep &&
                            i < Py_MIN(PyList_GET_SIZE(handlers), MOST_HANDLERS); i++) {

@@ -1514,6 +1514,15 @@ PyObject *plain_attribute(PyObject *object, PyObject *name)
     return value;
 }
 
+PyObject *module_variable(PyObject *module, PyObject *name)
+{
+    PyObject *modules = PyImport_GetModuleDict();
+    PyObject *found = modules != NULL && PyDict_CheckExact(modules) ? PyDict_GetItemWithError(modules, module) : NULL;
+    PyObject *value = found != NULL && PyModule_Check(found) ? PyDict_GetItemWithError(PyModule_GetDict(found), name) : NULL;
+    PyErr_Clear();
+    return value;
+}
+
 static PyObject *follow_from(const Expression *e, PyCodeObject *code, PyObject *object, int from, int to)
 {
     for (int i = from; i < to && object != NULL; i++) {

@@ -188,6 +188,8 @@ PyObject *evaluate_on(const Expression *e, PyCodeObject *code, PyObject *first, 
 /* From an element of what an expression with `each` goes through to what it means. */
 PyObject *evaluate_element(const Expression *e, PyCodeObject *code, PyObject *element);
 PyObject *plain_attribute(PyObject *object, PyObject *name);
+/* Borrowed: what a module that has been imported has by that name. NULL, without an error, where there is none. */
+PyObject *module_variable(PyObject *module, PyObject *name);
 
 /* Whether the `with` entered at `unit` enters what a name with attributes leads to: that is `e` then. (In 3.14 and later more stands between
  * that and the call; whoever evaluates it compares.) */

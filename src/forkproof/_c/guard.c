@@ -168,8 +168,7 @@ static int counts_others(int forget)
         util_name = PyUnicode_InternFromString("multiprocessing.util");
         registry_name = PyUnicode_InternFromString("_afterfork_registry");
     }
-    PyObject *util = PyDict_GetItemWithError(g.modules, util_name);
-    PyObject *registry = util == NULL || !PyModule_Check(util) ? NULL : plain_attribute(util, registry_name);
+    PyObject *registry = module_variable(util_name, registry_name);
     int n = registry == NULL ? 0 : counted_for_others(registry, forget);
     PyErr_Clear();
     return n;
@@ -339,9 +338,9 @@ static PyObject *before(PyObject *module, PyObject *unused)
 
 static PyObject *report(void)
 {
-    return Py_BuildValue("(kOOdiiOOO)", this_fork->forks, g.seen ? g.seen : Py_None, g.left ? g.left : Py_None, this_fork->waited, this_fork->polls,
-                         this_fork->outcome, this_fork->clean ? Py_True : Py_False, g.workers ? g.workers : Py_None,
-                         g.pools ? g.pools : Py_None);
+    return Py_BuildValue("(kOOdiiOOO)", this_fork->forks, g.seen ? g.seen : Py_None, g.left ? g.left : Py_None,
+                         this_fork->waited, this_fork->polls, this_fork->outcome, this_fork->clean ? Py_True : Py_False,
+                         g.workers ? g.workers : Py_None, g.pools ? g.pools : Py_None);
 }
 
 /* The same of a fork at which there was nothing to tell. */

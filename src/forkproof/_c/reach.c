@@ -223,11 +223,7 @@ static int kept_unseen(const Sighting *s)
 
 PyObject *active_threads(void)
 {
-    PyObject *threading = PyDict_GetItemWithError(PyImport_GetModuleDict(), name_threading);
-    PyObject *active = threading != NULL && PyModule_Check(threading)
-                           ? PyDict_GetItemWithError(PyModule_GetDict(threading), name_active)
-                           : NULL;
-    PyErr_Clear();
+    PyObject *active = module_variable(name_threading, name_active);
     return active != NULL && PyDict_CheckExact(active) ? active : NULL;
 }
 
