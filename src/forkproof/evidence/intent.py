@@ -96,6 +96,7 @@ def remember(threads: Mapping[int, threading.Thread], but: set[int]) -> None:
     and those that the catalogue knows. Nothing where `ask` has not said so."""
     if _instructions is None:
         return
+    _gone[:] = [gone for gone in _gone if gone.thread() is not None]  # of forebears
     for ident, thread in list(threads.items())[:MOST_THREADS]:
         entry = _entry(thread)
         if ident not in but and entry is not None and not _is_of_python(entry[0]):
