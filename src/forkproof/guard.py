@@ -115,7 +115,8 @@ def install(
     repair      reset in the child what the wait could not clear, with a warning.
     hang_after  seconds after which a thread of a child that waits for what the fork left behind is reported as hanging.
                 Children of forks that left something behind (a risk; a worker or native threads that the child may wait
-                for; with connections or watch_all also a thread of the program's own that waited for a condition) have a thread in C that watches for it, and no other process has; float("inf") for none.
+                for; with connections or watch_all also a thread of the program's own that waited for a condition) have a
+                thread in C that watches for it, and no other process has; float("inf") for none.
     events      a file to append one JSON object a line to (docs/events.md). Without it hangs are told on stderr.
     warn        issue ForkRiskWarning at a fork that went ahead at risk.
     hide_moot_warnings  hide what CPython (3.12 on) and libraries say about every fork with threads, in the parent or in the

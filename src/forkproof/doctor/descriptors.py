@@ -19,10 +19,10 @@ from forkproof.doctor.process import connections, has_memory, pids, read, status
 
 _FIRST_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO of linux/proc_ns.h
 _TURNS = 20
-# linux/netlink.h, linux/sock_diag.h, linux/unix_diag.h
 # net/tcp_states.h: established, and with one direction closed; the timer of tcp_ipv4.c for an other end that has no room.
 _CONNECTED, _PROBES = (1, 5, 8), 4
 _LOOPBACK = ("127.", "[::1]:")
+# linux/netlink.h, linux/sock_diag.h, linux/unix_diag.h
 _SOCK_DIAG, _BY_FAMILY, _REQUEST, _SHOW_PEER, _PEER = 4, 20, 1, 4, 2
 
 
