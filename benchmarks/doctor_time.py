@@ -20,26 +20,17 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from doctor_cost import watch
 
+import forkproof
 from forkproof.doctor.examine import BETWEEN_LOOKS
+from forkproof.doctor.process import children_of
 
 LOOKS = 8
 IMPORTS = "import forkproof.cli, forkproof.doctor.command"
-ARTICLE = """
-import os, socket, threading
-def lookup():
-    socket.getaddrinfo("localhost", 80)
-t = threading.Thread(target=lookup)
-t.start()
-pid = os.fork()
-if pid:
-    print(pid, flush=True)
-    os.wait()
-else:
-    socket.getaddrinfo("localhost", 80)
-"""
+ARTICLE = Path(forkproof.__file__).parent / "lab" / "programs" / "article.py"
 
 
 def main(pythons: list[str]) -> None:
@@ -82,14 +73,11 @@ def used() -> float:
 def hung(python: str) -> Iterator[int]:
     """A child of article.py that hangs: now and then it does not, and the program is run again."""
     while True:
-        with subprocess.Popen(
-            [python, "-W", "ignore", "-c", ARTICLE], stdout=subprocess.PIPE, text=True, start_new_session=True
-        ) as process:
-            assert process.stdout
-            pid = int(process.stdout.readline())
+        with subprocess.Popen([python, "-W", "ignore", ARTICLE], start_new_session=True) as process:
             try:
                 process.wait(2)
             except subprocess.TimeoutExpired:
+                (pid,) = children_of()[process.pid]
                 try:
                     yield pid
                 finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Callable
 from typing import Any
 
 from lab import Forks, row
@@ -106,26 +107,25 @@ def _() -> Forks | str:
     return Forks(lambda: etree.parse(path, parser), lambda: etree.fromstring(b"<a/>", parser), threads=1)
 
 
-@_library("lupa, one LuaRuntime in a Python function / child: the same one")
-def _() -> Forks | str:
+def _lua(in_child: Callable[[Any], Any]) -> Forks | str:
+    """`in_child` is given the parent's runtime, and returns the one that the child is to use."""
     try:
         import lupa
     except ImportError as error:
         return str(error)
     lua = lupa.LuaRuntime()
     lua.globals().slow = lambda: time.sleep(0.05)
-    return Forks(lambda: lua.execute("slow()"), lambda: lua.eval("1"), threads=1)
+    return Forks(lambda: lua.execute("slow()"), lambda: in_child(lua).eval("1"), threads=1)
+
+
+@_library("lupa, one LuaRuntime in a Python function / child: the same one")
+def _() -> Forks | str:
+    return _lua(lambda lua: lua)
 
 
 @_library("lupa, one LuaRuntime in a Python function / child: another one")
 def _() -> Forks | str:
-    try:
-        import lupa
-    except ImportError as error:
-        return str(error)
-    lua = lupa.LuaRuntime()
-    lua.globals().slow = lambda: time.sleep(0.05)
-    return Forks(lambda: lua.execute("slow()"), lambda: lupa.LuaRuntime().eval("1"), threads=1)
+    return _lua(lambda lua: type(lua)())
 
 
 @_library("pyFFTW plans / child: plans")
