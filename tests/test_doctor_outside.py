@@ -12,23 +12,26 @@ from conftest import Run
 from doctoring import PRELUDE
 
 # PyDLL keeps the GIL while it calls: with it held the child waits for a mutex of the C library.
-HOLDS_THE_GIL = (
-    PRELUDE
-    + """
-import ctypes
+FORKS_WITH_THE_GIL = """
+import ctypes, os, threading, time
 mutex = ctypes.create_string_buffer(64)
 held = threading.Event()
 def keep():
     ctypes.CDLL(None).pthread_mutex_lock(mutex)
     held.set()
     time.sleep(1000)
-thread(keep)
+threading.Thread(target=keep, daemon=True).start()
 held.wait()
 pid = os.fork()
 if not pid:
-    thread(time.sleep, 1000)
+    threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
     ctypes.PyDLL(None).pthread_mutex_lock(mutex)
     os._exit(0)
+"""
+HOLDS_THE_GIL = (
+    PRELUDE
+    + FORKS_WITH_THE_GIL
+    + """
 print(pid, flush=True)
 print(os.waitpid(pid, 0)[1], flush=True)
 """

@@ -13,6 +13,8 @@ import pytest
 from conftest import Run
 from forking import program
 
+from forkproof import _native
+
 # Where threads stand still: a look at the first two need not be made again, at the third it must be.
 IDLE = {
     "wait": "threading.Event().wait()",
@@ -139,6 +141,13 @@ def test_what_every_fork_writes_to_lies_beside_what_the_system_writes_to(run: Ru
     """
     ended = run("-c", measured(body))
     assert ended.stdout == f"{sys.platform == 'linux' and platform.libc_ver()[0] == 'glibc'}\n", ended.stderr
+
+
+@pytest.mark.skipif(
+    sys.version_info < (3, 12), reason="no object is immortal there, and CPython does not warn"
+)
+def test_cpythons_warning_counts_no_references_of_the_filters_method() -> None:
+    assert sys.getrefcount(vars(_native.ForkWarning)["match"]) == sys.getrefcount(None)
 
 
 LOCK_AT_FORKS = """

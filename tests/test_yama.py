@@ -16,11 +16,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from textwrap import indent
 
 import pytest
 from conftest import Run
 from doctoring import PRELUDE
-from test_doctor_outside import HOLDS_THE_GIL
+from test_doctor_outside import FORKS_WITH_THE_GIL, HOLDS_THE_GIL
 
 YAMA = r"""
 #define _GNU_SOURCE
@@ -329,24 +330,7 @@ def test_others_are_told_what_to_allow(run: Run, yama: dict[str, str], command: 
     assert ADVICE in ended.stderr
 
 
-# Its main thread, with the GIL, waits for a mutex that a thread has which the fork left behind.
-TESTS = """
-import ctypes, os, threading, time
-def test_it():
-    mutex = ctypes.create_string_buffer(64)
-    held = threading.Event()
-    def keep():
-        ctypes.CDLL(None).pthread_mutex_lock(mutex)
-        held.set()
-        time.sleep(1000)
-    threading.Thread(target=keep, daemon=True).start()
-    held.wait()
-    pid = os.fork()
-    if not pid:
-        threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
-        ctypes.PyDLL(None).pthread_mutex_lock(mutex)
-    assert os.waitpid(pid, 0)[1]
-"""
+TESTS = "def test_it():\n" + indent(FORKS_WITH_THE_GIL + "assert os.waitpid(pid, 0)[1]\n", "    ")
 
 
 def test_the_limit_of_a_childs_life_in_tests(run: Run, tmp_path: Path, yama: dict[str, str]) -> None:
