@@ -13,9 +13,10 @@ celery      prefork, 4 children that are replaced after every task; broker and r
             the thread sleeps, so that nothing hangs: what Forkproof costs. Celery itself misses the exit of a child now and
             then and sees to it by a timer of 5 seconds, with and without Forkproof.
 throughput  the same gunicorn where the thread of the arbiter sleeps, so that nothing hangs: asked by Debian's wrk, workers
-            replaced after about 200 requests; bare, with FORKPROOF=on and with a file of events in turn. Requests per second, and
-            the processor time of gunicorn and all its workers for a request, which other work on the machine disturbs
-            less; medians of the rounds, and of each round's ratio to the bare one with an interval of 95 %.
+            replaced after about 200 requests; bare, bare once more, with FORKPROOF=on and with a file of events, the four at
+            the same time. Requests per second, and the processor time of gunicorn and all its workers for a request; medians
+            of the rounds, and of each round's ratio to the bare one with an interval of 95 %. What the second bare one differs from
+            the first by is what this can tell apart.
 fork        what one fork of that application costs its parent and its child: pages copied, or touched for the first time, and
             processor time; bare, on and with a file of events in turn, in one process.
 """
@@ -36,10 +37,11 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 PROGRAMS = Path(__file__).resolve().parent.parent / "examples" / "servers"
+SIDE_BY_SIDE = ["bare", "bare again", "on", "events"]
 SEND = """
 import sys, time, tasks
 number, limit = int(sys.argv[1]), float(sys.argv[2])
@@ -200,44 +202,55 @@ def _throughput(asked: argparse.Namespace) -> None:
         sys.exit("the throughput needs wrk (Debian's package of that name)")
     print(
         f"\ngunicorn --preload, 4 workers replaced after about 200 requests, nothing held: {asked.rounds} rounds of "
-        f"{asked.seconds:g} s each way\n"
+        f"{asked.seconds:g} s, the four at the same time\n"
     )
-    told: dict[str, list[tuple[float, float]]] = {name: [] for name in ("bare", "on", "events")}
-    for round_ in range(asked.rounds):
-        for place in range(len(told)):  # each comes first, second and last as often as the others
-            name = list(told)[(round_ + place) % len(told)]
-            told[name].append(_under_load(name, asked.seconds))
-    print("|        | requests/s | of bare              | CPU ms a request | of bare              |")
-    print("| ------ | ---------- | -------------------- | ---------------- | -------------------- |")
+    told: dict[str, list[tuple[float, float]]] = {name: [] for name in SIDE_BY_SIDE}
+    for _ in range(asked.rounds):
+        names = random.sample(SIDE_BY_SIDE, len(SIDE_BY_SIDE))  # nobody is always the first to start
+        for name, one in zip(names, _under_load(names, asked.seconds), strict=True):
+            told[name].append(one)
+    print("|            | requests/s | of bare                | CPU ms a request | of bare                |")
+    print("| ---------- | ---------- | ---------------------- | ---------------- | ---------------------- |")
     for name, rounds in told.items():
-        cells = [f"| {name:6} |"]
+        cells = [f"| {name:10} |"]
         for which, shape in ((0, "{:10.0f}"), (1, "{:16.4f}")):
             cells.append(shape.format(statistics.median(one[which] for one in rounds)) + " |")
             ratios = [ours[which] / bare[which] for bare, ours in zip(told["bare"], rounds, strict=True)]
             low, high = _interval(ratios)
             ratio = f"{statistics.median(ratios):.3f} ({low:.3f} to {high:.3f})"
-            cells.append(f"{ratio if name != 'bare' else '':20} |")
+            cells.append(f"{ratio if name != 'bare' else '':22} |")
         print(" ".join(cells), flush=True)
 
 
-def _under_load(name: str, seconds: float) -> tuple[float, float]:
-    """Requests a second on the clock, and milliseconds of processor time that a request cost gunicorn with all its workers."""
+def _under_load(names: list[str], seconds: float) -> list[tuple[float, float]]:
+    """Of each server: requests a second on the clock, and milliseconds of processor time that a request cost gunicorn with all
+    its workers. All are asked at the same time, so that whatever else the machine does, it does to each of them."""
     options = ("--workers", "4", "--max-requests", "200", "--max-requests-jitter", "50")
-    with _served(name, *options, QUIET="1") as (address, folder):
-        server = int((folder / "pid").read_text())
-        before = _processor_seconds(server)
-        wrk = subprocess.run(
-            ["wrk", "-t2", "-c8", f"-d{seconds:g}s", address], capture_output=True, text=True, check=True
-        )
-        os.kill(server, signal.SIGTERM)
-        # It waits for its workers, so what they have used is among its children's.
-        _, _, used = os.wait4(server, 0)
-    shutil.rmtree(folder)
-    rate = re.search(r"Requests/sec:\s+([\d.]+)", wrk.stdout)
-    requests = re.search(r"(\d+) requests in", wrk.stdout)
-    assert rate, wrk.stdout
-    assert requests, wrk.stdout
-    return float(rate[1]), 1e3 * (used.ru_utime + used.ru_stime - before) / int(requests[1])
+    with ExitStack() as stack:
+        served = [stack.enter_context(_served(name, *options, QUIET="1")) for name in names]
+        servers = [int((folder / "pid").read_text()) for _, folder in served]
+        before = [_processor_seconds(server) for server in servers]
+        asking = [
+            subprocess.Popen(
+                ["wrk", "-t1", "-c8", f"-d{seconds:g}s", address], stdout=subprocess.PIPE, text=True
+            )
+            for address, _ in served
+        ]
+        answers = [wrk.communicate()[0] for wrk in asking]
+        for server in servers:
+            os.kill(server, signal.SIGTERM)
+        # Each waits for its workers, so what they have used is among its children's.
+        used = [os.wait4(server, 0)[2] for server in servers]
+    for _, folder in served:
+        shutil.rmtree(folder)
+    found = []
+    for start, usage, answer in zip(before, used, answers, strict=True):
+        rate = re.search(r"Requests/sec:\s+([\d.]+)", answer)
+        requests = re.search(r"(\d+) requests in", answer)
+        assert rate, answer
+        assert requests, answer
+        found.append((float(rate[1]), 1e3 * (usage.ru_utime + usage.ru_stime - start) / int(requests[1])))
+    return found
 
 
 def _processor_seconds(pid: int) -> float:
@@ -311,7 +324,11 @@ def _served(name: str, *options: str, **variables: str) -> Iterator[tuple[str, P
 
 def _switch(name: str, folder: Path) -> dict[str, str]:
     events = f"events={folder}/events.jsonl,hang_after=inf"
-    return {"FORKPROOF": {"bare": "off", "on": "on", "forkproof": events, "events": events}[name]}
+    return {
+        "FORKPROOF": {"bare": "off", "bare again": "off", "on": "on", "forkproof": events, "events": events}[
+            name
+        ]
+    }
 
 
 def _asks(address: str) -> bool:

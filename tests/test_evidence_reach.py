@@ -3,7 +3,9 @@
 # ruff: noqa: F811
 from __future__ import annotations
 
+import contextvars
 import fcntl
+import functools
 import gzip
 import io
 import os
@@ -227,6 +229,11 @@ class Own:
     __call__ = work
 
 
+class Heir(Own):
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -234,13 +241,105 @@ class Own:
         lambda gate: Own().work(*(gate,)),
         lambda gate: [Own().work(*each) for each in [(gate,)]],
         lambda gate: Own().work(**{"gate": gate}),
+        lambda gate: Own()(gate=gate),
+        lambda gate: Own()(**{"gate": gate}),
         lambda gate: Own(*(gate, threading.Lock())),
+        lambda gate: Own(gate=gate),
+        lambda gate: Own(**{"gate": gate}),
+        lambda gate: list(map(Own, [gate])),
+        lambda gate: functools.partial(Own, gate)(),
+        lambda gate: Heir(*(gate,)),
     ],
-    ids=["instance", "method", "in a list", "method by names", "class by a tuple"],
+    ids=[
+        "instance",
+        "method",
+        "in a list",
+        "method by names",
+        "instance by a name",
+        "instance by names",
+        "class by a tuple",
+        "class by a name",
+        "class by names",
+        "class by map",
+        "class by partial",
+        "class by its heir",
+    ],
 )
 def test_a_lock_that_goes_through_calls_of_c_code(stage: Stage, body: Any) -> None:
     gate = stage.gate()
     assert hazards(stage.at(gate, body, gate)) == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        lambda gate, made: list(map(Own.__init__, [made], [gate])),
+        lambda gate, made: made(gate=gate),
+        lambda gate, made: functools.partial(Own.__init__, made)(gate),
+    ],
+    ids=["by map", "instance by a name", "by partial"],
+)
+def test_one_that_others_have_goes_through_such_calls(stage: Stage, body: Any) -> None:
+    gate, made = stage.gate(), Own()
+    (hazard,) = hazards(stage.at(gate, body, gate, made))
+    assert hazard.kind == "held-lock"
+
+
+local = threading.local()
+variable: contextvars.ContextVar[Any] = contextvars.ContextVar("variable")
+
+
+def _in_a_local(gate: Any, own: Any) -> None:
+    local.own = own
+    del own
+    local.own.work(gate)
+
+
+def _in_a_context_variable(gate: Any, own: Any) -> None:
+    variable.set(own)
+    del own
+    variable.get().work(gate)
+
+
+def _fails(own: Any, times: int) -> None:
+    if times:
+        _fails(own, times - 1)
+    raise KeyError
+
+
+def _handling(gate: Any, own: Any) -> None:
+    """The exception keeps what is left of the calls that it went through, and their variables."""
+    try:
+        _fails(own, 2)
+    except KeyError:
+        own.work(gate)
+
+
+def _handling_two(gate: Any, own: Any) -> None:
+    try:
+        _fails(own, 2)
+    except KeyError as first:
+        try:
+            raise IndexError from first
+        except IndexError:
+            _handling(gate, own)
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["its own", "shared"])
+@pytest.mark.parametrize("body", [_in_a_local, _in_a_context_variable, _handling, _handling_two])
+def test_what_a_thread_has_besides_its_variables(stage: Stage, body: Any, shared: bool) -> None:
+    local.own = None  # this thread has a part of the same local
+    gate = stage.gate()
+
+    def begin() -> None:
+        own = Own()
+        if shared:
+            kept.append(own)
+        body(gate, own)
+
+    thread = stage.at(gate, begin)
+    assert [h.kind for h in hazards(thread)] == (["held-lock"] if shared else [])
+    kept.clear()
 
 
 def test_a_thread_object_with_a_file_of_its_own(waiting: Waiting) -> None:

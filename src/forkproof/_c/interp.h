@@ -10,6 +10,8 @@
  *   its function           3.11: f_func; 3.12+: f_funcobj
  *   PyCodeObject           co_nlocalsplus, co_code_adaptive                                        (cpython/code.h)
  *   PyGenObject            gi_iframe, gi_frame_state                                (cpython/genobject.h, 3.14+ as above)
+ *   PyFrameObject          f_back, f_frame; frame_obj of a frame                                          (pycore_frame.h)
+ *   what a thread has      exc_info, context; 3.13+: threading_local_key, threading_local_sentinel        (cpython/pystate.h)
  *   PyInterpreterState     before_forkers, after_forkers_parent, after_forkers_child               (pycore_interp.h)
  *   the GIL's struct       cond, to see that a thread waits for it; interval; switch_number          (pycore_gil.h)
  *   pending calls          3.12: ceval.pending.busy; 3.13+: .handling_thread                (pycore_ceval_state.h)
@@ -329,6 +331,19 @@ static inline Frame *suspended_frame(PyObject *generator)
     }
 #endif
     return (Frame *)&gen->gi_iframe;
+}
+
+/* The object that Python code has for a frame, of which the frame has a reference; NULL while nobody has asked for it. */
+static inline PyObject *frame_object(const Frame *f)
+{
+    return (PyObject *)f->frame_obj;
+}
+
+/* What is left of a call that is over, in the object that Python code has of it: a traceback's, say. NULL while it runs. */
+static inline Frame *left_frame(PyObject *object)
+{
+    Frame *frame = PyFrame_Check(object) ? ((PyFrameObject *)object)->f_frame : NULL;
+    return frame != NULL && frame->owner == FRAME_OWNED_BY_FRAME_OBJECT ? frame : NULL;
 }
 
 /* The frame of a coroutine that has been called and has not begun; else NULL. */

@@ -106,8 +106,12 @@ int perhaps_stale_slot(Frame *frame, PyCodeObject *code);
 /* What the C function that the frame calls has a reference of its own to, and on what it was called (only to be compared: it
  * may have returned); NULL where that is not known. `inner`: the frame that it calls in turn, if there is one. */
 typedef struct {
-    PyObject *kept, *self;
-    int times; /* that it has one to `kept` */
+    PyObject *self;
+    struct {
+        PyObject *object;
+        int times;
+    } kept[2];
+    int n_kept;
 } CInside;
 CInside what_is_inside(Frame *frame, PyCodeObject *code, Frame *inner);
 

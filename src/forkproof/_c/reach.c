@@ -23,6 +23,7 @@ typedef struct {
     Py_ssize_t counted; /* its references from variables and from what was followed */
     int followed;
     int listed; /* a thread in threading's own list */
+    int parted; /* threading.local's own dict, of which each thread has a part that goes with it */
     int shared; /* in somebody else's hands */
     int led_to; /* by something that is */
 } Met;
@@ -99,11 +100,10 @@ static int mark_shared(PyObject *object, void *left)
     return 0;
 }
 
-/* Not where it leads to the whole program; nor into a generator that runs, whose variables are a frame's. */
+/* Not where it leads to the whole program; nor into a generator or frame that runs, whose variables are counted as a thread's. */
 static int is_followed(PyObject *object)
 {
-    if (!PyObject_GC_IsTracked(object) || PyType_Check(object) || PyModule_Check(object) || PyCode_Check(object) ||
-        PyFrame_Check(object)) {
+    if (!PyObject_GC_IsTracked(object) || PyType_Check(object) || PyModule_Check(object) || PyCode_Check(object)) {
         return 0;
     }
     if (PyDict_CheckExact(object)) { /* of a module? */
@@ -156,10 +156,13 @@ static void count_variables(PyThreadState *ts)
                 }
             }
             count(frame_function(frame), NULL);
+            count(frame_object(frame), NULL);
             if (c_below) {
                 CInside inside = what_is_inside(frame, code, inner);
-                for (int i = 0; i < inside.times; i++) {
-                    count(inside.kept, NULL);
+                for (int i = 0; i < inside.n_kept; i++) {
+                    for (int k = 0; k < inside.kept[i].times; k++) {
+                        count(inside.kept[i].object, NULL);
+                    }
                 }
             }
             if (outer == NULL && code->co_name == name_bootstrap && code->co_argcount == 1) {
@@ -175,7 +178,28 @@ static void count_variables(PyThreadState *ts)
     }
 }
 
-/* What the object refers to, each once for each reference of its own. A generator's frame may have borrowed ones besides, which
+/* The exceptions that the thread is handling, with what is left of the calls that they went through, and its context variables. */
+static void count_state(PyThreadState *ts)
+{
+    for (_PyErr_StackItem *handled = ts->exc_info; handled != NULL; handled = handled->previous_item) {
+        count(handled->exc_value, NULL);
+    }
+    count(ts->context, NULL);
+}
+
+/* What a frame that does not run has by itself, a generator's or that of a call that is over. */
+static void count_frame(Frame *frame, PyCodeObject *code, int n, int *left)
+{
+    for (int i = 0; i < code->co_nlocalsplus + n; i++) {
+        PyObject *value = frame_local(frame, i);
+        if (value != NULL && frame_refers(frame, i, value)) {
+            count(value, left);
+        }
+    }
+    count(frame_function(frame), left);
+}
+
+/* What the object refers to, each once for each reference of its own. A frame may have borrowed ones besides, which
  * its tp_traverse shows to any visitor but the collector's (Python/gc.c _PyGC_VisitStackRef, v3.14.0). */
 static void follow(PyObject *object, int *left)
 {
@@ -183,15 +207,15 @@ static void follow(PyObject *object, int *left)
     Frame *frame = suspended_frame(object);
     PyCodeObject *code = frame == NULL ? NULL : frame_code(frame);
     if (code != NULL) {
-        int n = code->co_nlocalsplus + live_slots(frame, code, 0, NULL);
-        for (int i = 0; i < n; i++) {
-            PyObject *value = frame_local(frame, i);
-            if (value != NULL && frame_refers(frame, i, value)) {
-                count(value, left);
-            }
-        }
-        count(frame_function(frame), left);
+        count_frame(frame, code, live_slots(frame, code, 0, NULL), left);
         count(((PyGenObject *)object)->gi_exc_state.exc_value, left);
+        return;
+    }
+    frame = left_frame(object);
+    code = frame == NULL ? NULL : frame_code(frame);
+    if (code != NULL) {
+        count_frame(frame, code, 0, left);
+        count((PyObject *)((PyFrameObject *)object)->f_back, left);
         return;
     }
 #endif
@@ -244,6 +268,63 @@ static void count_threads(PyThreadState *self)
     PyErr_Clear();
 }
 
+typedef struct {
+    PyObject *key, *dict, *part;
+} Part;
+
+/* Whether a dict that a threading.local refers to is that of all threads' parts. */
+static int has_part(PyObject *object, void *wanted)
+{
+    Part *p = wanted;
+    if (PyDict_CheckExact(object)) {
+        p->part = PyDict_GetItemWithError(object, p->key);
+        p->dict = object;
+        PyErr_Clear();
+    }
+    return p->part != NULL;
+}
+
+/* What the thread has in each threading.local goes with the thread: to that end weak references to something of the thread's have
+ * a callback with the local, and from 3.13 on the thread's key in its dict; up to 3.12 they are the keys themselves (Modules/_threadmodule.c,
+ * v3.11.7 to v3.15.0). */
+static void count_parts(PyObject *mark)
+{
+    Py_ssize_t offset = mark == NULL ? 0 : Py_TYPE(mark)->tp_weaklistoffset;
+    PyWeakReference *r = offset == 0 ? NULL : *(PyWeakReference **)((char *)mark + offset);
+    for (; r != NULL; r = r->wr_next) {
+        PyObject *bound = r->wr_callback != NULL && PyCFunction_Check(r->wr_callback) ? PyCFunction_GET_SELF(r->wr_callback) : NULL;
+        Part p = {.key = (PyObject *)r};
+        if (bound != NULL && PyTuple_CheckExact(bound) && PyTuple_GET_SIZE(bound) == 2) {
+            p.key = PyTuple_GET_ITEM(bound, 1);
+            bound = PyTuple_GET_ITEM(bound, 0);
+        }
+        PyObject *local = bound == NULL ? NULL : referent(bound);
+        if (local != NULL && Py_TYPE(local)->tp_traverse != NULL) {
+            Py_TYPE(local)->tp_traverse(local, has_part, &p);
+        }
+        Met *parted = p.part == NULL ? NULL : meet(p.dict);
+        if (parted != NULL) {
+            parted->parted = 1;
+            count(p.part, NULL);
+        }
+    }
+}
+
+static void count_locals(PyThreadState *ts)
+{
+#if PY_AT_LEAST(3, 13)
+    count_parts(ts->threading_local_sentinel);
+#else
+    PyObject *key, *value;
+    Py_ssize_t position = 0;
+    while (ts->dict != NULL && PyDict_Next(ts->dict, &position, &key, &value)) {
+        if (strcmp(Py_TYPE(value)->tp_name, "_thread._localdummy") == 0) {
+            count_parts(value);
+        }
+    }
+#endif
+}
+
 static void begin(void)
 {
     begin_to_look(); /* the last look may be of a fork before, and memory have been given back since */
@@ -257,12 +338,14 @@ static void build(PyThreadState *self)
     for (; ts != NULL; ts = PyThreadState_Next(ts)) {
         if (ts != self) {
             count_variables(ts);
+            count_state(ts);
+            count_locals(ts);
         }
     }
     int of_all = MAX_FOLLOWED;
     for (int i = 0; i < graph.n && of_all > 0; i++) {
         PyObject *object = graph.met[i].object;
-        if (is_followed(object)) {
+        if (!graph.met[i].parted && is_followed(object)) {
             int left = MAX_REFERENCES;
             graph.met[i].followed = 1;
             follow(object, &left);

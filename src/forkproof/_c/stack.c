@@ -109,6 +109,21 @@ int call_of(const Place *p, int base, Call *c)
     return c->callable != NULL;
 }
 
+/* Whether C code calls this for the frame, and runs `inner` for that: a method, a class that makes something, an instance. */
+static int calls_for(PyObject *callable, Frame *inner)
+{
+    PyCodeObject *code = callable == NULL || inner == NULL ? NULL : frame_code(inner);
+    PyObject *function = NULL;
+    if (code != NULL && PyMethod_Check(callable)) {
+        function = PyMethod_GET_FUNCTION(callable);
+    }
+    else if (code != NULL) {
+        function = PyType_Check(callable) ? _PyType_Lookup((PyTypeObject *)callable, name_init)
+                                          : _PyType_Lookup(Py_TYPE(callable), name_call);
+    }
+    return function != NULL && PyFunction_Check(function) && PyFunction_GET_CODE(function) == (PyObject *)code;
+}
+
 #if !PY_AT_LEAST(3, 14)
 /* Whether a method written in C is being called: once it has returned, its result is in the lowest slot. */
 static int calls_method(const Place *p, int lowest)
@@ -123,21 +138,6 @@ static int calls_exit(const Place *p, int base, int lowest)
 {
     PyObject *first = is_exit_call(p->info, base) ? frame_slot(p->frame, p->code, lowest) : NULL;
     return first != NULL && (PyCFunction_Check(first) || PyMethod_Check(first));
-}
-
-/* Whether C code calls this for the frame, and runs `inner` for that: a method, a class that makes something, an instance. */
-static int calls_for(PyObject *callable, Frame *inner)
-{
-    PyCodeObject *code = callable == NULL || inner == NULL ? NULL : frame_code(inner);
-    PyObject *function = NULL;
-    if (code != NULL && PyMethod_Check(callable)) {
-        function = PyMethod_GET_FUNCTION(callable);
-    }
-    else if (code != NULL) {
-        function = PyType_Check(callable) ? _PyType_Lookup((PyTypeObject *)callable, name_init)
-                                          : _PyType_Lookup(Py_TYPE(callable), name_call);
-    }
-    return function != NULL && PyFunction_Check(function) && PyFunction_GET_CODE(function) == (PyObject *)code;
 }
 #endif
 
@@ -191,11 +191,15 @@ int perhaps_stale_slot(Frame *frame, PyCodeObject *code)
 static int has_keywords(const Place *p, int base)
 {
     const Unit *u = &p->info->units[base];
+    PyObject *named;
     switch (op_kind(u->op)) {
     case OP_CALL:
         return keywords_before(p, base) != NULL;
     case OP_CALL_KW:
         return 1;
+    case OP_CALL_EX:
+        named = PY_AT_LEAST(3, 14) || u->arg & 1 ? frame_slot(p->frame, p->code, u->depth - 1) : NULL;
+        return named != NULL && PyDict_CheckExact(named) && PyDict_GET_SIZE(named) > 0;
     default:
         return 0;
     }
@@ -210,6 +214,14 @@ static const struct {
     int times;
 } passers[] = {{"_io.BufferedReader", "readall", 1}, {"zoneinfo.ZoneInfo", "load_data", 2}};
 
+static void add_kept(CInside *inside, PyObject *object, int times)
+{
+    if (inside->n_kept < (int)Py_ARRAY_LENGTH(inside->kept)) {
+        inside->kept[inside->n_kept].object = object;
+        inside->kept[inside->n_kept++].times = times;
+    }
+}
+
 static void find_passed(CInside *inside, Frame *inner, PyCodeObject *callee, PyObject *callable)
 {
     PyObject *on = inside->self != NULL ? inside->self : callable;
@@ -219,15 +231,33 @@ static void find_passed(CInside *inside, Frame *inner, PyCodeObject *callee, PyO
     const char *type = on == NULL ? NULL : PyType_Check(on) ? ((PyTypeObject *)on)->tp_name : Py_TYPE(on)->tp_name;
     for (size_t i = 0; type != NULL && i < Py_ARRAY_LENGTH(passers); i++) {
         if (strcmp(type, passers[i].type) == 0 && PyUnicode_CompareWithASCIIString(callee->co_name, passers[i].runs) == 0) {
-            inside->kept = first_local(inner);
-            inside->times = passers[i].times;
+            add_kept(inside, first_local(inner), passers[i].times);
         }
+    }
+}
+
+/* type.__call__ has the object that it makes while its __init__ runs, whoever calls it: the frame, or code in C that the frame has
+ * given the class to (map, functools.partial); not where the frame calls that __init__ by itself. What is called with keywords has its
+ * first argument once more (_PyStack_UnpackDict). */
+static void find_self(CInside *inside, const Place *p, int base, PyObject *callable, Frame *inner, PyCodeObject *callee)
+{
+    int makes = callee->co_name == name_init;
+    PyObject *self = first_local(inner);
+    if (callable != NULL && strcmp(Py_TYPE(callable)->tp_name, "functools.partial") == 0) {
+        callable = plain_attribute(callable, name_func); /* it lends what it was given */
+    }
+    if (self == NULL || callable == NULL || PyFunction_Check(callable) || PyMethod_Check(callable)) {
+        return;
+    }
+    int directly = callable == self || callable == (PyObject *)Py_TYPE(self);
+    if (makes || (directly && calls_for(callable, inner))) {
+        add_kept(inside, self, makes + (directly && has_keywords(p, base)));
     }
 }
 
 CInside what_is_inside(Frame *frame, PyCodeObject *code, Frame *inner)
 {
-    CInside inside = {NULL, NULL, 1};
+    CInside inside = {.n_kept = 0};
     const CodeInfo *info = code_info(code);
     Place p = {.frame = frame, .code = code, .info = info, .unit = frame_unit(frame, code)};
     if (p.unit < 0 || p.unit >= info->n_units || info->units[p.unit].depth < 0) {
@@ -243,30 +273,20 @@ CInside what_is_inside(Frame *frame, PyCodeObject *code, Frame *inner)
         const Known *call = known_call(c.callable);
         inside.self = c.self;
         if (call != NULL && call->resource == RESOURCE_CONSUMES && call->streams && c.n_arguments > 0) {
-            inside.kept = frame_slot(frame, code, c.arguments);
+            add_kept(&inside, frame_slot(frame, code, c.arguments), 1);
         }
         else if (call != NULL && call->resource == RESOURCE_STREAM && call->streams & STREAM_KEPT) {
-            inside.kept = c.self;
+            add_kept(&inside, c.self, 1);
         }
     }
-    if (inside.kept != NULL || inner == NULL) {
-        return inside;
-    }
-    /* type.__call__ has the object that it makes while its __init__ runs; so has, once more, the call of an __init__ that is
-     * given keywords (_PyStack_UnpackDict). */
-    PyCodeObject *callee = frame_code(inner);
+    PyCodeObject *callee = inner == NULL ? NULL : frame_code(inner);
     if (callee != NULL && callee->co_argcount > 0) {
-        find_passed(&inside, inner, callee, frame_slot(frame, code, PY_AT_LEAST(3, 13) ? lowest : lowest + 1));
-    }
-    PyObject *made = callee != NULL && callee->co_argcount > 0 && callee->co_name == name_init ? frame_local(inner, 0) : NULL;
-    if (made != NULL && PyCell_Check(made)) {
-        made = PyCell_GET(made);
-    }
-    for (int slot = lowest; made != NULL && slot < lowest + 2; slot++) {
-        if (frame_slot(frame, code, slot) == (PyObject *)Py_TYPE(made)) {
-            inside.kept = made;
-            inside.times = 1 + has_keywords(&p, base);
+        PyObject *callable = frame_slot(frame, code, lowest);
+        if (!PY_AT_LEAST(3, 13) && callable == NULL) {
+            callable = frame_slot(frame, code, lowest + 1);
         }
+        find_passed(&inside, inner, callee, callable);
+        find_self(&inside, &p, base, callable, inner, callee);
     }
     return inside;
 }
