@@ -296,9 +296,15 @@ def _in_a_local(gate: Any, own: Any) -> None:
 
 
 def _in_a_context_variable(gate: Any, own: Any) -> None:
-    variable.set(own)
+    """In a context of its own: from 3.14 on that in which a thread begins is kept by the Thread object, which others may have."""
+
+    def work(given: list[Any]) -> None:
+        variable.set(given.pop())
+        variable.get().work(gate)
+
+    given = [own]
     del own
-    variable.get().work(gate)
+    contextvars.Context().run(work, given)
 
 
 def _fails(own: Any, times: int) -> None:
