@@ -12,8 +12,8 @@ celery      prefork, 4 children that are replaced after every task; broker and r
             started here. Counts what is done within the limit: bare, a child that hangs is never replaced. Then the same where
             the thread sleeps, so that nothing hangs: what Forkproof costs. Celery itself misses the exit of a child now and
             then and sees to it by a timer of 5 seconds, with and without Forkproof.
-throughput  the same gunicorn where the thread of the arbiter sleeps, so that nothing hangs: asked by Debian's wrk, workers
-            replaced after about 200 requests; bare, bare once more, with FORKPROOF=on and with a file of events, the four at
+throughput  gunicorn with an application that has SQLAlchemy's connection pool, prometheus_client's metrics and a thread that keeps
+            them, in which nothing is held at most forks: asked by Debian's wrk, workers replaced after about 200 requests; bare, bare once more, with FORKPROOF=on and with a file of events, the four at
             the same time. Requests per second, and the processor time of gunicorn and all its workers for a request; medians
             of the rounds, and of each round's ratio to the bare one with an interval of 95 %. What the second bare one differs from
             the first by is what this can tell apart.
@@ -38,6 +38,7 @@ import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 PROGRAMS = Path(__file__).resolve().parent.parent / "examples" / "servers"
@@ -122,7 +123,7 @@ def _gunicorn(asked: argparse.Namespace) -> None:
     )
     options = ("--workers", "4", "--max-requests", "3", "--timeout", "5")
     for name in ("bare", "forkproof"):
-        with _served(name, *options) as (address, folder):
+        with _served(name, "application:app", *options) as (address, folder):
             began = time.monotonic()
             with ThreadPoolExecutor(4) as clients:
                 answered = sum(clients.map(lambda _: _asks(address), range(asked.requests)))
@@ -200,6 +201,8 @@ def _celery_row(
 def _throughput(asked: argparse.Namespace) -> None:
     if shutil.which("wrk") is None:
         sys.exit("the throughput needs wrk (Debian's package of that name)")
+    if find_spec("sqlalchemy") is None:
+        sys.exit("the throughput needs SQLAlchemy (pip install sqlalchemy)")
     print(
         f"\ngunicorn --preload, 4 workers replaced after about 200 requests, nothing held: {asked.rounds} rounds of "
         f"{asked.seconds:g} s, the four at the same time\n"
@@ -227,7 +230,7 @@ def _under_load(names: list[str], seconds: float) -> list[tuple[float, float]]:
     its workers. All are asked at the same time, so that whatever else the machine does, it does to each of them."""
     options = ("--workers", "4", "--max-requests", "200", "--max-requests-jitter", "50")
     with ExitStack() as stack:
-        served = [stack.enter_context(_served(name, *options, QUIET="1")) for name in names]
+        served = [stack.enter_context(_served(name, "shop:app", *options)) for name in names]
         servers = [int((folder / "pid").read_text()) for _, folder in served]
         before = [_processor_seconds(server) for server in servers]
         asking = [
@@ -288,7 +291,7 @@ def _fork(asked: argparse.Namespace) -> None:
 
 
 @contextmanager
-def _served(name: str, *options: str, **variables: str) -> Iterator[tuple[str, Path]]:
+def _served(name: str, application: str, *options: str) -> Iterator[tuple[str, Path]]:
     """A running gunicorn, bare or with Forkproof: its address and its folder, with its log and its events."""
     folder = Path(tempfile.mkdtemp(prefix="forkproof-servers-"))
     port = _free_port()
@@ -304,10 +307,10 @@ def _served(name: str, *options: str, **variables: str) -> Iterator[tuple[str, P
                 "--pid",
                 folder / "pid",
                 *options,
-                "application:app",
+                application,
             ],
             cwd=PROGRAMS,
-            env={**os.environ, **variables, **_switch(name, folder)},
+            env={**os.environ, **_switch(name, folder)},
             stdout=log,
             stderr=log,
             start_new_session=True,

@@ -161,7 +161,8 @@ int code_answer_slot(const CodeInfo *info, int unit);
 int call_unit(const CodeInfo *info, int unit);
 
 /* The instruction kinds that evidence tells apart. */
-typedef enum { OP_OTHER, OP_CALL, OP_CALL_KW, OP_CALL_EX, OP_BEFORE_WITH, OP_WITH_EXCEPT, OP_FOR_ITER, OP_SEND, OP_KW_NAMES } OpKind;
+typedef enum { OP_OTHER, OP_CALL, OP_CALL_KW, OP_CALL_EX, OP_BEFORE_WITH, OP_WITH_EXCEPT, OP_FOR_ITER, OP_SEND, OP_KW_NAMES,
+               OP_CONSUMES /* all that an iterator gives, at once */ } OpKind;
 OpKind op_kind(int op);
 
 /* Whether a generator that is suspended at `unit` has delegated, by `yield from` or `await`; to what lies at depth - 2. */

@@ -99,6 +99,9 @@ int waits_for_gil(unsigned long native_id);
  * calls no other frame directly, and `inner` is the next one further in, if there is one. */
 int live_slots(Frame *frame, PyCodeObject *code, int c_below, Frame *inner);
 
+/* Whether it runs that method of its first argument's class. */
+int runs_method(Frame *frame, PyCodeObject *code, PyObject *name);
+
 /* The slot of `f(*arguments)`, while f is being called, up to 3.13; else -1. What is in it is there, with a reference, if it is
  * a tuple. A list may have been freed: CALL_FUNCTION_EX makes a tuple of it and forgets it, but not its slot (Python/ceval.c,
  * v3.11.7, Python/bytecodes.c, v3.12.1 and v3.13.0). */
@@ -110,7 +113,7 @@ typedef struct {
     struct {
         PyObject *object;
         int times;
-    } kept[2];
+    } kept[10];
     int n_kept;
 } CInside;
 CInside what_is_inside(Frame *frame, PyCodeObject *code, Frame *inner);

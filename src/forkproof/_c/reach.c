@@ -10,6 +10,7 @@
  * Reads only, and visits an object as the collector does.
  */
 #include "reach.h"
+#include "sight.h"
 
 #ifndef FORKPROOF_UNKNOWN_INTERPRETER
 
@@ -164,6 +165,12 @@ static void count_variables(PyThreadState *ts)
                         count(inside.kept[i].object, NULL);
                     }
                 }
+            }
+            /* What goes lives once more for as long as its finalizer takes; and 3.11 calls a bound method (call_attribute,
+             * Objects/typeobject.c). */
+            if (through_c && (runs_method(frame, code, name_del) ||
+                              (!PY_AT_LEAST(3, 12) && runs_method(frame, code, name_getattr)))) {
+                count(first_local(frame), NULL);
             }
             if (outer == NULL && code->co_name == name_bootstrap && code->co_argcount == 1) {
                 count(frame_local(frame, 0), NULL); /* the bound method that the thread was started with */
@@ -356,7 +363,8 @@ static void build(PyThreadState *self)
     int told = 0;
     for (int i = 0; i < graph.n; i++) {
         Met *m = &graph.met[i];
-        m->shared = Py_REFCNT(m->object) > m->counted || (!m->listed && has_other_weak_references(m->object));
+        /* Fewer cannot be: what was counted is in doubt then. */
+        m->shared = Py_REFCNT(m->object) != m->counted || (!m->listed && has_other_weak_references(m->object));
     }
     do { /* until nobody tells of anything new */
         told = 0;

@@ -6,7 +6,7 @@
 
 PyObject *name_enter, *name_exit, *name_aenter, *name_aexit, *name_gen, *name_exit_callbacks, *name_owner, *name_buffer, *name_func,
     *name_file, *name_release, *name_args, *name_lock, *name_next, *name_init, *name_function, *name_acquire_lock, *name_name,
-    *name_call;
+    *name_call, *name_del, *name_new, *name_getattr;
 PyObject *module_locks; /* importlib._bootstrap._module_locks */
 PyObject *warnings_lock; /* what takes the lock of `warnings`, from 3.14 on; else NULL */
 PyTypeObject *text_type;
@@ -22,6 +22,7 @@ int sight_init(void)
         {&name_exit_callbacks, "_exit_callbacks"}, {&name_owner, "owner"}, {&name_buffer, "buffer"},
         {&name_func, "func"}, {&name_args, "args"}, {&name_file, "file"}, {&name_release, "release"},
         {&name_lock, "lock"}, {&name_next, "__next__"}, {&name_init, "__init__"}, {&name_call, "__call__"},
+        {&name_del, "__del__"}, {&name_new, "__new__"}, {&name_getattr, "__getattr__"},
         {&name_function, "__func__"}, {&name_name, "_name"}, {&name_acquire_lock, "_acquire_lock"},
     };
     for (size_t i = 0; i < Py_ARRAY_LENGTH(names); i++) {

@@ -18,7 +18,7 @@
 
 extern PyObject *name_enter, *name_exit, *name_aenter, *name_aexit, *name_gen, *name_exit_callbacks, *name_owner, *name_buffer, *name_func,
     *name_file, *name_release, *name_args, *name_lock, *name_next, *name_init, *name_function, *name_acquire_lock, *name_name,
-    *name_call;
+    *name_call, *name_del, *name_new, *name_getattr;
 extern PyObject *module_locks; /* importlib._bootstrap._module_locks */
 extern PyObject *warnings_lock; /* what takes the lock of `warnings`, from 3.14 on; else NULL */
 extern PyTypeObject *text_type;

@@ -141,6 +141,21 @@ static int calls_exit(const Place *p, int base, int lowest)
 }
 #endif
 
+int runs_method(Frame *frame, PyCodeObject *code, PyObject *name)
+{
+    PyObject *first = code->co_argcount > 0 ? first_local(frame) : NULL;
+    PyObject *function = first == NULL ? NULL : _PyType_Lookup(Py_TYPE(first), name);
+    return function != NULL && PyFunction_Check(function) && PyFunction_GET_CODE(function) == (PyObject *)code;
+}
+
+/* Whether `inner` may run because something was let go of, at the end of an instruction whose operands are gone already. */
+static int finalizes(Frame *inner)
+{
+    PyCodeObject *code = frame_code(inner);
+    PyObject *first = code != NULL && code->co_argcount > 0 ? first_local(inner) : NULL;
+    return code == NULL || (first != NULL && PyWeakref_Check(first)) || runs_method(inner, code, name_del);
+}
+
 int live_slots(Frame *frame, PyCodeObject *code, int c_below, Frame *inner)
 {
 #if PY_AT_LEAST(3, 14)
@@ -154,14 +169,18 @@ int live_slots(Frame *frame, PyCodeObject *code, int c_below, Frame *inner)
         return 0;
     }
     int base = p.unit - info->units[p.unit].back, lowest = lowest_of_call(&info->units[base]), n = 0;
+    int depth = info->units[base].depth, goes_on = c_below && inner != NULL && !finalizes(inner);
+    OpKind kind = op_kind(info->units[base].op);
     Call c;
     if (lowest >= 0) {
-        int goes_on = c_below && (call_of(&p, base, &c) || calls_method(&p, lowest) || calls_exit(&p, base, lowest) ||
-                                  calls_for(frame_slot(frame, code, lowest), inner));
-        return goes_on ? info->units[base].depth : lowest;
+        goes_on |= c_below && (call_of(&p, base, &c) || calls_method(&p, lowest) || calls_exit(&p, base, lowest));
+        return goes_on ? depth : lowest;
     }
-    if (op_kind(info->units[base].op) == OP_FOR_ITER || op_kind(info->units[base].op) == OP_WITH_EXCEPT) {
-        return info->units[base].depth;
+    if (goes_on && kind == OP_BEFORE_WITH && PY_AT_LEAST(3, 12)) {
+        return depth - 1; /* the manager has been let go of already, but its slot not cleared */
+    }
+    if (goes_on || kind == OP_FOR_ITER || kind == OP_WITH_EXCEPT) {
+        return depth;
     }
     for (int r = info->units[base].with; r; r = info->regions[r].outer) {
         n = Py_MAX(n, info->regions[r].slot + 1);
@@ -236,22 +255,68 @@ static void find_passed(CInside *inside, Frame *inner, PyCodeObject *callee, PyO
     }
 }
 
+/* Calling a class or an instance goes by way of a tuple of what is given (_PyObject_MakeTpCall), and of a dict of what is given by
+ * name, which is copied once more; up to 3.14 all is then (_PyStack_UnpackDict; Objects/call.c, v3.11.7 to v3.15.0). */
+static void find_given(CInside *inside, const Place *p, int base)
+{
+    const Unit *u = &p->info->units[base];
+    int is_kw = op_kind(u->op) == OP_CALL_KW;
+    if (op_kind(u->op) == OP_CALL_EX) {
+        return; /* the tuple is there to be seen */
+    }
+    PyObject *names = !has_keywords(p, base) ? NULL : is_kw ? frame_slot(p->frame, p->code, u->depth - 1) : keywords_before(p, base);
+    int copied = names == NULL || !PyTuple_CheckExact(names) ? 0 : PY_AT_LEAST(3, 15) ? (int)PyTuple_GET_SIZE(names) : (int)u->arg;
+    for (int i = 0; i < (int)u->arg; i++) {
+        PyObject *given = frame_slot(p->frame, p->code, u->depth - is_kw - 1 - i);
+        if (given != NULL) {
+            add_kept(inside, given, 1 + (i < copied));
+        }
+    }
+}
+
 /* type.__call__ has the object that it makes while its __init__ runs, whoever calls it: the frame, or code in C that the frame has
- * given the class to (map, functools.partial); not where the frame calls that __init__ by itself. What is called with keywords has its
- * first argument once more (_PyStack_UnpackDict). */
+ * given the class to (map, functools.partial); not where the frame calls that __init__ by itself. Up to 3.14 names given are copied,
+ * and the object with them. */
 static void find_self(CInside *inside, const Place *p, int base, PyObject *callable, Frame *inner, PyCodeObject *callee)
 {
     int makes = callee->co_name == name_init;
     PyObject *self = first_local(inner);
     if (callable != NULL && strcmp(Py_TYPE(callable)->tp_name, "functools.partial") == 0) {
-        callable = plain_attribute(callable, name_func); /* it lends what it was given */
+        PyObject *arguments = plain_attribute(callable, name_args);
+        callable = plain_attribute(callable, name_func); /* it lends what it was given, and from 3.15 on keeps that meanwhile */
+        if (PY_AT_LEAST(3, 15) && callable != NULL && arguments != NULL) {
+            add_kept(inside, callable, 1);
+            add_kept(inside, arguments, 1);
+        }
     }
     if (self == NULL || callable == NULL || PyFunction_Check(callable) || PyMethod_Check(callable)) {
         return;
     }
     int directly = callable == self || callable == (PyObject *)Py_TYPE(self);
     if (makes || (directly && calls_for(callable, inner))) {
-        add_kept(inside, self, makes + (directly && has_keywords(p, base)));
+        add_kept(inside, self, makes + (!PY_AT_LEAST(3, 15) && directly && has_keywords(p, base)));
+    }
+    if (directly && (makes || callee->co_name == name_new || calls_for(callable, inner))) {
+        find_given(inside, p, base);
+    }
+}
+
+/* The interpreter itself, in an instruction that is no call. Up to 3.13 entering a `with` has the manager's two methods, and 3.11 has put
+ * one of them on the stack; what makes a list, a set or variables of an iterator has asked it for its iterator, which it is itself
+ * (Python/ceval.c, v3.11.7, Python/bytecodes.c, v3.12.1 and later). */
+static void find_held_by_instruction(CInside *inside, const Place *p, int base, Frame *inner)
+{
+    const Unit *u = &p->info->units[base];
+    OpKind kind = op_kind(u->op);
+    PyObject *top = inner == NULL || u->depth < 1 || finalizes(inner) ? NULL : frame_slot(p->frame, p->code, u->depth - 1);
+    if (top != NULL && kind == OP_BEFORE_WITH) {
+        PyObject *manager = PY_AT_LEAST(3, 12) ? top : manager_of(top);
+        if (manager != NULL && first_local(inner) == manager) {
+            add_kept(inside, manager, PY_AT_LEAST(3, 12) ? 2 : 1);
+        }
+    }
+    else if (top != NULL && kind == OP_CONSUMES && Py_TYPE(top)->tp_iternext != NULL) {
+        add_kept(inside, top, 1);
     }
 }
 
@@ -266,6 +331,7 @@ CInside what_is_inside(Frame *frame, PyCodeObject *code, Frame *inner)
     int base = p.unit - info->units[p.unit].back, lowest = lowest_of_call(&info->units[base]);
     Call c;
     if (lowest < 0) {
+        find_held_by_instruction(&inside, &p, base, inner);
         return inside;
     }
     inside.self = frame_slot(frame, code, lowest + 1);
