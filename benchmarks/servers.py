@@ -13,10 +13,10 @@ celery      prefork, 4 children that are replaced after every task; broker and r
             the thread sleeps, so that nothing hangs: what Forkproof costs. Celery itself misses the exit of a child now and
             then and sees to it by a timer of 5 seconds, with and without Forkproof.
 throughput  gunicorn with an application that has SQLAlchemy's connection pool, prometheus_client's metrics and a thread that keeps
-            them, in which nothing is held at most forks: asked by Debian's wrk, workers replaced after about 200 requests; bare, bare once more, with FORKPROOF=on and with a file of events, the four at
-            the same time. Requests per second, and the processor time of gunicorn and all its workers for a request; medians
-            of the rounds, and of each round's ratio to the bare one with an interval of 95 %. What the second bare one differs from
-            the first by is what this can tell apart.
+            them, in which nothing is held at most forks: asked by Debian's wrk, workers replaced after about 200 requests; bare,
+            bare once more, with FORKPROOF=on and with a file of events, the four at the same time. Requests per second, and the
+            processor time of gunicorn and all its workers for a request; medians of the rounds, and of each round's ratio to the
+            bare one with an interval of 95 %. What the second bare one differs from the first by is what this can tell apart.
 fork        what one fork of that application costs its parent and its child: pages copied, or touched for the first time, and
             processor time; bare, on and with a file of events in turn, in one process.
 """
@@ -208,10 +208,12 @@ def _throughput(asked: argparse.Namespace) -> None:
         f"{asked.seconds:g} s, the four at the same time\n"
     )
     told: dict[str, list[tuple[float, float]]] = {name: [] for name in SIDE_BY_SIDE}
-    for _ in range(asked.rounds):
+    for number in range(asked.rounds):
         names = random.sample(SIDE_BY_SIDE, len(SIDE_BY_SIDE))  # nobody is always the first to start
         for name, one in zip(names, _under_load(names, asked.seconds), strict=True):
             told[name].append(one)
+        print(f"\r{number + 1} of {asked.rounds} rounds", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
     print("|            | requests/s | of bare                | CPU ms a request | of bare                |")
     print("| ---------- | ---------- | ---------------------- | ---------------- | ---------------------- |")
     for name, rounds in told.items():

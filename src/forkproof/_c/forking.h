@@ -113,7 +113,9 @@ extern Forking g;
 typedef struct {
     PyObject *found[MAX_UNSEEN]; /* weak references */
     int n;
-    double due;                  /* when to search again */
+    double ended, took;          /* the last search, in seconds */
+    int vain;                    /* searches in a row that found nothing, */
+    uint64_t newest;             /* and the id of the newest thread then */
     int inherited;               /* in a child: idents of threads that are gone may have come back */
 } Unseen;
 extern Unseen unseen;

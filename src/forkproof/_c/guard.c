@@ -636,7 +636,7 @@ static PyObject *assess(PyObject *module, PyObject *args)
     follow_foreign();
     look(&g.look, me);
     if (search) {
-        unseen.due = 0;
+        unseen.took = 0; /* the next is due */
     }
     look_for_unseen(me, search ? SIZE_MAX : SEARCH_LIMIT);
     find_held(me);

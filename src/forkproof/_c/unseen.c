@@ -12,7 +12,11 @@
 
 #ifndef FORKPROOF_UNKNOWN_INTERPRETER
 
-#define SEARCH_SHARE 200 /* a search is not done again before this many times as long as it took */
+/* A search is not done again before this many times as long as it took; nor, where many in a row have found nothing and no thread has
+ * begun since the first of them, before the second number. */
+#define SEARCH_SHARE 200
+#define VAIN_SHARE 2000
+#define MANY 50
 
 Unseen unseen;
 NamelessFound nameless;
@@ -157,13 +161,19 @@ static void look_for_nameless(PyThreadState *me, Nameless *found)
 static void search_for_unseen(PyThreadState *me, size_t limit)
 {
     double start = limit && g.look.threads ? monotonic() : 0;
-    if (start < unseen.due || start == 0) {
+    uint64_t newest = PyThreadState_GetID(PyInterpreterState_ThreadHead(PyThreadState_GetInterpreter(me)));
+    int in_vain = unseen.vain >= MANY && newest == unseen.newest;
+    if (start == 0 || start < unseen.ended + unseen.took * (in_vain ? VAIN_SHARE : SEARCH_SHARE)) {
         return;
     }
     Search s = {.me = me};
+    int known = nameless.n + loose.n;
     heap_locks(visit_lock, &s, limit);
     look_for_nameless(me, &s.nameless);
-    unseen.due = monotonic() + SEARCH_SHARE * (monotonic() - start);
+    unseen.vain = s.n == 0 && nameless.n + loose.n == known && newest == unseen.newest ? unseen.vain + 1 : 0;
+    unseen.newest = newest;
+    unseen.ended = monotonic();
+    unseen.took = unseen.ended - start;
     int collects = PyGC_Disable(); /* a collection runs code of the program's */
     for (int i = 0; i < s.n && unseen.n < MAX_UNSEEN; i++) {
         PyObject *reference = PyWeakref_NewRef(s.found[i], NULL);
