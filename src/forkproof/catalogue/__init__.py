@@ -268,10 +268,11 @@ class Wait:
     """Functions in which threads wait for one thing. Keys of a [[wait]]:
 
     what     what a report says that they wait for
-    run      the functions, each as module and qualified name
+    run      the functions, each as module and qualified name; none where `polls` says all
     things   (optional) paths from their variables to the objects of which one has to answer
     by       (optional) paths from such an object to others that answer for it
-    polls    (optional) functions in C, dotted, that it calls again and again; `time.sleep` always is one
+    polls    (optional) functions in C, dotted, that it calls again and again; `time.sleep` always is one. Or methods that look
+             again and again themselves, called from wherever
     pool     (optional) the native threads (`what` of a [[pool]]) without which nothing that it waits for comes about
     idle     (optional) a program may wait so on purpose, until a signal ends it
     """
