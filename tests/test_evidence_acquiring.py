@@ -515,3 +515,70 @@ def test_a_holder_that_is_seen_is_named_and_not_those_who_wait_for_it(stage: Sta
     expect(holder, holds(lock))
     assert [(s[2], s[7] is lock) for s in sightings(waiter)] == [(1, True)]
     assert hazards(waiter) == []
+
+
+class _Condition:
+    """One of somebody's own, as gevent, Twisted and others have: who waits holds a lock that another lets go of."""
+
+    def __init__(self) -> None:
+        self.lock, self.waiters = threading.Lock(), []  # type: ignore[var-annotated]
+
+    def wait(self, waiter: Any, acquire: Callable[..., bool] | None = None) -> None:
+        waiter.acquire()
+        self.waiters.append(waiter)
+        self.lock.release()
+        try:
+            notified = acquire(waiter) if acquire else waiter.acquire(timeout=-1)
+        finally:
+            self.lock.acquire()
+        if notified:
+            waiter.release()
+
+
+def _acquire(lock: Any) -> bool:
+    return bool(lock.acquire(timeout=60))
+
+
+@pytest.mark.parametrize("acquire", [None, _acquire], ids=["itself", "by a function"])
+def test_who_waits_for_a_lock_that_it_has_itself_waits_for_a_signal(
+    stage: Stage, acquire: Callable[..., bool] | None
+) -> None:
+    condition = _Condition()
+
+    def body() -> None:
+        with condition.lock:
+            condition.wait(threading.Lock(), acquire)
+
+    thread = waiting(stage, body)
+    until(lambda: hazards(thread) == [])
+    assert [s[7] is condition.waiters[0] for s in sightings(thread)] == [True]
+    condition.waiters[0].release()
+
+
+def test_a_lock_that_a_first_attempt_did_not_get_is_no_signal(stage: Stage) -> None:
+    lock = threading.Lock()
+
+    def body() -> None:
+        if not lock.acquire(blocking=False):
+            lock.acquire()
+        lock.release()
+
+    with stage.held(lock):
+        expect(waiting(stage, body), acquiring(lock))
+
+
+def test_a_lock_that_was_let_go_of_in_between_is_no_signal(stage: Stage) -> None:
+    lock, gate = threading.Lock(), stage.gate()
+
+    def body() -> None:
+        lock.acquire()
+        lock.release()
+        gate.wait()
+        lock.acquire()
+        lock.release()
+
+    thread = stage.at(gate, body)
+    with stage.held(lock):
+        gate.open()
+        until(lambda: any(s[2] == 1 and s[7] is lock for s in sightings(thread)))
+        expect(thread, acquiring(lock))

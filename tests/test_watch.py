@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from conftest import Run
 from watching import HELD, watched
 
 import forkproof.lab as lab
+from forkproof import catalogue
+from forkproof.evidence import asking
 
 SHIM = r"""
 #define _GNU_SOURCE
@@ -396,7 +399,8 @@ def test_who_may_be_parked_on_purpose_is_only_likely_to_hang(run: Run, tmp_path:
     assert ended.stdout.splitlines() == [
         "MainThread|likely|None|condition",
         "None|None",
-        "no thread here can wake it; but a program may wait so on purpose, for a signal to end it",
+        "no thread here can wake it; but a program may wait so on purpose, for a signal to end it; "
+        "stayed behind at the fork: thread 'holder'",
     ], ended.stdout + ended.stderr
 
 
@@ -641,3 +645,11 @@ def test_pymongo_behind_a_mutex_around_lookups(run: Run, tmp_path: Path, shim: s
     }
     assert {e["thread"]["name"] for e in hangs} == {"pymongo_server_monitor_thread"}
     assert all(e["seconds"] <= 4 for e in hangs)
+
+
+def test_a_method_in_c_of_the_catalogue_is_known_by_the_object_that_it_is_of() -> None:
+    wait = catalogue.Wait({"what": "it", "run": [], "polls": ["collections.deque.pop"], "pool": "None"})
+    known = asking.table([wait])
+    assert asking.polled(deque(), known) is wait
+    assert asking.polled([], known) is None
+    assert asking.polls(known) == {"collections.deque.pop"}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from conftest import Run
 from forking import program
 
 from forkproof import catalogue, model
-from forkproof.evidence import naming
+from forkproof.evidence import naming, workers
 
 POOL = """
 from concurrent.futures import ThreadPoolExecutor, BrokenExecutor
@@ -521,3 +523,16 @@ def test_each_worker_says_how_it_is_known_and_what_to_do() -> None:
 
 def test_the_kinds_that_count_are_the_same_everywhere() -> None:
     assert naming.NEEDED_ONLY == model.NEEDED_ONLY
+
+
+def _forks_and_mends() -> FrameType:
+    return sys._getframe()
+
+
+def test_a_librarys_own_fork_that_puts_it_right_is_known_by_where_the_fork_is_made() -> None:
+    """gevent's makes its pool anew; the same threads are a hazard of a plain os.fork()."""
+    entry = {"what": "it", "run": [], "child": "-", "source": "-", "advice": "-"}
+    worker = catalogue.Worker({**entry, "mended_by": ["test_workers:_forks_and_mends"]})
+    assert workers._is_mended(worker, _forks_and_mends())
+    assert not workers._is_mended(worker, sys._getframe())
+    assert not workers._is_mended(worker, None)

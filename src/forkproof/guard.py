@@ -581,7 +581,7 @@ def _after_in_parent(report: tuple[Any, ...]) -> BaseException | None:
     if _settings.policy == "observe" and left:
         _exempt_mended(left)
     hazards = _hazards(seen, left)
-    hazards += workers.hazards(working or [], _settings.workers)
+    hazards += workers.hazards(working or [], _settings.workers, sys._getframe(1))
     hazards += pools.hazards(native or [], _settings.pools)
     if _native is not None:
         _native.expect_pools(bool(pools.here()))
@@ -647,7 +647,7 @@ def _after_in_child(message: tuple[Any, ...]) -> BaseException | None:
         embedded.tell()
         return None
     if stage == 2:
-        found = workers.remember(body, _settings.workers)
+        found = workers.remember(body, _settings.workers, sys._getframe(1))
         _settings.vanished = [gone for gone, _ in found]
         _settings.catalogued = {kept[1] for kept in body if not _settings.workers[kept[0]].each}
         if _settings.repair and _settings.policy != "observe":

@@ -61,6 +61,8 @@ _KEPT = (
     naming.IMPORT,
 )  # to keep one of these alive changes nothing for the program
 
+MOST_NAMED = 5  # of those that stayed behind
+
 ADVICE_CLOSED = (
     "start in the child, after the fork, what is to wake it (threads, executors, queues and their workers); "
     "a fork copies none of them"
@@ -405,9 +407,16 @@ def _polled(wait: Waiting, waits: list[Waiting]) -> _Reason | None:
 
 def _without_pool(wait: Waiting) -> _Reason | None:
     """It waits for native threads of a library that are not here, and has none in their place."""
-    entry = asking.outermost(wait[5][14], _watched.settings.waits)
+    entry = _entry(wait[5])
     hazard = pools.left_without(entry.pool, _watched.settings.pools) if entry and entry.pool else None
     return _Reason("likely", None, hazard) if hazard else None
+
+
+def _entry(sighting: Sighting) -> catalogue.Wait | None:
+    """What the catalogue says of where it stands."""
+    known = _watched.settings.waits
+    entry = asking.outermost(sighting[14], known)
+    return asking.polled(sighting[7], known) if entry is None and sighting[3] == POLL else entry
 
 
 def _is_seen_to(things: list[object], waiting: int) -> bool:
@@ -519,9 +528,22 @@ def _close_world(waits: list[Waiting], reasons: dict[int, _Reason]) -> None:
         elif _may_idle(wait[5]):
             why = "no thread here can wake it; but a program may wait so on purpose, for a signal to end it"
         else:
-            reasons[wait[0]] = _Reason("proven", "closed-world")
+            reasons[wait[0]] = _Reason("proven", "closed-world", None, _stayed_behind())
             continue
-        reasons[wait[0]] = _Reason("likely", None, None, why)
+        reasons[wait[0]] = _Reason("likely", None, None, "; ".join(filter(None, (why, _stayed_behind()))))
+
+
+def _stayed_behind() -> str | None:
+    """Whoever is to wake a thread of a closed world is one of these: not told which, where nothing is known of what they do."""
+    known = workers.vanished()
+    others = set(_watched.vanished.values()) - {v.thread for v in known}
+    names = [
+        *pools.whats_left_behind(),
+        *sorted({v.what for v in known}),
+        *sorted(f"thread {n!r}" for n in others),
+    ]
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return f"stayed behind at the fork: {', '.join(names[:MOST_NAMED])}{more}" if names else None
 
 
 def _may_idle(sighting: Sighting) -> bool:
@@ -630,8 +652,8 @@ def _resolved(thread: int) -> None:
 
 
 def _what(sighting: Sighting) -> str:
-    kind, subject, stack = sighting[3], sighting[7], sighting[14]
-    entry = asking.outermost(stack, _watched.settings.waits) if kind in (CONDITION, NONE, POLL) else None
+    kind, subject = sighting[3], sighting[7]
+    entry = _entry(sighting) if kind in (CONDITION, NONE, POLL) else None
     if entry is not None:
         return entry.what
     if kind == CONDITION:

@@ -280,6 +280,27 @@ int releases(Thread *t, const Place *p, PyObject *lock)
     return 0;
 }
 
+/* Whether the thread has this plain lock where it is about to take it, by this frame: it waits for another to let go of it, and so
+ * for a signal, as in a condition of somebody's own (`waiter.acquire(); self.waiters.append(waiter); ...; waiter.acquire()`). */
+int has_it_already(Thread *t, const Place *p, int base, PyObject *lock)
+{
+    int takes = 0, effect, wide = t->wide;
+    for (int i = 0; i < p->info->n_sites && kind_of(lock) == KIND_LOCK && !takes; i++) {
+        const CallSite *site = &p->info->sites[i];
+        takes = site->role == CALL_ACQUIRE && site->expression >= 0 &&
+                evaluate(&p->info->expressions[site->expression], p->code, p->frame) == lock;
+    }
+    if (!takes) {
+        return 0;
+    }
+    t->wide = t->sure = 1;
+    t->steps = 0;
+    int held = held_in(t, (Variables){.frame = p->frame}, p->code, lock, LET_GO, base, 0, &effect);
+    t->wide = wide;
+    t->sure = 0;
+    return held == HELD;
+}
+
 void sight_call(Thread *t, Place *p, int base, Call *c, int nesting)
 {
     PyObject *callable = c->callable, *self = c->self;
@@ -340,8 +361,9 @@ void sight_call(Thread *t, Place *p, int base, Call *c, int nesting)
         int before = t->look->n;
         sight_lock(t, p, STATE_ACQUIRING, self, kind, 1);
         if (t->look->n > before) {
-            int mutex = !p->info->joins && (method != METHOD_ACQUIRE || p->info->enters || releases(t, p, self));
-            t->look->items[t->look->n - 1].mutex = (unsigned)mutex;
+            Sighting *s = &t->look->items[t->look->n - 1];
+            s->signal = (unsigned)has_it_already(t, p, base, self);
+            s->mutex = !s->signal && !p->info->joins && (method != METHOD_ACQUIRE || p->info->enters || releases(t, p, self));
         }
         return;
     }

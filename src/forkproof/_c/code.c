@@ -1423,6 +1423,12 @@ int answer_local(const CodeInfo *info, int unit)
     return local < 0 && next < info->n_units ? stores_local(&info->units[next]) : local;
 }
 
+int drops_answer(const CodeInfo *info, int unit)
+{
+    int next = next_unit(info, unit);
+    return next < info->n_units && info->units[next].op == POP_TOP;
+}
+
 int is_enter_call(const CodeInfo *info, int unit)
 {
     if (LOAD_SPECIAL < 0 || info->units[unit].op != CALL || info->units[unit].arg != 0 || unit < 1) {

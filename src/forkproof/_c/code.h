@@ -169,6 +169,8 @@ OpKind op_kind(int op);
 int delegates_at(const CodeInfo *info, int unit);
 /* In which local the instruction at `unit`, or the one after it, puts what is uppermost on the stack; -1 none. */
 int answer_local(const CodeInfo *info, int unit);
+/* Whether the code makes nothing of what the call at `unit` returns. */
+int drops_answer(const CodeInfo *info, int unit);
 /* Whether the call at `unit` is the `__enter__` of a `with` (3.14+, where it is an ordinary CALL). */
 int is_enter_call(const CodeInfo *info, int unit);
 /* Whether the call at `unit` passes three times None, as a `with` that ends without exception calls `__exit__`. */

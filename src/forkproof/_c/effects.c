@@ -102,6 +102,7 @@ int effect_of_call(Thread *t, PyObject *object, PyObject *method, PyObject *lock
 
 typedef struct {
     Thread *thread;
+    const CodeInfo *info;
     Variables variables;
     PyObject *lock;
     uint8_t *effects;
@@ -110,6 +111,9 @@ typedef struct {
 
 static void add_effect(Effects *e, int unit, int effect)
 {
+    if (effect == TAKES && e->thread->sure && !drops_answer(e->info, unit)) {
+        return;
+    }
     if (effect && !e->effects[unit]) {
         e->effects[unit] = (uint8_t)effect;
         e->any |= (effect == TAKES) == (e->begins == LET_GO);
@@ -152,7 +156,7 @@ int held_in(Thread *t, Variables v, PyCodeObject *code, PyObject *lock, int begi
                    int *at_unit)
 {
     const CodeInfo *info = code_calls(code);
-    Effects e = {t, v, lock, PyMem_RawCalloc((size_t)info->n_units + 1, 1), begins, nesting, 0};
+    Effects e = {t, info, v, lock, PyMem_RawCalloc((size_t)info->n_units + 1, 1), begins, nesting, 0};
     int set = unit < 0 || begins == LET_GO ? begins : HELD | LET_GO;
     *at_unit = -1;
     if (e.effects == NULL) {

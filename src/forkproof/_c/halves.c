@@ -233,7 +233,8 @@ void sight_kept(Thread *t, const Place *p, int base)
             continue;
         }
         if (seen != NULL) {
-            seen->mutex |= seen->state == STATE_ACQUIRING;
+            seen->signal |= seen->state == STATE_ACQUIRING && has_it_already(t, p, base, lock);
+            seen->mutex = seen->state == STATE_ACQUIRING && !seen->signal;
             continue; /* by a frame further in, which knows better */
         }
         t->steps = 0;

@@ -243,7 +243,7 @@ void sight_method_of_manager(Thread *t, const Place *p, int base)
     for (int i = 0; i < n; i++) {
         for (int k = t->first; k < t->look->n; k++) { /* in a method of another name it is a mutex as well */
             Sighting *s = &t->look->items[k];
-            s->mutex |= s->subject == locks[i] && s->state == STATE_ACQUIRING;
+            s->mutex |= s->subject == locks[i] && s->state == STATE_ACQUIRING && !s->signal;
         }
     }
     Frame *called = n ? inner_of(t, p->frame, &through_c) : NULL;
@@ -672,7 +672,7 @@ void look_at_thread(Look *l, PyThreadState *ts)
     t.look = l;
     t.thread = ts;
     t.first = l->n;
-    t.n_waiting = t.n_let_go = t.n_judged = t.importing = t.steps = t.wide = 0;
+    t.n_waiting = t.n_let_go = t.n_judged = t.importing = t.steps = t.wide = t.sure = 0;
     t.returned = t.left = t.entered = NULL;
     t.inner = t.exiting = NULL;
     t.works_in = NULL;

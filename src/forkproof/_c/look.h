@@ -16,6 +16,7 @@ typedef struct {
     Kind kind;
     unsigned certain : 1;  /* frames prove it; else it is possible */
     unsigned mutex : 1;    /* acquiring: it is used as a mutex there, not as a signal */
+    unsigned signal : 1;   /* acquiring: the thread has it already, so that another is to let go of it */
     unsigned innermost : 1; /* inside: the call runs no Python code, it can come to its end without the GIL */
     unsigned draining : 1; /* inside: and once it waits for the GIL again its native lock is free */
     unsigned over : 1;     /* the guard: the call has come to its end, and only the GIL is missing */

@@ -63,6 +63,7 @@ typedef struct {
     PyObject *works_on;             /* ... the object whose method it is */
     int importing;
     int wide;                       /* calls of whatever the frame can name are read, not only those of its first parameter */
+    int sure;                       /* of acquires only those count whose answer does not: they cannot have failed */
     int steps;                      /* of resolving managers in one frame, against pathological objects */
 } Thread;
 
@@ -169,6 +170,7 @@ void sight_next(Thread *t, const Place *p, PyObject *iterator, int kept);
 PyObject *keywords_before(const Place *p, int base);
 int locks_behind(Thread *t, PyObject *object, PyObject **locks, int room);
 int releases(Thread *t, const Place *p, PyObject *lock);
+int has_it_already(Thread *t, const Place *p, int base, PyObject *lock);
 void sight_call(Thread *t, Place *p, int base, Call *c, int nesting);
 
 /* halves.c: locks that one function takes and another lets go of */

@@ -219,7 +219,7 @@ void look_for_unseen(PyThreadState *me, size_t limit)
         }
         for (int k = 0; nameless.named[i] && k < g.look.n; k++) {
             Sighting *s = &g.look.items[k];
-            s->mutex |= s->subject == lock && s->state == STATE_ACQUIRING; /* it is no signal */
+            s->mutex |= s->subject == lock && s->state == STATE_ACQUIRING && !s->signal; /* it is no signal */
         }
     }
     if (nameless.n != kept) {

@@ -202,6 +202,7 @@ class Worker:
     fails         (optional) path to the jobs, each with a `future`, that it alone would have completed
     distribution  (optional) the library, if it is not Python's own
     mended        (optional) its versions that mend themselves at a fork: then it is no hazard
+    mended_by     (optional) functions of its own that fork and put it right in the child: no hazard of a fork in one
     source, advice   how it is known, and the mend
     """
 
@@ -218,6 +219,7 @@ class Worker:
         "jobs",
         "last",
         "mended",
+        "mended_by",
         "methods",
         "queue",
         "run",
@@ -240,6 +242,7 @@ class Worker:
     fails: str
     distribution: str
     mended: str | None
+    mended_by: tuple[str, ...]
     source: str
     advice: str
 
@@ -255,6 +258,7 @@ class Worker:
         self.broken, self.fails = entry.get("broken", ""), entry.get("fails", "")
         self.distribution = entry.get("distribution", "")
         self.mended = entry.get("mended")
+        self.mended_by = tuple(entry.get("mended_by", ()))
 
     def is_mended(self) -> bool:
         """Whether the library that is loaded puts it right in a child itself."""
@@ -268,10 +272,11 @@ class Wait:
     """Functions in which threads wait for one thing. Keys of a [[wait]]:
 
     what     what a report says that they wait for
-    run      the functions, each as module and qualified name
+    run      the functions, each as module and qualified name; none where `polls` says all
     things   (optional) paths from their variables to the objects of which one has to answer
     by       (optional) paths from such an object to others that answer for it
-    polls    (optional) functions in C, dotted, that it calls again and again; `time.sleep` always is one
+    polls    (optional) functions in C, dotted, that it calls again and again; `time.sleep` always is one. Or methods that look
+             again and again themselves, called from wherever
     pool     (optional) the native threads (`what` of a [[pool]]) without which nothing that it waits for comes about
     idle     (optional) a program may wait so on purpose, until a signal ends it
     """

@@ -6,6 +6,7 @@ outermost says what it is that the thread waits for (`Event.wait`, called by `Ap
 
 from __future__ import annotations
 
+from ..catalogue import resolve
 from .paths import follow
 
 TYPE_CHECKING = False
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
 
 def table(waits: list[Wait]) -> Table:
-    """The catalogue by qualified name, each with the end of the file's name."""
-    found: Table = {}
+    """The catalogue by qualified name, each with the end of the file's name; under "" those that are methods in C alone."""
+    found: Table = {"": [("", wait) for wait in waits if not wait.run]}
     for wait in waits:
         for name in wait.run:
             module, _, qualified = name.partition(":")
@@ -47,6 +48,15 @@ def outermost(stack: list[tuple[CodeType, int]], known: Table) -> Wait | None:
     """The function that says what the thread waits for."""
     entries = [entry for entry, _ in _entries(stack, known)]
     return entries[-1] if entries else None
+
+
+def polled(thing: object, known: Table) -> Wait | None:
+    """What a thread waits for that is in a method in C of `thing`, which the catalogue knows by itself."""
+    for _, wait in known.get("", ()):
+        classes = (resolve(name.rpartition(".")[0]) for name in wait.polls)
+        if any(isinstance(kind, type) and kind in type(thing).__mro__ for kind in classes):
+            return wait
+    return None
 
 
 def asked(wait: Waiting, known: Table) -> list[list[object]]:

@@ -141,6 +141,11 @@ def left_behind() -> bool:
     return bool(_gone)
 
 
+def whats_left_behind() -> list[str]:
+    """Those pools, in words."""
+    return [hazard["what"] for hazard in _gone.values()]
+
+
 def explains(native_id: int, threads: Sequence[int] = ()) -> dict[str, Any] | None:
     """In a child: the hazard of the pool in whose library that blocked thread stands, if the pool was left behind at a fork:
     likely, not proven. None if one of this process's `threads`, or a native one, may be at work in that library: a blocked

@@ -18,13 +18,16 @@ from .within import leads_to
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import CodeType
+    from types import CodeType, FrameType
     from typing import Any
 
     from ..catalogue import Worker
 
     Seen = tuple[int, int, int, CodeType, int, dict[str, Any], list[tuple[CodeType, int]]]
     Kept = tuple[int, int, int, dict[str, Any]]
+
+
+MOST_FRAMES = 10  # from the fork outwards
 
 
 def table(workers: list[Worker]) -> dict[str, tuple[tuple[str, int], ...]]:
@@ -37,12 +40,32 @@ def table(workers: list[Worker]) -> dict[str, tuple[tuple[str, int], ...]]:
     return found
 
 
-def hazards(seen: list[Seen], workers: list[Worker]) -> list[dict[str, Any]]:
-    """Hazards in their JSON form (docs/events.md), one for each executor, queue or loop that the threads serve."""
+def _is_mended(worker: Worker, forking: FrameType | None) -> bool:
+    """Whether the library puts it right in a child itself, of a fork made at `forking`."""
+    if worker.is_mended():
+        return True
+    names = [name.partition(":") for name in worker.mended_by]
+    frame = forking if names else None
+    for _ in range(MOST_FRAMES):
+        if frame is None:
+            break
+        code = frame.f_code
+        for module, _, qualified in names:
+            if code.co_qualname == qualified and code.co_filename.endswith(f"/{module.replace('.', '/')}.py"):
+                return True
+        frame = frame.f_back
+    return False
+
+
+def hazards(
+    seen: list[Seen], workers: list[Worker], forking: FrameType | None = None
+) -> list[dict[str, Any]]:
+    """Hazards in their JSON form (docs/events.md), one for each executor, queue or loop that the threads serve. `forking`: where
+    the fork is made."""
     groups: dict[tuple[int, int], list[Seen]] = {}
     for s in seen:
         worker = workers[s[0]]
-        if not worker.is_mended() and (served := _served(worker, s[5])) is not _GONE:
+        if not _is_mended(worker, forking) and (served := _served(worker, s[5])) is not _GONE:
             groups.setdefault((s[0], id(served)), []).append(s)
     return [_hazard(workers[index], group) for (index, _), group in groups.items()]
 
@@ -202,9 +225,11 @@ def _weak(thing: object) -> Any:
 _vanished: list[Vanished] = []
 
 
-def remember(kept: list[Kept], workers: list[Worker]) -> list[tuple[Vanished, dict[str, Any]]]:
+def remember(
+    kept: list[Kept], workers: list[Worker], forking: FrameType | None = None
+) -> list[tuple[Vanished, dict[str, Any]]]:
     """In a child: which workers it does not have. Those of an earlier fork, of a parent of the parent, stay known."""
-    found = [(Vanished(workers[k[0]], k), k[3]) for k in kept if not workers[k[0]].is_mended()]
+    found = [(Vanished(workers[k[0]], k), k[3]) for k in kept if not _is_mended(workers[k[0]], forking)]
     _vanished.extend(vanished for vanished, _ in found)
     return found
 

@@ -1,0 +1,18 @@
+#!/usr/bin/env python3
+"""a database of the parent's, and one that the child opens
+
+library: sqlitedict (2.1.0)   expect: safe
+mechanism: SAFE: the child has a thread of its own
+"""
+import os, sys
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "common"))
+from harness import *   # thread(), run_child(), run_mp_child(), and os, sys, time, signal, threading
+del sys.path[0]
+
+# --- case ------------------------------------------------------------------
+import tempfile, sqlitedict
+name = os.path.join(tempfile.mkdtemp(), "a.db")
+d = sqlitedict.SqliteDict(name, autocommit=True); d["a"] = 1; d["a"]
+def child():
+    with sqlitedict.SqliteDict(name) as own: own["a"]; time.sleep(2)
+run_child(child)
