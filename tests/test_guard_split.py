@@ -10,7 +10,7 @@ from forking import OBSERVE, WAIT, forks, program, succeeds
 
 # What a program may have: each way to take a lock and to let go of it, and that lock.
 SHAPES = """
-    import functools
+    import contextlib, functools
     taken, done = threading.Event(), threading.Event()
     LOCK = threading.Lock()
     STRIPES = [threading.Lock(), threading.Lock()]
@@ -49,10 +49,17 @@ SHAPES = """
         def unlock(self, key):
             lock = self._keys[key]
             lock.release()
+        def finish(self, note, lock):
+            lock.release()
         def slot(self):
             self._permit.acquire()
         def free_slot(self):
             self._permit.release()
+    class Hold:
+        def __init__(self):
+            LOCK.acquire()
+        def close(self):
+            LOCK.release()
     class Session:
         def __init__(self, store):
             self.store = store
@@ -93,6 +100,9 @@ WAYS = {  # what takes it, what gives it back, the lock, the name that is told, 
     "a local": ("store.lock('a')", "store.unlock('a')", "store._keys['a']", None, "possible"),
     "an item": ("STRIPES[1].acquire()", "STRIPES[1].release()", "STRIPES[1]", None, "possible"),
     "an object": ("s = Session(store)", "s.close()", "store._lock", "_lock of __main__.Store", "possible"),
+    "given to who lets go": ("LOCK.acquire()", "drop(LOCK)", "LOCK", None, "possible"),
+    "given to a method": ("store._lock.acquire()", "store.finish('', store._lock)", "store._lock", "_lock of __main__.Store", "possible"),
+    "a local, given": ("lock = STRIPES[1]; lock.acquire()", "drop(lock)", "STRIPES[1]", None, "possible"),
     "half by half": ("store.begin()", "LOCK.locked(); store._lock.release()", "store._lock", "_lock of __main__.Store", "possible"),
 }  # fmt: skip
 ways = pytest.mark.parametrize("way", WAYS)
@@ -139,6 +149,41 @@ def test_it_is_waited_for(run: Run, tmp_path: Path, way: str) -> None:
     succeeds(run("-c", program(body, install=WAIT), cwd=tmp_path))
     (fork,) = forks(tmp_path)
     assert (fork["outcome"], fork["risk"]) == ("waited", "none")
+
+
+CHILDREN = {
+    "what it makes and leaves by with": """
+        if done.is_set():
+            with contextlib.closing(Hold()):
+                pass
+        os.kill(os.getpid(), 9)""",
+    "and os._exit": """
+        if done.is_set():
+            store.begin()
+        os._exit(0)""",
+}
+
+
+@pytest.mark.parametrize("child", CHILDREN)
+def test_what_only_the_child_takes_the_forking_thread_has_not(run: Run, tmp_path: Path, child: str) -> None:
+    """The next fork of the loop is behind that call only where the call comes back."""
+    work = CHILDREN[child].strip()
+    body = (
+        holder("functions")
+        + f"""
+    def work():
+        {work}
+    for _ in range(2):
+        if os.fork() == 0:
+            {"work()" if "with" in child else work.replace("        ", "            ")}
+        os.wait()
+    os._exit(0)
+    """
+    )
+    succeeds(run("-c", program(body, install=OBSERVE), cwd=tmp_path))
+    assert [[hazard["what"] for hazard in fork["hazards"]] for fork in forks(tmp_path)] == [
+        ["LOCK of __main__"]
+    ] * 2
 
 
 PERMIT = ("store.slot()", "store.free_slot()")

@@ -1357,6 +1357,17 @@ static void reach(Reached *r, int unit, int set)
     }
 }
 
+/* Whether a call that does not return stands there. */
+static int ends_at(const CodeInfo *info, int unit)
+{
+    for (int i = 0; i < info->n_calls && info->calls[i].unit <= unit; i++) {
+        if (info->calls[i].unit == unit && info->calls[i].ends) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
 int code_held(const CodeInfo *info, PyCodeObject *code, int begins, const uint8_t *effects, int unit)
 {
     size_t n = (size_t)info->n_units;
@@ -1396,7 +1407,7 @@ int code_held(const CodeInfo *info, PyCodeObject *code, int begins, const uint8_
             if (op == RETURN_VALUE || op == RETURN_CONST) {
                 returns |= set;
             }
-            else if (!never_goes_on(op)) {
+            else if (!never_goes_on(op) && !(is_call(op) && ends_at(info, at))) {
                 reach(&r, next, set);
             }
         }
@@ -1647,6 +1658,42 @@ PyObject *expression_text(PyCodeObject *code, int unit)
     return is_call(info->units[unit].op) && parse_callee(info, code, unit, &e) >= 0 ? join(&e, code, "") : NULL;
 }
 
+int code_argument(const CodeInfo *info, int unit, int index, Expression *e)
+{
+    int rest, before = previous_unit(info, unit), lowest = code_answer_slot(info, unit) + 2 + index;
+    before = before >= 0 && PRECALL >= 0 && info->units[before].op == PRECALL ? previous_unit(info, before) : before;
+    return op_kind(info->units[unit].op) == OP_CALL && before >= 0 && info->units[before].op != KW_NAMES &&
+           index < (int)info->units[unit].arg && parse_operand(info, unit, lowest, e, &rest) == 0;
+}
+
+/* Whether what the call at `unit` returns goes into what a `with` enters: `with closing(Handle()):` */
+static int makes_manager(const CodeInfo *info, int unit)
+{
+    for (int i = 1; i < info->n_regions; i++) {
+        int enter = info->regions[i].enter, lowest = enter < 0 ? -1 : lowest_of_entered(info, enter);
+        int start = lowest < 0 || unit >= enter ? -1 : pusher(info, enter - 1, lowest);
+        if (start >= 0 && start <= unit) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+static int never_returns(PyCodeObject *code, const NamedCall *call)
+{
+    static const char *const ends[][2] = {{"os", "_exit"}, {"os", "abort"}, {"sys", "exit"}};
+    const Expression *e = &call->expression;
+    PyObject *base = e->base == BASE_GLOBAL || e->base == BASE_NAME ? code_name(code, e->index) : NULL;
+    PyObject *method = call->method < 0 ? NULL : code_name(code, call->method);
+    for (size_t i = 0; base != NULL && e->n == 0 && method != NULL && i < Py_ARRAY_LENGTH(ends); i++) {
+        if (PyUnicode_CompareWithASCIIString(base, ends[i][0]) == 0 &&
+            PyUnicode_CompareWithASCIIString(method, ends[i][1]) == 0) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
 static void find_calls(CodeInfo *info, PyCodeObject *code)
 {
     int room = 0;
@@ -1662,6 +1709,8 @@ static void find_calls(CodeInfo *info, PyCodeObject *code)
             continue;
         }
         call.method = Py_MAX(call.method, -1);
+        call.entered = makes_manager(info, at) & 1;
+        call.ends = never_returns(code, &call) & 1;
         if (info->n_calls == room) {
             room = room ? room * 2 : 4;
             NamedCall *grown = PyMem_RawRealloc(info->calls, sizeof(NamedCall) * (size_t)room);

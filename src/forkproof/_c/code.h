@@ -64,6 +64,8 @@ typedef struct {
     Expression expression;
     Expression over; /* as code_self_calls() has it, once it has been asked */
     int method; /* index into co_names; -1: the expression is itself what is called */
+    unsigned entered : 1; /* it makes what a `with` enters: what it takes that lets go of */
+    unsigned ends : 1;    /* os._exit() and the like: it does not return */
     enum { KEEPS_UNKNOWN, KEEPS_NOT, KEEPS_PERHAPS } keeps, gives; /* whether it may return with locks that it took; let go of some */
     enum { NAMELESS_UNKNOWN, NAMELESS_NOT, NAMELESS_TAKEN, NAMELESS_GIVEN } nameless; /* of locks that only it can name */
 } NamedCall;
@@ -132,6 +134,9 @@ static inline const CodeInfo *code_info_recent(const void *code)
 
 /* The unit at which the local is called, and that at which `.pop()` is; -1 none. */
 int called_local(const CodeInfo *info, PyCodeObject *code, int local, int *pops);
+
+/* The argument `index` of the call at `unit`, from 0, where it is a name with attributes and the call has no keywords: 1, else 0. */
+int code_argument(const CodeInfo *info, int unit, int index, Expression *e);
 
 /* All of them, once looked for. */
 CodeInfo *code_calls(PyCodeObject *code);

@@ -7,22 +7,26 @@
 
 PyObject *value_of(const Expression *e, PyCodeObject *code, const Variables *v)
 {
+    if (v->given != NULL && e->index == v->given_at && (e->base == BASE_LOCAL || e->base == BASE_CELL)) {
+        return e->n ? NULL : v->given;
+    }
     return v->frame != NULL ? evaluate(e, code, v->frame) : evaluate_on(e, code, v->first, v->globals, v->closure);
 }
 
 Variables variables_of_function(Target called)
 {
-    return (Variables){NULL, called.first, PyFunction_GET_GLOBALS(called.function), PyFunction_GET_CLOSURE(called.function)};
+    return (Variables){NULL, called.first, PyFunction_GET_GLOBALS(called.function), PyFunction_GET_CLOSURE(called.function),
+                       called.given, called.given_at};
 }
 
 /* What `object.method()`, or `object()` if there is no method, runs. `function` is NULL if that is nothing in Python. */
 Target target_of(PyObject *object, PyObject *method)
 {
-    Target target = {NULL, NULL};
+    Target target = {.function = NULL};
     if (method == NULL || PyModule_CheckExact(object)) {
         PyObject *called = method == NULL ? object : plain_attribute(object, method);
         if (called != NULL && PyMethod_Check(called)) {
-            target = (Target){PyMethod_GET_FUNCTION(called), PyMethod_GET_SELF(called)};
+            target = (Target){.function = PyMethod_GET_FUNCTION(called), .first = PyMethod_GET_SELF(called)};
         }
         else if (called != NULL && PyType_Check(called)) {
             target.function = _PyType_Lookup((PyTypeObject *)called, name_init); /* of an object that is not there yet */
@@ -50,17 +54,17 @@ Target target_of(PyObject *object, PyObject *method)
         int flags = ((PyCodeObject *)PyFunction_GET_CODE(target.function))->co_flags;
         runs = !(flags & (CO_GENERATOR | CO_ASYNC_GENERATOR)); /* those run when somebody goes on with them */
     }
-    return runs ? target : (Target){NULL, NULL};
+    return runs ? target : (Target){.function = NULL};
 }
 
-int effect_of_function(Thread *t, PyObject *function, PyObject *first, PyObject *lock, int begins, int nesting)
+int effect_of_function(Thread *t, Target called, PyObject *lock, int begins, int nesting)
 {
-    PyCodeObject *code = (PyCodeObject *)PyFunction_GET_CODE(function);
+    PyCodeObject *code = (PyCodeObject *)PyFunction_GET_CODE(called.function);
     int effect;
     if (nesting > 3 || ++t->steps > MAX_STEPS) {
         return 0;
     }
-    Variables v = variables_of_function((Target){function, first});
+    Variables v = variables_of_function(called);
     int set = held_in(t, v, code, lock, HELD, -1, nesting + 1, &effect);
     if (set & LET_GO) {
         return set == LET_GO ? LETS_GO : MAY_LET_GO;
@@ -90,7 +94,7 @@ int effect_of_call(Thread *t, PyObject *object, PyObject *method, PyObject *lock
     if (kind == KIND_NONE) {
         Target called = target_of(object, method);
         if (called.function != NULL) {
-            return effect_of_function(t, called.function, called.first, lock, begins, nesting);
+            return effect_of_function(t, called, lock, begins, nesting);
         }
         target = _PyType_Lookup(Py_TYPE(object), method) == NULL ? lock_behind(object, method, &role) : NULL;
     }
@@ -101,17 +105,14 @@ int effect_of_call(Thread *t, PyObject *object, PyObject *method, PyObject *lock
 }
 
 typedef struct {
-    Thread *thread;
     const CodeInfo *info;
-    Variables variables;
-    PyObject *lock;
     uint8_t *effects;
-    int begins, nesting, any;
+    int begins, sure, any;
 } Effects;
 
 static void add_effect(Effects *e, int unit, int effect)
 {
-    if (effect == TAKES && e->thread->sure && !drops_answer(e->info, unit)) {
+    if (effect == TAKES && e->sure && !drops_answer(e->info, unit)) {
         return;
     }
     if (effect && !e->effects[unit]) {
@@ -120,33 +121,40 @@ static void add_effect(Effects *e, int unit, int effect)
     }
 }
 
-static void effect_of_named(Effects *e, PyCodeObject *code, const NamedCall *call)
+/* With the lock among the arguments, if the call passes it on: `finish(lock)`, `self._give_back(lock)`. */
+static Target with_argument(Target called, const NamedCall *call, PyCodeObject *code, const Variables *v, PyObject *lock, int bound)
+{
+    Expression e;
+    for (int i = 0; i < MAX_ARGUMENTS; i++) {
+        if (code_argument(code_info(code), call->unit, i, &e) && value_of(&e, code, v) == lock) {
+            called.given = lock;
+            called.given_at = i + bound;
+        }
+    }
+    return called;
+}
+
+/* What a call in `code` does to a lock, if that is held (`begins`) or not. */
+int effect_of_named(Thread *t, const NamedCall *call, PyCodeObject *code, const Variables *v, PyObject *lock, int begins, int nesting)
 {
     const Expression *expression = &call->expression;
     PyObject *method = call->method < 0 ? NULL : code_name(code, call->method);
+    if (call->entered) {
+        return 0;
+    }
     if (expression->super) {
-        const Variables *v = &e->variables;
         PyObject *first = v->frame != NULL ? first_local(v->frame) : v->first;
         PyObject *function = first == NULL || method == NULL ? NULL : function_behind(first, code, method);
-        if (function != NULL) {
-            add_effect(e, call->unit, effect_of_function(e->thread, function, first, e->lock, e->begins, e->nesting));
-        }
-        return;
+        Target called = {.function = function, .first = first};
+        return function == NULL ? 0 : effect_of_function(t, with_argument(called, call, code, v, lock, 1), lock, begins, nesting);
     }
-    if (!is_on_first(call) && call->keeps == KEEPS_NOT && call->gives == KEEPS_NOT) {
-        return; /* (`self` may be of another class each time) */
+    PyObject *object = value_of(expression, code, v);
+    Target called = object == NULL || kind_of(object) != KIND_NONE ? (Target){.function = NULL} : target_of(object, method);
+    if (called.function != NULL) {
+        int bound = called.first != NULL || (method == NULL && PyType_Check(object));
+        return effect_of_function(t, with_argument(called, call, code, v, lock, bound), lock, begins, nesting);
     }
-    PyObject *object = value_of(expression, code, &e->variables);
-    if (method != NULL) {
-        add_effect(e, call->unit, effect_of_call(e->thread, object, method, e->lock, e->begins, e->nesting));
-    }
-    else if (object != NULL) {
-        Target called = target_of(object, NULL);
-        if (called.function != NULL) {
-            add_effect(e, call->unit,
-                       effect_of_function(e->thread, called.function, called.first, e->lock, e->begins, e->nesting));
-        }
-    }
+    return method == NULL ? 0 : effect_of_call(t, object, method, lock, begins, nesting);
 }
 
 /* Whether `lock`, which is held or not when `code` begins, is held when that comes to `unit` (-1: when it returns): HELD, LET_GO,
@@ -156,15 +164,18 @@ int held_in(Thread *t, Variables v, PyCodeObject *code, PyObject *lock, int begi
                    int *at_unit)
 {
     const CodeInfo *info = code_calls(code);
-    Effects e = {t, info, v, lock, PyMem_RawCalloc((size_t)info->n_units + 1, 1), begins, nesting, 0};
+    Effects e = {info, PyMem_RawCalloc((size_t)info->n_units + 1, 1), begins, t->sure, 0};
     int set = unit < 0 || begins == LET_GO ? begins : HELD | LET_GO;
     *at_unit = -1;
     if (e.effects == NULL) {
         return HELD | LET_GO;
     }
     for (int i = 0; i < info->n_calls; i++) {
-        if (t->wide || is_on_first(&info->calls[i])) {
-            effect_of_named(&e, code, &info->calls[i]);
+        const NamedCall *call = &info->calls[i];
+        int idle = !is_on_first(call) && call->keeps == KEEPS_NOT && call->gives == KEEPS_NOT;
+        /* (`self` may be of another class each time) */
+        if (call->expression.super || is_on_first(call) || (t->wide && !idle)) {
+            add_effect(&e, call->unit, effect_of_named(t, call, code, &v, lock, begins, nesting));
         }
     }
     for (int i = 0; i < info->n_sites; i++) {

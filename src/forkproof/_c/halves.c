@@ -14,7 +14,7 @@ static int returns_with_lock(PyCodeObject *code)
     for (int i = 0; i < info->n_sites && !info->wait && !info->permit; i++) {
         const CallSite *site = &info->sites[i];
         const Expression *e = site->expression < 0 ? NULL : &info->expressions[site->expression];
-        if (site->role != CALL_ACQUIRE || e == NULL || !(e->base == BASE_GLOBAL || e->index == 0)) {
+        if (site->role != CALL_ACQUIRE || e == NULL || !(e->base == BASE_GLOBAL || e->index < Py_MAX(code->co_argcount, 1))) {
             continue;
         }
         uint8_t *effects = PyMem_RawCalloc((size_t)info->n_units + 1, 1);
@@ -47,7 +47,7 @@ static int may_change_locks(Target called, int gives, int nesting)
     for (Py_ssize_t i = 0; nesting < 2 && i < PyTuple_GET_SIZE(code->co_names); i++) {
         PyObject *name = PyTuple_GET_ITEM(code->co_names, i);
         PyObject *global = PyDict_CheckExact(globals) ? PyDict_GetItemWithError(globals, name) : NULL;
-        Target further = called.first == NULL ? (Target){NULL, NULL} : target_of(called.first, name);
+        Target further = called.first == NULL ? (Target){.function = NULL} : target_of(called.first, name);
         if (further.function == NULL && global != NULL) {
             further = target_of(global, NULL);
         }
@@ -71,9 +71,9 @@ void decide_what_is_kept(CodeInfo *info, PyCodeObject *code, Frame *frame, unsig
     }
     for (int i = 0; i < info->n_calls; i++) {
         NamedCall *call = &info->calls[i];
-        PyObject *object = call->expression.super ? NULL : evaluate(&call->expression, code, frame);
+        PyObject *object = call->expression.super || call->entered ? NULL : evaluate(&call->expression, code, frame);
         if (object == NULL) {
-            unknown |= !call->expression.super;
+            unknown |= !call->expression.super && !call->entered;
             continue;
         }
         PyObject *method = call->method < 0 ? NULL : code_name(code, call->method);
@@ -149,8 +149,8 @@ static void find_kept(Thread *t, Kept *kept, Target called, int unit, int nestin
     }
     for (int i = 0; i < info->n_calls && nesting < 2; i++) {
         const NamedCall *call = &info->calls[i];
-        PyObject *object = call->expression.super ? NULL : value_of(&call->expression, code, &v);
-        Target further = object == NULL ? (Target){NULL, NULL}
+        PyObject *object = call->expression.super || call->entered ? NULL : value_of(&call->expression, code, &v);
+        Target further = object == NULL ? (Target){.function = NULL}
                                         : target_of(object, call->method < 0 ? NULL : code_name(code, call->method));
         if (further.function != NULL && may_change_locks(further, 0, nesting + 1)) {
             find_kept(t, kept, further, unit, nesting + 1);
@@ -158,20 +158,27 @@ static void find_kept(Thread *t, Kept *kept, Target called, int unit, int nestin
     }
 }
 
+/* Locks that the call passes on, to a function that may take its argument. */
+static void add_arguments(Kept *kept, const Place *p, int unit)
+{
+    Expression e;
+    for (int i = 0; i < MAX_ARGUMENTS; i++) {
+        if (code_argument(p->info, unit, i, &e)) {
+            add_kept(kept, evaluate(&e, p->code, p->frame), unit);
+        }
+    }
+}
+
 /* Whether a call in this code lets go of the lock: then it is used as a mutex here, and not as a signal to somebody else. */
 static int lets_go_of(Thread *t, const Place *p, PyObject *lock)
 {
+    Variables v = {.frame = p->frame};
     if (releases(t, p, lock)) {
         return 1;
     }
     for (int i = 0; i < p->info->n_calls; i++) {
         const NamedCall *call = &p->info->calls[i];
-        PyObject *object = call->expression.super ? NULL : evaluate(&call->expression, p->code, p->frame);
-        PyObject *method = call->method < 0 ? NULL : code_name(p->code, call->method);
-        Target called = object == NULL ? (Target){NULL, NULL} : target_of(object, method);
-        int effect = called.function != NULL            ? effect_of_function(t, called.function, called.first, lock, HELD, 0)
-                     : object != NULL && method != NULL ? effect_of_call(t, object, method, lock, HELD, 0)
-                                                        : 0;
+        int effect = call->expression.super ? 0 : effect_of_named(t, call, p->code, &v, lock, HELD, 0);
         if (effect == LETS_GO || effect == MAY_LET_GO) {
             return 1;
         }
@@ -201,11 +208,12 @@ void sight_kept(Thread *t, const Place *p, int base)
         const NamedCall *call = &p->info->calls[i];
         PyObject *object = call->keeps != KEEPS_PERHAPS ? NULL : evaluate(&call->expression, p->code, p->frame);
         PyObject *method = call->method < 0 ? NULL : code_name(p->code, call->method);
-        Target called = object == NULL ? (Target){NULL, NULL} : target_of(object, method);
+        Target called = object == NULL ? (Target){.function = NULL} : target_of(object, method);
         LockMethod role;
         if (called.function != NULL) {
             t->steps = 0;
             find_kept(t, &kept, called, call->unit, 0);
+            add_arguments(&kept, p, call->unit);
         }
         else if (object != NULL && method != NULL && kind_of(object) == KIND_NONE) {
             add_kept(&kept, lock_behind(object, method, &role), call->unit);
@@ -294,8 +302,8 @@ static int nameless_of(Target called, int nesting)
     }
     for (int i = 0; effects != NULL && nesting < 2 && i < info->n_calls; i++) {
         const NamedCall *call = &info->calls[i];
-        PyObject *object = call->expression.super ? NULL : value_of(&call->expression, code, &v);
-        Target further = object == NULL ? (Target){NULL, NULL}
+        PyObject *object = call->expression.super || call->entered ? NULL : value_of(&call->expression, code, &v);
+        Target further = object == NULL ? (Target){.function = NULL}
                                         : target_of(object, call->method < 0 ? NULL : code_name(code, call->method));
         int what = further.function == NULL ? NAMELESS_NOT : nameless_of(further, nesting + 1);
         takes |= what == NAMELESS_TAKEN;
@@ -326,9 +334,9 @@ static int nameless_in(Frame *frame, PyCodeObject *code)
     }
     for (int i = 0; effects != NULL && i < info->n_calls; i++) {
         NamedCall *call = &info->calls[i];
-        if (call->nameless == NAMELESS_UNKNOWN && !call->expression.super) {
+        if (call->nameless == NAMELESS_UNKNOWN && !call->expression.super && !call->entered) {
             PyObject *object = evaluate(&call->expression, code, frame);
-            Target called = object == NULL ? (Target){NULL, NULL}
+            Target called = object == NULL ? (Target){.function = NULL}
                                            : target_of(object, call->method < 0 ? NULL : code_name(code, call->method));
             call->nameless = object == NULL            ? NAMELESS_UNKNOWN
                              : called.function == NULL ? NAMELESS_NOT
@@ -448,12 +456,12 @@ static void add_halves(Halves *h, Thread *t, Target called, PyObject *lock)
         h->no |= called.first != NULL;
     }
     else if (code_acquires(code)) {
-        int takes = effect_of_function(t, called.function, called.first, lock, LET_GO, 0) == TAKES;
+        int takes = effect_of_function(t, called, lock, LET_GO, 0) == TAKES;
         h->takes |= takes;
         h->no |= takes && code->co_name == name_init;
     }
     else if (code_releases(code)) {
-        h->gives |= effect_of_function(t, called.function, called.first, lock, HELD, 0) == LETS_GO;
+        h->gives |= effect_of_function(t, called, lock, HELD, 0) == LETS_GO;
     }
 }
 
@@ -476,13 +484,13 @@ static int is_taken_by_halves(const Reached *r, int at)
         Py_ssize_t position = 0;
         while (names != NULL && PyDict_Next(names, &position, &name, &value) && ++met < 300) {
             if (PyFunction_Check(value)) {
-                add_halves(&h, &t, (Target){value, owner}, lock);
+                add_halves(&h, &t, (Target){.function = value, .first = owner}, lock);
             }
         }
     }
     for (int i = 0; i < r->n; i++) {
         if (PyFunction_Check(r->objects[i])) {
-            add_halves(&h, &t, (Target){r->objects[i], NULL}, lock);
+            add_halves(&h, &t, (Target){.function = r->objects[i]}, lock);
         }
     }
     return h.takes && h.gives && !h.no;
@@ -631,7 +639,7 @@ int locks_taken_by(PyObject *callable, PyObject **locks, int room)
     find_kept(&t, &kept, called, -1, 0);
     for (int i = 0; i < kept.n && n < room; i++) {
         t.steps = 0;
-        if (effect_of_function(&t, called.function, called.first, kept.locks[i], LET_GO, 0) == TAKES) {
+        if (effect_of_function(&t, called, kept.locks[i], LET_GO, 0) == TAKES) {
             locks[n++] = kept.locks[i];
         }
     }

@@ -132,7 +132,7 @@ static int only_passes(Resolve *r, PyCodeObject *code, PyObject *lock)
         return 0; /* an RLock has its owner's name, and a free lock says nothing */
     }
     const CodeInfo *info = code_calls(code);
-    Variables v = variables_of_function((Target){r->function, r->object});
+    Variables v = variables_of_function((Target){.function = r->function, .first = r->object});
     int effect, takes = 0, gives = 0;
     for (int i = 0; i < info->n_sites; i++) {
         const CallSite *site = &info->sites[i];
@@ -154,7 +154,8 @@ static int visit_call(void *context, PyCodeObject *code, const Expression *e, Py
         int takes = r->want == CALL_ACQUIRE;
         int effect = lock == NULL || kind_of(lock) == KIND_NONE
                          ? 0
-                         : effect_of_function(r->thread, r->function, r->object, lock, takes ? LET_GO : HELD, 0);
+                         : effect_of_function(r->thread, (Target){.function = r->function, .first = r->object}, lock,
+                                              takes ? LET_GO : HELD, 0);
         if (takes ? effect == TAKES : effect == LETS_GO || effect == MAY_LET_GO) {
             visit_target(r, lock, method);
         }

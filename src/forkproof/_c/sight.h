@@ -14,6 +14,7 @@
 #define MAX_NESTING 6
 #define MAX_STEPS 200
 #define MAX_LET_GO 16
+#define MAX_ARGUMENTS 4 /* of a call, those that are looked at for a lock that it passes on */
 #define MOST_IN_ONE 1024 /* locks in one that is made of several: all the futures that somebody waits for */
 
 extern PyObject *name_enter, *name_exit, *name_aenter, *name_aexit, *name_gen, *name_exit_callbacks, *name_owner, *name_buffer, *name_func,
@@ -89,11 +90,14 @@ typedef struct {
 typedef struct {
     Frame *frame;
     PyObject *first, *globals, *closure;
+    PyObject *given; /* the argument that is the parameter `given_at`; NULL none */
+    int given_at;
 } Variables;
 
-/* A function in Python and its first parameter, NULL where that is not known. */
+/* A function in Python and its first parameter, NULL where that is not known; and one argument more that matters. */
 typedef struct {
-    PyObject *function, *first;
+    PyObject *function, *first, *given;
+    int given_at;
 } Target;
 
 typedef struct {
@@ -143,7 +147,8 @@ void sight_manager(Thread *t, const Place *p, State state, PyObject *manager, in
 PyObject *value_of(const Expression *e, PyCodeObject *code, const Variables *v);
 Variables variables_of_function(Target called);
 Target target_of(PyObject *object, PyObject *method);
-int effect_of_function(Thread *t, PyObject *function, PyObject *first, PyObject *lock, int begins, int nesting);
+int effect_of_function(Thread *t, Target called, PyObject *lock, int begins, int nesting);
+int effect_of_named(Thread *t, const NamedCall *call, PyCodeObject *code, const Variables *v, PyObject *lock, int begins, int nesting);
 int held_in(Thread *t, Variables v, PyCodeObject *code, PyObject *lock, int begins, int unit, int nesting, int *at_unit);
 int effect_of_call(Thread *t, PyObject *object, PyObject *method, PyObject *lock, int begins, int nesting);
 Frame *inner_of(Thread *t, Frame *frame, int *through_c);
