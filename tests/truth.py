@@ -876,7 +876,8 @@ def _recorded() -> dict[int, list[str]]:
                 event = json.loads(memory.read(size))
             found: dict[int, list[str]] = {}
             for hazard in event["hazards"]:
-                if not hazard["cleared"]:
+                # A worker or a native pool that the child has not got has no address: it is no lock.
+                if "address" in hazard and not hazard["cleared"]:
                     found.setdefault(int(hazard["address"], 16), []).append(hazard["certainty"])
             return found
     return {}
@@ -905,8 +906,10 @@ def forking(sources: list[str], forks: int = 12) -> tuple[int, int]:
             os.close(writer)
             with open(reader) as answers:
                 assert select.select([reader], [], [], LIMIT)[0], "the child hangs"
-                held, wrong = json.loads(answers.read())
-            os.waitpid(pid, 0)
+                answer = answers.read()
+            ended = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            assert answer, f"the child ended with {ended}, and without its answer"
+            held, wrong = json.loads(answer)
             held_at += bool(held)
             if wrong:
                 texts = "\n".join(runner.instance.source for runner in runners)
