@@ -13,7 +13,8 @@ from conftest import Run
 from forking import program
 
 from forkproof import catalogue, model
-from forkproof.evidence import naming, workers
+from forkproof.evidence import naming
+from forkproof.evidence import workers as vanishing
 
 POOL = """
 from concurrent.futures import ThreadPoolExecutor, BrokenExecutor
@@ -533,6 +534,6 @@ def test_a_librarys_own_fork_that_puts_it_right_is_known_by_where_the_fork_is_ma
     """gevent's makes its pool anew; the same threads are a hazard of a plain os.fork()."""
     entry = {"what": "it", "run": [], "child": "-", "source": "-", "advice": "-"}
     worker = catalogue.Worker({**entry, "mended_by": ["test_workers:_forks_and_mends"]})
-    assert workers._is_mended(worker, _forks_and_mends())
-    assert not workers._is_mended(worker, sys._getframe())
-    assert not workers._is_mended(worker, None)
+    assert vanishing._is_mended(worker, _forks_and_mends())
+    assert not vanishing._is_mended(worker, sys._getframe())
+    assert not vanishing._is_mended(worker, None)

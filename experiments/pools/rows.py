@@ -353,6 +353,64 @@ def work():
     return True
 """,
     ),
+    (
+        "pyzmq",
+        "an answer over a REQ socket made before",
+        """
+import zmq
+c = zmq.Context(); rep = c.socket(zmq.REP); req = c.socket(zmq.REQ)
+req.connect("tcp://127.0.0.1:%d" % rep.bind_to_random_port("tcp://127.0.0.1"))
+def serve():
+    while True: rep.send(rep.recv())
+thread(serve)
+def work(): req.send(b"x"); return req.recv() == b"x"
+""",
+    ),
+    (
+        "confluent-kafka",
+        "flush() of a record without a time limit (librdkafka's broker for tests)",
+        """
+from confluent_kafka import Producer
+p = Producer({"bootstrap.servers": "", "test.mock.num.brokers": 1, "log_level": 0})
+def work(): p.produce("t", b"x"); return p.flush() == 0
+""",
+    ),
+    (
+        "rapidgzip",
+        "read() of a file that was read with threads",
+        """
+import gzip, tempfile, rapidgzip
+f = tempfile.NamedTemporaryFile(suffix=".gz"); f.write(gzip.compress(os.urandom(3_000_000), 1) * 10); f.flush()
+r = rapidgzip.open(f.name, parallelization=2); me = os.getpid()
+def work(): n = 1_000_000 if os.getpid() == me else 25_000_000; return len(r.read(n)) == n
+""",
+    ),
+    (
+        "rapidgzip",
+        "read() of a file of the child's own",
+        """
+import gzip, tempfile, rapidgzip
+f = tempfile.NamedTemporaryFile(suffix=".gz"); f.write(gzip.compress(os.urandom(3_000_000), 1) * 10); f.flush()
+files = []
+def work(): files.append(rapidgzip.open(f.name, parallelization=2)); return len(files[-1].read(10_000_000)) == 10_000_000
+""",
+    ),
+    (
+        "pycares",
+        "a name from a channel made before, by c-ares' event thread",
+        """
+import pycares, socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(("127.0.0.1", 0))
+def serve():
+    while True:
+        d, a = s.recvfrom(512); s.sendto(d[:2] + b"\\x81\\x83" + d[4:6] + b"\\0\\0" * 3 + d[12:], a)
+thread(serve)
+c = pycares.Channel(servers=["127.0.0.1"], udp_port=s.getsockname()[1])
+def work():
+    e = threading.Event(); c.query("example.org", pycares.QUERY_TYPE_A, callback=lambda *a: e.set()); e.wait()
+    return True
+""",
+    ),
     *(
         (
             "mkl",
