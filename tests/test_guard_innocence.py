@@ -56,6 +56,34 @@ FAULT = "forkproof: off after a fault of its own in "
 QUIET = ("-W", "ignore::DeprecationWarning")  # CPython's own warning has its tests elsewhere
 
 
+def test_a_lock_that_goes_while_a_fork_begins_to_wait_is_not_touched_any_more(run: Run) -> None:
+    """A thread's wait for a signal ends while Python code of Forkproof's runs, and its lock is freed with that: it was read, which
+    crashed the program (PYTHONMALLOC=debug overwrites what is freed)."""
+    body = """
+    from forkproof import _native, guard
+    signals, waits, begins = [threading.Lock()], threading.Event(), guard._consider
+    def wait():
+        signal = signals[0]
+        signal.acquire()
+        waits.set()
+        signal.acquire()
+    waiting = thread(wait)
+    waits.wait()
+    until(lambda: waiting.ident in {sighting[0] for sighting in _native.look()})
+    def consider(seen):
+        signals.pop().release()
+        waiting.join()
+        give_back.set()
+        begins(seen)
+    guard._consider = consider
+    forkproof.install(warn=False)
+    assert forked(lambda: must_be_free(mine)) == 0
+    print(signals)
+    """
+    ended = run("-c", watched(HELD, body, install=""), env={"PYTHONMALLOC": "debug"})
+    assert (ended.status, ended.stdout) == (0, "[]\n"), ended.stderr
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # A fault of Forkproof's own
 

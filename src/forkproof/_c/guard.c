@@ -233,6 +233,7 @@ static int wait_for_safe_point(PyThreadState *me)
     if (g.seen == NULL || call_python(g.consider, g.seen, "consider") < 0) {
         return -1;
     }
+    look(&g.look, me); /* others have run meanwhile, and what the last one saw may be gone */
     find_held(me);
     settle(me);
     for (int i = 0; i < 3 && refresh_is_due(); i++) {

@@ -30,6 +30,7 @@ typedef struct {
     int unit;              /* where the frame stands */
     int named_at;          /* unit of the instruction that enters the `with` or calls the method; -1 none */
     PyTypeObject *self;    /* type of the frame's first parameter, NULL if none */
+    uint64_t thread_id;    /* the guard: of the thread, which may have ended since, once locks are tried for */
 } Sighting;
 
 /* A lock on which a vanished thread will have been waiting, as Condition.wait queues it. */

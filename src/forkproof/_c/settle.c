@@ -414,7 +414,7 @@ static int times_tried(PyObject *lock)
     int tried = 0;
     for (int i = 0; i < g.look.n; i++) {
         const Sighting *s = &g.look.items[i];
-        const Lost *entry = s->subject == lock ? find_lost(s->thread->id, lock) : NULL;
+        const Lost *entry = s->subject == lock ? find_lost(s->thread_id, lock) : NULL;
         tried = entry != NULL && entry->tried > tried ? entry->tried : tried;
     }
     return tried;
@@ -424,7 +424,7 @@ static void note_try(PyObject *lock, int is_unseen)
 {
     for (int i = 0; i < g.look.n; i++) {
         if (g.look.items[i].subject == lock) {
-            note(g.look.items[i].thread->id, lock)->tried++;
+            note(g.look.items[i].thread_id, lock)->tried++;
         }
     }
     if (is_unseen) {
@@ -472,6 +472,9 @@ static void own_what_is_needed(Wait *w, Todo *todo)
 {
     for (int i = 0; i < todo->n; i++) {
         Py_INCREF(todo->needs[i].lock);
+    }
+    for (int i = 0; i < g.look.n; i++) {
+        g.look.items[i].thread_id = g.look.items[i].thread->id;
     }
     int taken = 0;
     Try last = PROMISED;
@@ -557,6 +560,7 @@ void settle(PyThreadState *me)
     wait_until_safe(&w);
     if (!this_fork->import_locked) {
         lock_imports();
+        look(&g.look, me); /* to take it may have let the GIL go */
     }
     for (int i = 0; i < g.n_lost; i++) {
         Lost *entry = &g.lost[i];
