@@ -254,6 +254,37 @@ def test_it_is_found_in_a_frozen_heap(run: Run) -> None:
     assert run("-c", program(body, install="")).stdout == "[('held-lock', 'holder')]\n"
 
 
+@pytest.mark.parametrize("began", ["before", "after"])
+def test_one_that_is_taken_after_many_searches_in_vain_is_found(run: Run, tmp_path: Path, began: str) -> None:
+    """They are done less often then, but do not end; `began`: the thread that takes it, before or after them."""
+    body = f"""
+    lock, go, there = threading.RLock(), threading.Event(), threading.Event()
+    def take(): lock.acquire()
+    def other():
+        go.wait()
+        take()
+        there.set()
+        time.sleep(60)
+    thread(threading.Event().wait)
+    if {began!r} == "before": thread(other)
+    for _ in range(100): # a search of so small a heap is due again after some 30 ms
+        time.sleep(0.03)
+        assert forked(lambda: None) == 0
+    if {began!r} == "after": thread(other)
+    go.set()
+    there.wait()
+    for _ in range(60):
+        time.sleep(0.5)
+        assert forked(lambda: None) == 0
+        if '"certain"' in open('events.jsonl').read():
+            break
+    os._exit(0)
+    """
+    succeeds(run("-c", program(body, install=OBSERVE), cwd=tmp_path, limit=120))
+    risks = [fork["risk"] for fork in forks(tmp_path)]
+    assert (risks[0], risks[99], risks[-1]) == ("none", "none", "certain")
+
+
 def test_the_heap_is_not_searched_at_every_fork(run: Run, tmp_path: Path) -> None:
     """With half a million objects a search takes longer than a look by far: a lock taken after the first one is not found by
     forks that follow at once."""

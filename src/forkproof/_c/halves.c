@@ -125,6 +125,14 @@ static void add_kept(Kept *kept, PyObject *lock, int unit)
     }
 }
 
+/* What the call runs that may leave a lock taken: not one that makes what a `with` enters, and will leave. */
+static Target target_of_named(const NamedCall *call, PyCodeObject *code, const Variables *v)
+{
+    PyObject *object = call->expression.super || call->entered ? NULL : value_of(&call->expression, code, v);
+    return object == NULL ? (Target){.function = NULL}
+                          : target_of(object, call->method < 0 ? NULL : code_name(code, call->method));
+}
+
 /* The locks that the function acquires, or functions that it calls. */
 static void find_kept(Thread *t, Kept *kept, Target called, int unit, int nesting)
 {
@@ -149,9 +157,7 @@ static void find_kept(Thread *t, Kept *kept, Target called, int unit, int nestin
     }
     for (int i = 0; i < info->n_calls && nesting < 2; i++) {
         const NamedCall *call = &info->calls[i];
-        PyObject *object = call->expression.super || call->entered ? NULL : value_of(&call->expression, code, &v);
-        Target further = object == NULL ? (Target){.function = NULL}
-                                        : target_of(object, call->method < 0 ? NULL : code_name(code, call->method));
+        Target further = target_of_named(call, code, &v);
         if (further.function != NULL && may_change_locks(further, 0, nesting + 1)) {
             find_kept(t, kept, further, unit, nesting + 1);
         }
@@ -241,8 +247,11 @@ void sight_kept(Thread *t, const Place *p, int base)
             continue;
         }
         if (seen != NULL) {
-            seen->signal |= seen->state == STATE_ACQUIRING && has_it_already(t, p, base, lock);
-            seen->mutex = seen->state == STATE_ACQUIRING && !seen->signal;
+            if (seen->state == STATE_ACQUIRING && has_it_already(t, p, base, lock)) {
+                seen->signal = 1;
+                seen->mutex = 0;
+            }
+            take_for_mutex(seen);
             continue; /* by a frame further in, which knows better */
         }
         t->steps = 0;
@@ -302,9 +311,7 @@ static int nameless_of(Target called, int nesting)
     }
     for (int i = 0; effects != NULL && nesting < 2 && i < info->n_calls; i++) {
         const NamedCall *call = &info->calls[i];
-        PyObject *object = call->expression.super || call->entered ? NULL : value_of(&call->expression, code, &v);
-        Target further = object == NULL ? (Target){.function = NULL}
-                                        : target_of(object, call->method < 0 ? NULL : code_name(code, call->method));
+        Target further = target_of_named(call, code, &v);
         int what = further.function == NULL ? NAMELESS_NOT : nameless_of(further, nesting + 1);
         takes |= what == NAMELESS_TAKEN;
         gives |= what == NAMELESS_GIVEN;

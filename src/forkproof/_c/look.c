@@ -242,8 +242,9 @@ void sight_method_of_manager(Thread *t, const Place *p, int base)
     resolve_method(&r, first, p->code->co_name);
     for (int i = 0; i < n; i++) {
         for (int k = t->first; k < t->look->n; k++) { /* in a method of another name it is a mutex as well */
-            Sighting *s = &t->look->items[k];
-            s->mutex |= s->subject == locks[i] && s->state == STATE_ACQUIRING && !s->signal;
+            if (t->look->items[k].subject == locks[i]) {
+                take_for_mutex(&t->look->items[k]);
+            }
         }
     }
     Frame *called = n ? inner_of(t, p->frame, &through_c) : NULL;

@@ -33,6 +33,12 @@ typedef struct {
     uint64_t thread_id;    /* the guard: of the thread, which may have ended since, once locks are tried for */
 } Sighting;
 
+/* It is used as a mutex where it is being acquired: unless the thread has it already. */
+static inline void take_for_mutex(Sighting *s)
+{
+    s->mutex |= s->state == STATE_ACQUIRING && !s->signal;
+}
+
 /* A lock on which a vanished thread will have been waiting, as Condition.wait queues it. */
 typedef struct {
     PyObject *condition, *waiter;

@@ -218,8 +218,9 @@ void look_for_unseen(PyThreadState *me, size_t limit)
             remembered.locks[remembered.n++] = lock;
         }
         for (int k = 0; nameless.named[i] && k < g.look.n; k++) {
-            Sighting *s = &g.look.items[k];
-            s->mutex |= s->subject == lock && s->state == STATE_ACQUIRING && !s->signal; /* it is no signal */
+            if (g.look.items[k].subject == lock) {
+                take_for_mutex(&g.look.items[k]); /* it is no signal */
+            }
         }
     }
     if (nameless.n != kept) {
